@@ -1,0 +1,160 @@
+"""RQ-VAE (TIGER, Rajput et al. 2023, section 3.1): an autoencoder with a residual quantizer in the middle.
+
+Shapes: B batch, N items, L levels, K codebook size, C code width, D feature width.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_genrec.tokenizer.base import ItemTokenizer, mlp
+from recbole_genrec.tokenizer.clustering import full_precision, nearest
+from recbole_genrec.tokenizer.residual_kmeans import fit_codebooks, quantize_by_nearest
+
+REDUCTIONS = ("sum", "mean")
+RESIDUAL_GRADIENTS = ("through", "blocked")
+
+
+class QuantizerTerms(NamedTuple):
+    """Outcome of the quantizer on a batch; the two terms are unweighted scalars."""
+
+    quantized: Tensor  # [B, C], the sum of the codewords, with their gradient
+    codebook: Tensor  # |sg[r] - e|^2 over the levels
+    commitment: Tensor  # |r - sg[e]|^2 over the levels
+
+
+class RQVAE(ItemTokenizer):
+    """Hard residual quantization with straight-through gradient, as in TIGER.
+
+    Args:
+        n_features: D.
+        hidden_sizes: widths between features and code; the decoder mirrors the encoder.
+        code_dim: C, width of a codeword.
+        n_levels: L.
+        codebook_size: K, per level; the levels share nothing.
+        commitment_weight: beta of the commitment term.
+        reduction: `sum` adds squared errors over dimensions and levels (the paper); `mean` averages over both (the
+            LC-Rec family), which changes the ratio of reconstruction to quantization.
+        residual_gradient: `through` lets the commitment of all levels reach the encoder, r' = r - sg[e]; `blocked` only
+            that of the first level, as a straight-through value inside the residual does.
+        restart_every: epochs between two looks for codes that no item has, which then restart; 0 means never.
+        kmeans_iterations: most iterations of each k-means of the start.
+
+    Raises:
+        ValueError: for an unknown reduction or residual_gradient.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_features: int,
+        hidden_sizes: Sequence[int],
+        code_dim: int,
+        n_levels: int,
+        codebook_size: int,
+        commitment_weight: float,
+        reduction: str,
+        residual_gradient: str,
+        restart_every: int,
+        kmeans_iterations: int,
+    ) -> None:
+        super().__init__(n_features=n_features, n_levels=n_levels, codebook_size=codebook_size)
+        _check_choice("reduction", reduction, REDUCTIONS)
+        _check_choice("residual_gradient", residual_gradient, RESIDUAL_GRADIENTS)
+        sizes = [n_features, *hidden_sizes, code_dim]
+        self.encoder = mlp(sizes)
+        self.decoder = mlp(sizes[::-1])
+        self.codebooks = nn.Parameter(torch.empty(n_levels, codebook_size, code_dim))
+        nn.init.normal_(self.codebooks, std=code_dim**-0.5)
+        self.commitment_weight = commitment_weight
+        self.reduction = reduction
+        self.residual_gradient = residual_gradient
+        self.restart_every = restart_every
+        self.kmeans_iterations = kmeans_iterations
+
+    @torch.no_grad()
+    def start(self, features: Tensor, seed: int) -> None:
+        self._check_finite(features)
+        codebooks = fit_codebooks(
+            self.encoder(features),
+            n_levels=self.n_levels,
+            codebook_size=self.codebook_size,
+            seed=seed,
+            n_iterations=self.kmeans_iterations,
+        )
+        self.codebooks.copy_(codebooks)
+
+    def losses(self, features: Tensor) -> dict[str, Tensor]:
+        """Terms `reconstruction`, `codebook` and `commitment` of a batch [B, D] (TIGER, section 3.1)."""
+        with full_precision(features):
+            latent = self.encoder(features)
+            terms = self.quantizer_terms(latent)
+            reconstructed = self.decoder(latent + (terms.quantized - latent).detach())
+            return {
+                "reconstruction": self._squared_error(features, reconstructed),
+                "codebook": terms.codebook,
+                "commitment": self.commitment_weight * terms.commitment,
+            }
+
+    def quantizer_terms(self, latent: Tensor) -> QuantizerTerms:
+        """Quantizes latent vectors [B, C]; the terms are summed or averaged as `reduction` says."""
+        residual = latent
+        codewords, codebook_terms, commitment_terms = [], [], []
+        for codebook in self.codebooks.unbind():
+            codeword = F.embedding(nearest(residual.detach(), codebook.detach()), codebook)
+            codewords.append(codeword)
+            codebook_terms.append(self._squared_error(residual.detach(), codeword))
+            commitment_terms.append(self._squared_error(residual, codeword.detach()))
+            residual = residual - codeword.detach()
+            if self.residual_gradient == "blocked":
+                residual = residual.detach()
+        combine = torch.sum if self.reduction == "sum" else torch.mean
+        return QuantizerTerms(
+            torch.stack(codewords).sum(dim=0), combine(torch.stack(codebook_terms)), combine(torch.stack(commitment_terms))
+        )
+
+    @torch.no_grad()
+    def end_epoch(self, features: Tensor, epoch: int, seed: int) -> int:
+        """Every `restart_every` epochs puts each code without an item on the residual of a random item.
+
+        The draw depends on (seed, epoch) only. Level l + 1 is judged after level l has been repaired.
+        """
+        if not self.restart_every or (epoch + 1) % self.restart_every:
+            return 0
+        # Two odd multipliers keep (seed, epoch) pairs apart where their sum is equal.
+        generator = torch.Generator().manual_seed((seed * 2654435761 + epoch * 40503) % 2**63)
+        with full_precision(features):
+            residual = self.encoder(features)
+            return sum(self._restart_level(level, residual, generator) for level in range(self.n_levels))
+
+    def _restart_level(self, level: int, residual: Tensor, generator: torch.Generator) -> int:
+        """Restarts the unused codes of one level and takes its codewords off the residual, in place."""
+        codebook = self.codebooks[level]
+        code = nearest(residual, codebook)
+        unused = torch.nonzero(torch.bincount(code, minlength=self.codebook_size) == 0).squeeze(1)
+        if len(unused):
+            rows = torch.randperm(len(residual), generator=generator)[: len(unused)].to(residual.device)
+            codebook[unused] = residual[rows]
+            code = nearest(residual, codebook)
+        residual -= F.embedding(code, codebook)
+        return len(unused)
+
+    def _squared_error(self, target: Tensor, value: Tensor) -> Tensor:
+        error = F.mse_loss(value, target)
+        return error * target.shape[1] if self.reduction == "sum" else error
+
+    def _codes(self, features: Tensor) -> Tensor:
+        return quantize_by_nearest(self.encoder(features), self.codebooks).codes
+
+    def _diagnose(self, features: Tensor) -> dict[str, Tensor]:
+        result = quantize_by_nearest(self.encoder(features), self.codebooks)
+        values = {f"distance_level_{level}": distance for level, distance in enumerate(result.distances.t())}
+        return {"squared_error": (features - self.decoder(result.quantized)).square().mean(dim=1), **values}
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r} but must be one of {', '.join(choices)}; choose one of them")
