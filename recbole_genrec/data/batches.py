@@ -1,0 +1,82 @@
+"""Training batches of histories with similar length, so that little of a batch is padding."""
+
+# Shapes: N rows, B batch, T longest history of the batch.
+
+from __future__ import annotations
+
+from typing import Iterator
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+
+def shuffle_generator(seed: int, epoch: int) -> torch.Generator:
+    """Random generator (CPU) that depends on (seed, epoch) only; both >= 0."""
+    state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def length_batches(lengths: torch.Tensor, batch_size: int, seed: int, epoch: int, n_pool: int) -> list[torch.Tensor]:
+    """Cut rows into batches of similar length, in random order.
+
+    Rows are shuffled, taken in pools of n_pool * batch_size, sorted by length within a pool and cut; then the batches are shuffled.
+
+    Args:
+        lengths: LongTensor [N].
+        batch_size, n_pool: >= 1. A larger pool pads less and mixes less.
+        seed, epoch: >= 0; the result depends on nothing else.
+
+    Returns:
+        ceil(N / batch_size) LongTensors of row numbers; every row is in exactly one; all but one have batch_size rows.
+    """
+    if batch_size < 1 or n_pool < 1:
+        raise ValueError(f"batch_size is {batch_size} and n_pool is {n_pool}, but both must be at least 1: raise them")
+    if len(lengths) == 0:
+        raise ValueError("there are 0 rows to make batches of, but training needs at least one: use more data or weaker filters")
+    generator = shuffle_generator(seed, epoch)
+    shuffled = torch.randperm(len(lengths), generator=generator)
+    pool = torch.arange(len(lengths)) // (n_pool * batch_size)
+    length = lengths.cpu()[shuffled]
+    batches = shuffled[torch.argsort(pool * (length.max() + 1) + length, stable=True)].split(batch_size)
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+class LengthBatches:
+    """Batches of (history, next item) rows bucketed by history length.
+
+    A batch is an Interaction with the columns user_id [B], item_id_list [B, T], item_length [B] and item_id [B], under the names
+    given in fields; T is the longest history of the batch, the rest of item_id_list is 0 on the right.
+
+    Args:
+        inter_feat: rows as RecBole's augmentation makes them, item_id_list [N, MAX_ITEM_LIST_LENGTH].
+        batch_size: >= 1.
+        seed: >= 0; shuffling depends on (seed, epoch) only.
+        n_pool: batches sorted by length together.
+        fields: names of the user, history, history length and target columns of inter_feat.
+    """
+
+    def __init__(
+        self,
+        inter_feat: Interaction,
+        batch_size: int,
+        seed: int,
+        n_pool: int = 50,
+        fields: tuple[str, str, str, str] = ("user_id", "item_id_list", "item_length", "item_id"),
+    ):
+        self.columns = {field: inter_feat[field] for field in fields}
+        _, self.history_field, self.length_field, _ = fields
+        self.batch_size, self.seed, self.n_pool = batch_size, seed, n_pool
+
+    def __len__(self) -> int:
+        return -(-len(self.columns[self.length_field]) // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[Interaction]:
+        """Yield every row exactly once, in the order of this epoch (>= 0)."""
+        lengths = self.columns[self.length_field]
+        for rows in length_batches(lengths, self.batch_size, self.seed, epoch, self.n_pool):
+            rows = rows.to(lengths.device)
+            longest = int(lengths[rows].max())
+            batch = {field: values[rows] for field, values in self.columns.items() if field != self.history_field}
+            batch[self.history_field] = self.columns[self.history_field][:, :longest][rows]
+            yield Interaction(batch)
