@@ -1,0 +1,157 @@
+"""Item features: named float matrices with one row per item, from text, from a teacher or from a file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from recbole_genrec.data.collaborative import teacher_embeddings
+from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.data.text import text_fields, tfidf_features
+
+logger = logging.getLogger(__name__)
+
+SCALINGS = ("standardize", "unit_norm", "none")
+
+
+class ItemFeatures(Mapping):
+    """Mapping name -> FloatTensor [n_items, d]; row i belongs to internal item id i, row 0 (padding) is zeros.
+
+    Args:
+        features: name -> FloatTensor [n_items, d], one or more with the same n_items, as they came from their source.
+        scaling: how matrix() scales rows 1 .. n_items - 1: "standardize" (each column to mean 0 and standard deviation 1, constant
+            columns to 0), "unit_norm" (each row of each feature to length 1, zero rows stay), "none".
+
+    Raises:
+        ValueError: no feature, wrong shape, a value that is not finite, or an unknown scaling.
+    """
+
+    def __init__(self, features: Mapping[str, torch.Tensor], scaling: str):
+        if scaling not in SCALINGS:
+            raise ValueError(f"feature_scaling is {scaling!r}, but it must be one of {', '.join(SCALINGS)}: choose one of these")
+        if not features:
+            raise ValueError("item_features is empty, but a tokenizer needs at least one feature: set it to auto")
+        n_items = len(next(iter(features.values())))
+        self._features, self._scaling = {}, scaling
+        for name, values in features.items():
+            if values.dim() != 2 or len(values) != n_items or values.size(1) == 0:
+                raise ValueError(
+                    f"item feature {name!r} has the shape {list(values.shape)}, but needs {n_items} rows (items and padding) and at "
+                    "least one column: give it one row per item"
+                )
+            n_bad = int((~torch.isfinite(values)).any(1).sum())
+            if n_bad:
+                raise ValueError(f"item feature {name!r} has NaN or infinite values in {n_bad} of {n_items} rows: clean them first")
+            self._features[name] = values.float().clone()
+            self._features[name][0] = 0
+
+    @classmethod
+    def from_dataset(cls, config, dataset: GenRecDataset) -> ItemFeatures:
+        """Features that item_features asks for.
+
+        item_features is "auto" ({text: tfidf} if the data set has item text, else {cf: SASRec}) or a mapping name -> source; a
+        source is "tfidf", "SASRec" or the path of a .npy file whose rows are named by item_feature_tokens.
+
+        Raises:
+            ValueError: unknown source, or a file that does not fit the data set. FileNotFoundError: a file is missing.
+        """
+        sources = _sources(config, dataset)
+        return cls({name: _read(source, config, dataset) for name, source in sources.items()}, config["feature_scaling"])
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._features)
+
+    def matrix(self) -> torch.Tensor:
+        """All features scaled and side by side, FloatTensor [n_items, sum of their widths], row 0 zeros."""
+        scaled = torch.cat([_scale(values[1:], self._scaling) for values in self._features.values()], dim=1)
+        return F.pad(scaled, (0, 0, 1, 0))
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._features[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._features)
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+
+def _scale(values: torch.Tensor, scaling: str) -> torch.Tensor:
+    if scaling == "unit_norm":
+        return F.normalize(values, dim=1)
+    if scaling == "standardize":
+        values = values.double()
+        centered = values - values.mean(0)
+        deviation = centered.square().mean(0).sqrt()
+        # Rounding leaves a deviation near 0 in a constant column; dividing by it would turn it into noise of size 1.
+        is_constant = deviation <= 1e-7 * values.abs().amax(0)
+        return (centered / deviation.masked_fill(is_constant, torch.inf)).float()
+    return values
+
+
+def _sources(config, dataset: GenRecDataset) -> dict[str, str]:
+    wanted = config["item_features"]
+    if isinstance(wanted, Mapping):
+        return dict(wanted)
+    if wanted != "auto":
+        raise ValueError(
+            f"item_features is {wanted!r}, but it must be auto or a mapping name -> source: write for example {{text: tfidf}}, "
+            "{cf: SASRec} or {mine: path/to/features.npy}"
+        )
+    if text_fields(config, dataset):
+        return {"text": "tfidf"}
+    logger.info(
+        "Item features: %r has no item text, so the item embeddings of a SASRec trained on its training part are used",
+        dataset.dataset_name,
+    )
+    return {"cf": "SASRec"}
+
+
+def _read(source: str, config, dataset: GenRecDataset) -> torch.Tensor:
+    if source == "tfidf":
+        return tfidf_features(config, dataset)
+    if source == "SASRec":
+        return teacher_embeddings(config, dataset)
+    if str(source).endswith(".npy"):
+        return _read_file(str(source), config["item_feature_tokens"] or f"{str(source)[:-4]}.tokens", dataset)
+    raise ValueError(f"item_features names the source {source!r}, but a source is tfidf, SASRec or a path ending in .npy: use one of these")
+
+
+def _read_file(path: str, tokens_path: str, dataset: GenRecDataset) -> torch.Tensor:
+    """Rows of a .npy file joined by item token; rows of items that the data set does not have are left out."""
+    for file in (path, tokens_path):
+        if not os.path.isfile(file):
+            raise FileNotFoundError(
+                f"there is no file {file!r}, but a .npy item feature needs its matrix and a text file with one item token per row: "
+                "correct item_features or item_feature_tokens"
+            )
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{path!r} is not a plain numpy array ({error}): write it with numpy.save") from error
+    with open(tokens_path, encoding="utf-8") as lines:
+        tokens = lines.read().splitlines()
+    if values.ndim != 2 or len(values) != len(tokens) or values.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{path!r} has the shape {list(values.shape)} and type {values.dtype} and {tokens_path!r} has {len(tokens)} lines, but a "
+            "feature is a matrix of numbers with one row per item token: write both from the same list of items"
+        )
+    row_of = {token: row for row, token in enumerate(tokens)}
+    if len(row_of) != len(tokens):
+        raise ValueError(f"{tokens_path!r} names {len(tokens) - len(row_of)} item tokens more than once: keep one row per item")
+    items = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
+    missing = [token for token in items if token not in row_of]
+    if missing:
+        raise ValueError(
+            f"{path!r} has no row for {len(missing)} of {len(items)} items (such as {', '.join(missing[:3])}): add rows for them, or "
+            "filter them out of the data set"
+        )
+    features = torch.zeros(len(items) + 1, values.shape[1])
+    features[1:] = torch.from_numpy(np.asarray(values[[row_of[token] for token in items]], dtype=np.float32))
+    return features
