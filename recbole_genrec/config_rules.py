@@ -1,0 +1,90 @@
+"""Settings that contradict each other or the evaluation protocol: refused before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recbole.evaluator import metric_types
+from recbole.utils import EvaluatorType
+
+
+def check_rules(settings: dict[str, Any], given: dict[str, Any]) -> None:
+    """Check merged settings.
+
+    A model with the setting `n_beams` is a generative one.
+
+    Args:
+        settings: all settings.
+        given: those of them that the user gave in files, dict or command line.
+
+    Raises:
+        ValueError: the first rule that is broken, with the value, the rule and the way out.
+    """
+    _check_counts(settings)
+    _check_metrics(settings)
+    if "n_beams" in settings:
+        _check_generative(settings, given)
+
+
+def _check_counts(settings: dict[str, Any]) -> None:
+    for key, value in settings.items():
+        if value is None:
+            continue
+        if key in ("epochs", "n_beams", "MAX_ITEM_LIST_LENGTH") or key.endswith("batch_size"):
+            least = 1
+        elif key.endswith("_epochs"):
+            least = 0
+        else:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{key} is {value!r}, but has to be a whole number of at least {least}: correct it, for example --{key}={least}")
+
+
+def _check_metrics(settings: dict[str, Any]) -> None:
+    metrics = [settings["metrics"]] if isinstance(settings["metrics"], str) else settings["metrics"]
+    unknown = [metric for metric in metrics if str(metric).lower() not in metric_types]
+    if unknown or not metrics:
+        raise ValueError(f"metrics is {settings['metrics']!r}, but has to name metrics of RecBole: use some of {sorted(metric_types)}")
+    lengths = settings["topk"] if isinstance(settings["topk"], list) else [settings["topk"]]
+    if not lengths or any(not isinstance(k, int) or isinstance(k, bool) or k < 1 for k in lengths):
+        raise ValueError(f"topk is {settings['topk']!r}, but has to be whole numbers of at least 1: use for example [5, 10]")
+    names = [name for metric in metrics for name in _result_names(metric, lengths)]
+    if str(settings["valid_metric"]).lower() not in [name.lower() for name in names]:
+        raise ValueError(
+            f"valid_metric is {settings['valid_metric']!r}, but has to be one of the computed {names}: change it, metrics or topk"
+        )
+
+
+def _result_names(metric: str, lengths: list[int]) -> list[str]:
+    is_of_a_list = metric_types[metric.lower()] == EvaluatorType.RANKING and metric.lower() != "gauc"
+    return [f"{metric}@{k}" for k in lengths] if is_of_a_list else [metric]
+
+
+def _check_generative(settings: dict[str, Any], given: dict[str, Any]) -> None:
+    longest = max(settings["topk"]) if isinstance(settings["topk"], list) else settings["topk"]
+    if settings["n_beams"] < longest:
+        raise ValueError(
+            f"n_beams is {settings['n_beams']}, but a ranked list of {longest} items needs as many beams: raise n_beams or lower topk"
+        )
+    if given.get("train_neg_sample_args") is not None:
+        raise ValueError(
+            f"train_neg_sample_args is {given['train_neg_sample_args']!r}, but generative models learn by cross-entropy over codes and "
+            "sample no negatives: leave it out"
+        )
+    if "gauc" in str(settings["metrics"]).lower():
+        raise ValueError(
+            f"metrics is {settings['metrics']!r}, but GAUC needs the rank of every item and beams give only the best: leave GAUC out"
+        )
+    _check_protocol(settings["eval_args"])
+
+
+def _check_protocol(eval_args: Any) -> None:
+    if not isinstance(eval_args, dict):
+        raise ValueError(f"eval_args is {eval_args!r}, but has to be a mapping with split, group_by, order and mode: leave it out")
+    modes = eval_args["mode"].values() if isinstance(eval_args["mode"], dict) else [eval_args["mode"]]
+    wanted = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}
+    for key, value in wanted.items():
+        if eval_args[key] != value:
+            raise ValueError(f"eval_args has {key} {eval_args[key]!r}, but generative models are evaluated with {value!r}: leave it out")
+    if any(mode != "full" for mode in modes):
+        raise ValueError(f"eval_args has mode {eval_args['mode']!r}, but generative models rank the whole catalogue: use 'full'")

@@ -1,0 +1,181 @@
+"""One experiment from its settings to its metrics, in Python (`run`) and on the command line (`main`)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import linecache
+import logging
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy
+import recbole
+import torch
+from recbole.data import create_dataset as create_recbole_dataset
+from recbole.data import data_preparation
+from recbole.trainer import Trainer
+from recbole.utils import ModelType, get_trainer, init_seed
+
+import recbole_genrec
+from recbole_genrec.compat import PlainCheckpoints, own_log_file, replacing
+from recbole_genrec.config import GenRecConfig
+from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.trainer.checkpoint import new_checkpoint_path
+from recbole_genrec.trainer.collector import TopKCollector
+
+logger = logging.getLogger(__name__)
+
+USAGE = """usage: python run_recbole_genrec.py [--model=NAME] [--dataset=NAME] [--config_files "a.yaml b.yaml"] [--any_setting=value ...]
+
+Trains and evaluates a model of this package or any model of RecBole. Settings and their defaults: properties/*.yaml.
+"""
+
+
+def run(model=None, dataset=None, config_file_list=None, config_dict=None, command_line=None) -> dict[str, Any]:
+    """Train a model, keep its best epoch on the validation part, and test it.
+
+    Args: those of GenRecConfig.
+
+    Returns:
+        best_valid_score, valid_score_bigger, best_valid_result and test_result as RecBole's run_recbole returns them, and
+        `checkpoint`, the path of the best weights; the same and more stands beside it in a .json file.
+
+    Raises:
+        FileNotFoundError, ValueError: the settings or the data do not allow a run.
+    """
+    config = GenRecConfig(model, dataset, config_file_list, config_dict, command_line)
+    with own_log_file(config):
+        started = time.time()
+        init_seed(config["seed"], config["reproducibility"])
+        logger.info("%s", config)
+        data = create_dataset(config)
+        logger.info("%s", data)
+        train_data, valid_data, test_data = data_preparation(config, data)
+
+        init_seed(config["seed"], config["reproducibility"])
+        network = config.model_class(config, train_data.dataset).to(config["device"])
+        logger.info("%s", network)
+        trainer = create_trainer(config, network)
+        best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
+        test_result = trainer.evaluate(test_data, show_progress=config["show_progress"])
+        trainer.tensorboard.close()
+
+        result = {
+            "best_valid_score": best_valid_score,
+            "valid_score_bigger": config["valid_metric_bigger"],
+            "best_valid_result": best_valid_result,
+            "test_result": test_result,
+            "checkpoint": str(trainer.saved_model_file),
+        }
+        _write_record(config, data, result, time.time() - started)
+        _log_summary(config, result, time.time() - started)
+        return result
+
+
+def create_dataset(config: GenRecConfig):
+    """The data set of a run: exact time order for every model, GenRecDataset for every sequential one.
+
+    Raises:
+        FileNotFoundError: the folder or its .inter file is missing.
+        ValueError: the file does not hold what a run needs.
+    """
+    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+        # Models such as DIEN bring a data set of their own.
+        own = getattr(importlib.import_module("recbole.data.dataset"), f"{config['model']}Dataset", None)
+        dataset_class = GenRecDataset if own is None else type(own.__name__, (own, GenRecDataset), {})
+        return dataset_class(config)
+    _require_file(config)
+    data = create_recbole_dataset(config)
+    # RecBole sorts by time in float32; its sort is stable and so keeps this exact order among times that become equal.
+    data.inter_feat = data.inter_feat.sort_values([data.uid_field, data.time_field], kind="stable", ignore_index=True)
+    return data
+
+
+def _require_file(config: GenRecConfig) -> None:
+    path = os.path.join(config["data_path"], f"{config['dataset']}.inter")
+    if config["benchmark_filename"] is None and not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"the folder {config['data_path']!r} has no file {os.path.basename(path)!r}: put RecBole's atomic interaction file there, "
+            f"or set --data_path to the folder that holds a folder {config['dataset']!r}"
+        )
+
+
+def create_trainer(config: GenRecConfig, network: torch.nn.Module):
+    """GenRecTrainer for a generative model; for RecBole's models their own trainer, with checkpoints that today's torch reads."""
+    if "n_beams" in config:
+        from recbole_genrec.trainer.trainer import GenRecTrainer
+
+        return GenRecTrainer(config, network)
+    base = get_trainer(config["MODEL_TYPE"], config["model"])
+    if not issubclass(base, Trainer):
+        return base(config, network)
+    trainer = type(f"Plain{base.__name__}", (PlainCheckpoints, base), {})(config, network)
+    trainer.eval_collector = TopKCollector(config)
+    trainer.saved_model_file = str(new_checkpoint_path(config))
+    return trainer
+
+
+def _write_record(config: GenRecConfig, data, result: dict[str, Any], seconds: float) -> None:
+    """Write what is needed to cite or repeat a run beside its checkpoint, as JSON."""
+    record = {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "dataset_fingerprint": data.fingerprint() if isinstance(data, GenRecDataset) else None,
+        "n_users": data.user_num - 1,
+        "n_items": data.item_num - 1,
+        "seed": config["seed"],
+        "seconds": round(seconds, 1),
+        "given_settings": {key: value for key, value in config.external_config_dict.items() if key not in ("model", "dataset")},
+        "versions": {
+            "recbole_genrec": recbole_genrec.__version__,
+            "recbole": recbole.__version__,
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "python": platform.python_version(),
+        },
+        **result,
+    }
+    with replacing(Path(result["checkpoint"]).with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _log_summary(config: GenRecConfig, result: dict[str, Any], seconds: float) -> None:
+    logger.info("%s on %s, seed %s, %.1f s", config["model"], config["dataset"], config["seed"], seconds)
+    for name in ("best_valid_result", "test_result"):
+        metrics = result[name] or {}
+        logger.info("%s: %s", name, "    ".join(f"{metric} : {value}" for metric, value in metrics.items()))
+    logger.info("checkpoint: %s (its settings and metrics: %s)", result["checkpoint"], Path(result["checkpoint"]).with_suffix(".json"))
+
+
+def main(argv: list[str]) -> int:
+    """Run one experiment with command line arguments.
+
+    Returns:
+        0, or 2 after one sentence on stderr if the input does not allow a run.
+    """
+    if "--help" in argv or "-h" in argv:
+        sys.stdout.write(USAGE)
+        return 0
+    try:
+        run(command_line=argv)
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        if not _is_refusal(error):
+            raise
+        sys.stderr.write(f"{error.args[0]}\n")
+        return 2
+    return 0
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a `raise` statement of this package or of RecBole made the error, not a bug that happens to have its type."""
+    traceback = error.__traceback__
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    module = traceback.tb_frame.f_globals.get("__name__", "").split(".")[0]
+    line = linecache.getline(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
+    return module in ("recbole", "recbole_genrec") and line.lstrip().startswith("raise ")

@@ -1,0 +1,77 @@
+"""Checkpoints of this package: tensors and plain Python values, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.utils import get_local_time
+
+from recbole_genrec.compat import load_plain, replacing, to_plain
+
+FORMAT = "recbole_genrec checkpoint 1"
+
+
+def new_checkpoint_path(config) -> Path:
+    """A path that is not taken yet: <checkpoint_dir>/<model>-<data set>-<time>[-<number>].pth."""
+    stem = f"{config['model']}-{config['dataset']}-{get_local_time()}"
+    folder = Path(config["checkpoint_dir"])
+    path, number = folder / f"{stem}.pth", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.pth"
+    return path
+
+
+def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """Write a checkpoint through a temporary file in the same folder: `path` holds the old content or the whole new one.
+
+    Args:
+        path: the file to write or replace; its folder is made if needed.
+        content: tensors, numbers, strings, None, and dicts, lists and tuples of them. The keys `model` (str) and
+            `dataset_fingerprint` (str) say what the checkpoint belongs to.
+
+    Raises:
+        ValueError: `model` or `dataset_fingerprint` is missing.
+        TypeError: a value is neither a tensor nor plain.
+    """
+    missing = sorted({"model", "dataset_fingerprint"} - set(content))
+    if missing:
+        raise ValueError(f"the checkpoint {str(path)!r} lacks {missing}, which say what it belongs to: add them to its content")
+    plain = to_plain({**content, "format": FORMAT})
+    with replacing(path) as temporary:
+        torch.save(plain, temporary)
+
+
+def load_checkpoint(
+    path: str | os.PathLike, device: torch.device | str, model: str | None = None, dataset_fingerprint: str | None = None
+) -> dict[str, Any]:
+    """Read a checkpoint that save_checkpoint has written; nothing in the file is executed.
+
+    Args:
+        path: the file.
+        device: where its tensors go.
+        model: the model's name that the checkpoint must have; None accepts any.
+        dataset_fingerprint: the data set's fingerprint that it must have; None accepts any.
+
+    Returns:
+        The content given to save_checkpoint.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a checkpoint of this package, or of another model or data set.
+    """
+    content = load_plain(path, device)
+    found = content.pop("format", None) if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{str(path)!r} has the format {found!r}, not {FORMAT!r}: give a .pth file that a generative model has written")
+    if model is not None and content["model"] != model:
+        raise ValueError(f"{str(path)!r} is a checkpoint of {content['model']}, not of {model}: use --model={content['model']}")
+    if dataset_fingerprint is not None and content["dataset_fingerprint"] != dataset_fingerprint:
+        raise ValueError(
+            f"{str(path)!r} was trained on data with the fingerprint {content['dataset_fingerprint'][:12]}, but the data set has "
+            f"{dataset_fingerprint[:12]}: use the data, filters and split of the training run"
+        )
+    return content
