@@ -5,7 +5,7 @@ Shapes: N items, L levels, K codebook size, D feature width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,7 @@ class ItemTokenizer(nn.Module, ABC):
     def encode(self, features: Tensor) -> Tensor:
         """Codes [N, L] of features [N, D], LongTensor, in memory bounded for any N."""
         self._check(features)
-        with full_precision(features):
-            return torch.cat([self._codes(rows) for rows in features.split(CHUNK_ROWS)])
+        return in_chunks(self._codes, features)
 
     def end_epoch(self, features: Tensor, epoch: int, seed: int) -> int:
         """Looks after the codebooks when `epoch` (from 0) is over; returns how many codes were restarted."""
@@ -89,6 +88,12 @@ class ItemTokenizer(nn.Module, ABC):
                 f"{bad_rows} of {len(features)} rows of the item features hold NaN or infinity; "
                 f"a tokenizer takes finite numbers only: repair the features"
             )
+
+
+def in_chunks(function: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    """The rows of function(features), in memory bounded for any N and in full precision."""
+    with full_precision(features):
+        return torch.cat([function(rows) for rows in features.split(CHUNK_ROWS)])
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:

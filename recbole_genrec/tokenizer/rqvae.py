@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_genrec.tokenizer.base import ItemTokenizer, mlp
+from recbole_genrec.tokenizer.base import ItemTokenizer, in_chunks, mlp
 from recbole_genrec.tokenizer.clustering import full_precision, nearest
 from recbole_genrec.tokenizer.residual_kmeans import fit_codebooks, quantize_by_nearest
 
@@ -79,7 +79,7 @@ class RQVAE(ItemTokenizer):
     def start(self, features: Tensor, seed: int) -> None:
         self._check_finite(features)
         codebooks = fit_codebooks(
-            self.encoder(features),
+            in_chunks(self.encoder, features),
             n_levels=self.n_levels,
             codebook_size=self.codebook_size,
             seed=seed,
@@ -113,7 +113,9 @@ class RQVAE(ItemTokenizer):
                 residual = residual.detach()
         combine = torch.sum if self.reduction == "sum" else torch.mean
         return QuantizerTerms(
-            torch.stack(codewords).sum(dim=0), combine(torch.stack(codebook_terms)), combine(torch.stack(commitment_terms))
+            quantized=torch.stack(codewords).sum(dim=0),
+            codebook=combine(torch.stack(codebook_terms)),
+            commitment=combine(torch.stack(commitment_terms)),
         )
 
     @torch.no_grad()
@@ -124,11 +126,10 @@ class RQVAE(ItemTokenizer):
         """
         if not self.restart_every or (epoch + 1) % self.restart_every:
             return 0
-        # Two odd multipliers keep (seed, epoch) pairs apart where their sum is equal.
+        # Odd multipliers keep pairs of equal sum apart: seed 1, epoch 2 and seed 2, epoch 1.
         generator = torch.Generator().manual_seed((seed * 2654435761 + epoch * 40503) % 2**63)
-        with full_precision(features):
-            residual = self.encoder(features)
-            return sum(self._restart_level(level, residual, generator) for level in range(self.n_levels))
+        residual = in_chunks(self.encoder, features)
+        return sum(self._restart_level(level, residual, generator) for level in range(self.n_levels))
 
     def _restart_level(self, level: int, residual: Tensor, generator: torch.Generator) -> int:
         """Restarts the unused codes of one level and takes its codewords off the residual, in place."""

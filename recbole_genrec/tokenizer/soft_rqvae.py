@@ -1,16 +1,17 @@
-"""Soft RQ-VAE (UniGRec, arXiv 2601.17438): each level is a distribution over codewords, so that losses reach the tokenizer.
+"""Soft RQ-VAE (UniGRec, arXiv 2601.17438): levels are distributions over codewords, so losses reach the tokenizer.
 
 Shapes: N items, L levels, K codebook size, C code width, D feature width.
 """
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_genrec.tokenizer.base import CHUNK_ROWS, ItemTokenizer, mlp
+from recbole_genrec.tokenizer.base import ItemTokenizer, in_chunks, mlp
 from recbole_genrec.tokenizer.clustering import closeness, full_precision, kmeans
 
 
@@ -94,15 +95,11 @@ class SoftRQVAE(ItemTokenizer):
         """Places the codebooks by k-means, level by level on the soft residuals at temperature_max."""
         self._check_finite(features)
         self.anneal(0)
-        with full_precision(features):
-            residual = self.encoder(features)
-            for level, codebook in enumerate(self.codebooks):
-                centroids, _ = kmeans(
-                    residual, self.codebook_size, seed=seed + level, n_iterations=self.kmeans_iterations
-                )
-                codebook.copy_(centroids)
-                soft_codewords = [self._assign(rows, codebook)[1] for rows in residual.split(CHUNK_ROWS)]
-                residual = residual - torch.cat(soft_codewords)
+        residual = in_chunks(self.encoder, features)
+        for level, codebook in enumerate(self.codebooks):
+            centroids, _ = kmeans(residual, self.codebook_size, seed=seed + level, n_iterations=self.kmeans_iterations)
+            codebook.copy_(centroids)
+            residual = in_chunks(partial(self._soft_residual, codebook=codebook), residual)
 
     def quantize(self, latent: Tensor, temperature: float | None = None) -> SoftCodes:
         """Soft codes of latent vectors [N, C], in float32 whatever autocast says.
@@ -149,6 +146,9 @@ class SoftRQVAE(ItemTokenizer):
         logits = closeness(residual, codebook) / (self.temperature if temperature is None else temperature)
         probabilities = logits.softmax(dim=1)
         return probabilities, probabilities @ codebook
+
+    def _soft_residual(self, residual: Tensor, codebook: Tensor) -> Tensor:
+        return residual - self._assign(residual, codebook)[1]
 
     def _codes(self, features: Tensor) -> Tensor:
         return self.soft_codes(features).codes

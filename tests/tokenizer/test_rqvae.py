@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from recbole_genrec.tokenizer.rqvae import RQVAE
+
+SETTINGS = dict(
+    n_features=6,
+    hidden_sizes=[8],
+    code_dim=2,
+    n_levels=2,
+    codebook_size=2,
+    commitment_weight=0.25,
+    reduction="sum",
+    residual_gradient="through",
+    restart_every=1,
+    kmeans_iterations=20,
+)
+
+
+def tokenizer(**changes) -> RQVAE:
+    torch.manual_seed(0)
+    return RQVAE(**{**SETTINGS, **changes})
+
+
+def with_toy_codebooks(**changes) -> RQVAE:
+    model = tokenizer(**changes)
+    model.codebooks.data = torch.tensor([[[0.8, 0.0], [0.0, 1.0]], [[0.1, 0.0], [0.5, 0.0]]])
+    return model
+
+
+def features(n: int = 300, width: int = 6) -> torch.Tensor:
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(7))
+
+
+@pytest.mark.parametrize("reduction, codebook, commitment", [("sum", 0.05, 0.05), ("mean", 0.0125, 0.0125)])
+def test_quantizer_terms_by_hand(reduction, codebook, commitment):
+    terms = with_toy_codebooks(reduction=reduction).quantizer_terms(torch.tensor([[1.0, 0.0]]))
+    torch.testing.assert_close(terms.quantized, torch.tensor([[0.9, 0.0]]))
+    assert terms.codebook.item() == pytest.approx(codebook)
+    assert terms.commitment.item() == pytest.approx(commitment)
+    # The whole residual quantization loss with beta 0.25: 0.0625 in the paper's form, 0.015625 averaged.
+    assert (terms.codebook + 0.25 * terms.commitment).item() == pytest.approx(1.25 * codebook)
+
+
+@pytest.mark.parametrize("reduction, n_values", [("sum", 1), ("mean", 6)])
+def test_losses_are_weighted_and_named(reduction, n_values):
+    model, batch = tokenizer(reduction=reduction), features(5)
+    losses = model.losses(batch)
+    assert list(losses) == ["reconstruction", "codebook", "commitment"]
+    latent = model.encoder(batch)
+    terms = model.quantizer_terms(latent)
+    expected = (model.decoder(terms.quantized) - batch).square().sum(dim=1).mean() / n_values
+    torch.testing.assert_close(losses["reconstruction"], expected)
+    torch.testing.assert_close(losses["codebook"], terms.codebook)
+    torch.testing.assert_close(losses["commitment"], 0.25 * terms.commitment)
+
+
+@pytest.mark.parametrize("residual_gradient, reaches", [("through", True), ("blocked", False)])
+def test_commitment_of_deeper_levels_reaches_the_latent_only_through(residual_gradient, reaches):
+    model = with_toy_codebooks(residual_gradient=residual_gradient)
+    latent = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(model.quantizer_terms(latent).commitment, latent)
+    first_level, second_level = 2 * (1.0 - 0.8), 2 * (0.2 - 0.1)
+    expected = first_level + (second_level if reaches else 0.0)
+    torch.testing.assert_close(gradient, torch.tensor([[expected, 0.0]]))
+
+
+@pytest.mark.parametrize("residual_gradient", ["through", "blocked"])
+def test_codebook_term_moves_each_level_to_its_own_residual_only(residual_gradient):
+    model = with_toy_codebooks(residual_gradient=residual_gradient)
+    latent = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    terms = model.quantizer_terms(latent)
+    codebooks, latent_gradient = torch.autograd.grad(
+        terms.codebook, [model.codebooks, latent], retain_graph=True, allow_unused=True
+    )
+    # Level 0: 2 (0.8 - 1.0); level 1: 2 (0.1 - 0.2). A leak of level 1 into level 0 would change the first number.
+    expected = torch.tensor([[[-0.4, 0.0], [0.0, 0.0]], [[-0.2, 0.0], [0.0, 0.0]]])
+    torch.testing.assert_close(codebooks, expected)
+    assert latent_gradient is None
+    assert torch.autograd.grad(terms.commitment, model.codebooks, allow_unused=True)[0] is None
+
+
+@pytest.mark.parametrize("residual_gradient", ["through", "blocked"])
+def test_decoder_gradient_reaches_the_encoder_as_identity_once(residual_gradient):
+    model, batch = tokenizer(residual_gradient=residual_gradient), features(4)
+    kept = {}
+    model.encoder.register_forward_hook(lambda module, inputs, output: kept.update(latent=output))
+    model.decoder.register_forward_pre_hook(lambda module, inputs: kept.update(quantized=inputs[0]))
+    reconstruction = model.losses(batch)["reconstruction"]
+    latent, quantized = torch.autograd.grad(reconstruction, [kept["latent"], kept["quantized"]], retain_graph=True)
+    torch.testing.assert_close(latent, quantized)
+    assert latent.abs().sum() > 0
+    assert torch.autograd.grad(reconstruction, model.codebooks, allow_unused=True)[0] is None
+
+
+def test_start_lowers_the_quantization_error_and_leaves_no_code_empty():
+    model, points = tokenizer(codebook_size=16, code_dim=4), features(300)
+    before = model.report(points)
+    model.start(points, seed=0)
+    after = model.report(points)
+    assert after["distance_level_0"] < before["distance_level_0"]
+    assert after["distance_level_1"] < before["distance_level_1"]
+    assert all(len(level.unique()) == 16 for level in model.encode(points).t())
+
+
+def test_codes_are_those_of_a_brute_force_search():
+    model, points = tokenizer(codebook_size=16, code_dim=4), features(50)
+    residual = model.encoder(points).detach()
+    for level, codes in zip(model.codebooks.detach(), model.encode(points).t()):
+        expected = (residual[:, None] - level).square().sum(-1).argmin(1)
+        assert torch.equal(codes, expected)
+        residual = residual - level[expected]
+
+
+def test_unused_codes_restart_on_items_and_used_ones_stay():
+    model, points = tokenizer(codebook_size=8, code_dim=4), features(300)
+    model.start(points, seed=0)
+    dead = {(0, 2), (0, 5), (1, 1)}
+    for level, code in dead:
+        model.codebooks.data[level, code] = 1e4
+    before = model.codebooks.detach().clone()
+    assert model.end_epoch(points, epoch=0, seed=0) == len(dead)
+    moved = {tuple(index) for index in (model.codebooks != before).any(dim=2).nonzero().tolist()}
+    assert moved == dead
+    assert all(len(level.unique()) == 8 for level in model.encode(points).t())
+    latent = model.encoder(points)
+    assert torch.cdist(model.codebooks[0, [2, 5]], latent).min(dim=1).values.max() < 1e-3
+    assert model.end_epoch(points, epoch=1, seed=0) == 0
+
+
+def test_restart_is_drawn_from_seed_and_epoch():
+    def restarted(epoch: int, seed: int) -> torch.Tensor:
+        model = tokenizer(codebook_size=8, code_dim=4)
+        model.start(features(), seed=0)
+        model.codebooks.data[0, 2] = 1e4
+        torch.seed()
+        model.end_epoch(features(), epoch=epoch, seed=seed)
+        return model.codebooks[0, 2].detach()
+
+    assert torch.equal(restarted(3, 1), restarted(3, 1))
+    assert not torch.equal(restarted(3, 1), restarted(4, 1))
+    assert not torch.equal(restarted(3, 1), restarted(3, 2))
+
+
+@pytest.mark.parametrize("restart_every, restarting_epochs", [(0, []), (1, [0, 1, 2, 3]), (2, [1, 3])])
+def test_restart_happens_every_so_many_epochs(restart_every, restarting_epochs):
+    seen = []
+    for epoch in range(4):
+        model = tokenizer(codebook_size=8, restart_every=restart_every)
+        model.codebooks.data[0, 2] = 1e4
+        if model.end_epoch(features(), epoch=epoch, seed=0):
+            seen.append(epoch)
+    assert seen == restarting_epochs
+
+
+def test_training_lowers_the_reconstruction_error():
+    model, points = tokenizer(codebook_size=16, code_dim=4), features(300)
+    model.start(points, seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    before = model.report(points)["explained_variance"]
+    for _ in range(150):
+        optimizer.zero_grad()
+        sum(model.losses(points).values()).backward()
+        optimizer.step()
+    after = model.report(points)["explained_variance"]
+    assert after > max(before, 0.4)
+    assert after <= 1
+
+
+def test_paper_sizes():
+    model = tokenizer(n_features=768, hidden_sizes=[512, 256, 128], code_dim=32, n_levels=3, codebook_size=256)
+    assert [layer.out_features for layer in model.encoder if isinstance(layer, nn.Linear)] == [512, 256, 128, 32]
+    assert [layer.out_features for layer in model.decoder if isinstance(layer, nn.Linear)] == [128, 256, 512, 768]
+    assert model.codebooks.shape == (3, 256, 32)
+
+
+def test_autocast_changes_nothing():
+    model, batch = tokenizer(codebook_size=16, code_dim=4), features(64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        codes, losses = model.encode(batch), model.losses(batch)
+    assert torch.equal(codes, model.encode(batch))
+    assert all(torch.equal(losses[name], loss) for name, loss in model.losses(batch).items())
+
+
+@pytest.mark.parametrize("setting", ["reduction", "residual_gradient"])
+def test_unknown_choice_is_an_error(setting):
+    with pytest.raises(ValueError, match=f"{setting} is 'other' but must be one of"):
+        tokenizer(**{setting: "other"})
+
+
+def test_catalogue_smaller_than_codebook_is_an_error():
+    with pytest.raises(ValueError, match="catalogue of 5 items is smaller than codebook_size 16"):
+        tokenizer(codebook_size=16).start(features(5), seed=0)
