@@ -150,13 +150,13 @@ class GenRecDataset(SequentialDataset):
         # RecBole sorts by time there with an unstable sort; the index still knows the file's order.
         self.inter_feat.sort_index(inplace=True)
 
-    def _data_filtering(self):
-        super()._data_filtering()
+    def _reset_index(self):
         if len(self.inter_feat) == 0:
             raise ValueError(
                 f"the filters leave 0 interactions of {self.dataset_name!r}: "
                 "widen user_inter_num_interval, item_inter_num_interval or val_interval"
             )
+        super()._reset_index()
 
     def _data_processing(self):
         super()._data_processing()

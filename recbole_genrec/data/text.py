@@ -17,7 +17,7 @@ from recbole_genrec.data.dataset import GenRecDataset
 logger = logging.getLogger(__name__)
 
 
-def item_file(config, dataset: GenRecDataset) -> str:
+def item_file(dataset: GenRecDataset) -> str:
     """Where the .item file of the data set is looked for: <data_path>/<dataset>/<dataset>.item."""
     return os.path.join(dataset.dataset_path, f"{dataset.dataset_name}.item")
 
@@ -30,7 +30,7 @@ def text_fields(config, dataset: GenRecDataset) -> list[str]:
     Raises:
         ValueError: text_fields names a field that the file does not have.
     """
-    path = item_file(config, dataset)
+    path = item_file(dataset)
     if not os.path.isfile(path):
         if config["text_fields"]:
             raise ValueError(f"text_fields is {config['text_fields']}, but there is no file {path!r}: add it or leave text_fields out")
@@ -59,7 +59,7 @@ def item_sentences(config, dataset: GenRecDataset) -> list[str]:
     Raises:
         ValueError: no text field, or no item of the data set has text.
     """
-    path = item_file(config, dataset)
+    path = item_file(dataset)
     fields = text_fields(config, dataset)
     if not fields:
         raise ValueError(
