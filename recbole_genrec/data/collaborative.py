@@ -39,7 +39,7 @@ _TEACHER_KEYS = (
     "teacher_epochs",
     "teacher_stopping_step",
 )
-_FIELD_KEYS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD", "NEG_PREFIX", "MAX_ITEM_LIST_LENGTH", "device")
+_FIELD_KEYS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD", "NEG_PREFIX")
 _N_POOL = 50
 _EVALUATION_BATCH = 512
 
@@ -181,7 +181,7 @@ def teacher_embeddings(config, dataset: GenRecDataset) -> torch.Tensor:
 
 def build_sasrec(config, dataset) -> SASRec:
     """RecBole's SASRec with the teacher_* settings and freshly initialised weights, on config["device"]."""
-    settings = {key: config[key] for key in _FIELD_KEYS}
+    settings = {key: config[key] for key in (*_FIELD_KEYS, "MAX_ITEM_LIST_LENGTH", "device")}
     for name in ("hidden_size", "inner_size", "n_layers", "n_heads"):
         settings[name] = config[f"teacher_{name}"]
     settings["hidden_dropout_prob"] = settings["attn_dropout_prob"] = config["teacher_dropout_prob"]
@@ -189,7 +189,7 @@ def build_sasrec(config, dataset) -> SASRec:
 
 
 def _fit(config, dataset: GenRecDataset) -> tuple[dict, dict]:
-    """Train until validation NDCG@10 has not risen for teacher_stopping_step epochs; return the best state_dict (CPU) and metrics."""
+    """Train until validation NDCG@10 has not risen for teacher_stopping_step epochs; return the best state_dict (CPU), metrics."""
     max_length = config["MAX_ITEM_LIST_LENGTH"]
     windows = training_windows(dataset.sequences, max_length)
     valid_rows = evaluation_rows(dataset.sequences, max_length, "valid")
@@ -271,4 +271,5 @@ def _save(saved: dict, path: str) -> None:
 
 def _log(what: str, path: str, metrics: dict) -> None:
     figures = ", ".join(f"{part} {name} {value:.4f}" for part in ("valid", "test") for name, value in metrics[part].items())
-    logger.info("Teacher SASRec %s %s (best of %d epochs: %d): %s", what, path, metrics["n_epochs"], metrics["best_epoch"] + 1, figures)
+    epochs = f"best of {metrics['n_epochs']} epochs: {metrics['best_epoch'] + 1}"
+    logger.info("Teacher SASRec %s %s (%s): %s", what, path, epochs, figures)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
-from recbole.utils import FeatureType
 from recbole.utils.url import decide_download, download_url, extract_zip, rename_atomic_files
 
 logger = logging.getLogger(__name__)
@@ -122,7 +121,7 @@ class GenRecDataset(SequentialDataset):
     def _fetch(self) -> None:
         folder = os.path.normpath(self.dataset_path)
         url = self._get_download_url("url", allow_none=True)
-        advice = f"put {self.dataset_name}.inter into it, or set --data_path to the folder that holds a folder {self.dataset_name!r}"
+        advice = f"put {self.dataset_name}.inter into it, or set --data_path to the folder that holds the folder of this data set"
         if url is None:
             raise FileNotFoundError(f"the data folder {folder!r} does not exist and RecBole knows no download for it: {advice}")
         parent = os.path.dirname(folder) or "."

@@ -41,8 +41,8 @@ class ItemFeatures(Mapping):
         for name, values in features.items():
             if values.dim() != 2 or len(values) != n_items or values.size(1) == 0:
                 raise ValueError(
-                    f"item feature {name!r} has the shape {list(values.shape)}, but needs {n_items} rows (items and padding) and at "
-                    "least one column: give it one row per item"
+                    f"item feature {name!r} has the shape {list(values.shape)}, but needs {n_items} rows (items and padding) and "
+                    "at least one column: give it one row per item"
                 )
             n_bad = int((~torch.isfinite(values)).any(1).sum())
             if n_bad:
@@ -120,7 +120,7 @@ def _read(source: str, config, dataset: GenRecDataset) -> torch.Tensor:
         return teacher_embeddings(config, dataset)
     if str(source).endswith(".npy"):
         return _read_file(str(source), config["item_feature_tokens"] or f"{str(source)[:-4]}.tokens", dataset)
-    raise ValueError(f"item_features names the source {source!r}, but a source is tfidf, SASRec or a path ending in .npy: use one of these")
+    raise ValueError(f"item_features names the source {source!r}, but it must be tfidf, SASRec or a path ending in .npy: use one of these")
 
 
 def _read_file(path: str, tokens_path: str, dataset: GenRecDataset) -> torch.Tensor:
@@ -139,8 +139,8 @@ def _read_file(path: str, tokens_path: str, dataset: GenRecDataset) -> torch.Ten
         tokens = lines.read().splitlines()
     if values.ndim != 2 or len(values) != len(tokens) or values.dtype.kind not in "fiu":
         raise ValueError(
-            f"{path!r} has the shape {list(values.shape)} and type {values.dtype} and {tokens_path!r} has {len(tokens)} lines, but a "
-            "feature is a matrix of numbers with one row per item token: write both from the same list of items"
+            f"{path!r} has the shape {list(values.shape)} and type {values.dtype} and {tokens_path!r} has {len(tokens)} lines, but "
+            "a feature is a matrix of numbers with one row per item token: write both from the same list of items"
         )
     row_of = {token: row for row, token in enumerate(tokens)}
     if len(row_of) != len(tokens):
@@ -149,8 +149,8 @@ def _read_file(path: str, tokens_path: str, dataset: GenRecDataset) -> torch.Ten
     missing = [token for token in items if token not in row_of]
     if missing:
         raise ValueError(
-            f"{path!r} has no row for {len(missing)} of {len(items)} items (such as {', '.join(missing[:3])}): add rows for them, or "
-            "filter them out of the data set"
+            f"{path!r} has no row for {len(missing)} of {len(items)} items (such as {', '.join(missing[:3])}): add rows for them, "
+            "or filter them out of the data set"
         )
     features = torch.zeros(len(items) + 1, values.shape[1])
     features[1:] = torch.from_numpy(np.asarray(values[[row_of[token] for token in items]], dtype=np.float32))

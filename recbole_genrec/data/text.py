@@ -33,7 +33,7 @@ def text_fields(config, dataset: GenRecDataset) -> list[str]:
     path = item_file(dataset)
     if not os.path.isfile(path):
         if config["text_fields"]:
-            raise ValueError(f"text_fields is {config['text_fields']}, but there is no file {path!r}: add it or leave text_fields out")
+            raise ValueError(f"text_fields is {config['text_fields']}, but there is no file {path!r}: add it or drop text_fields")
         return []
     types = _field_types(config, path)
     if config["text_fields"]:
@@ -63,8 +63,8 @@ def item_sentences(config, dataset: GenRecDataset) -> list[str]:
     fields = text_fields(config, dataset)
     if not fields:
         raise ValueError(
-            f"the data set {dataset.dataset_name!r} has no text field in {path!r}: add one (name:token_seq), or set item_features to "
-            "another source, such as {cf: SASRec}"
+            f"the data set {dataset.dataset_name!r} has no text field in {path!r}: add one (name:token_seq), or set item_features "
+            "to another source, such as {cf: SASRec}"
         )
     table = _read_items(config, path).drop_duplicates(dataset.iid_field).set_index(dataset.iid_field)
     sentences = table[fields].agg(" ".join, axis=1).str.split().str.join(" ")
@@ -73,8 +73,8 @@ def item_sentences(config, dataset: GenRecDataset) -> list[str]:
     n_empty, n_items = int((sentences == "").sum()), len(sentences)
     if n_empty == n_items:
         raise ValueError(
-            f"none of the {n_items} items of {dataset.dataset_name!r} has text in {path!r}: check that its {dataset.iid_field!r} column "
-            "holds the item tokens of the .inter file"
+            f"none of the {n_items} items of {dataset.dataset_name!r} has text in {path!r}: check that its {dataset.iid_field!r} "
+            "column holds the item tokens of the .inter file"
         )
     logger.info("Item text: %s of %d items, %d without text", " + ".join(fields), n_items, n_empty)
     return ["", *sentences]
@@ -97,8 +97,8 @@ def tfidf_features(config, dataset: GenRecDataset) -> torch.Tensor:
         weights = TfidfVectorizer(sublinear_tf=True, dtype=np.float64).fit_transform(sentences)
     except ValueError as error:
         raise ValueError(
-            f"the text of {dataset.dataset_name!r} has no word of two or more letters or digits: choose other text_fields or another "
-            "item_features source"
+            f"the text of {dataset.dataset_name!r} has no word of two or more letters or digits: choose other text_fields or "
+            "another item_features source"
         ) from error
     n_columns = min(config["text_dim"], *weights.shape)
     if weights.shape[1] == 1:
@@ -116,8 +116,8 @@ def _field_types(config, path: str) -> dict[str, str]:
         header = file.readline().rstrip("\r\n").split(config["field_separator"])
     if any(column.count(":") != 1 for column in header):
         raise ValueError(
-            f"the first line of {path!r} is {config['field_separator'].join(header)!r}, but RecBole needs columns named 'name:type': "
-            "write a header such as 'item_id:token<TAB>title:token_seq'"
+            f"the first line of {path!r} is {config['field_separator'].join(header)!r}, but RecBole needs columns named "
+            "'name:type': write a header such as 'item_id:token<TAB>title:token_seq'"
         )
     return dict(column.split(":") for column in header)
 

@@ -92,9 +92,9 @@ def test_windows_predict_every_training_pair_once(max_length):
     sequences = toy_sequences(lengths)
     windows = training_windows(sequences, max_length)
     targets = windows.targets[windows.targets > 0].tolist()
-    expected = [
-        item for u, n in enumerate(lengths) for item in range(int(sequences.starts[u + 1]) + 2, int(sequences.starts[u + 1]) + n - 1)
-    ]
+    # Items are numbered 1, 2, ... through all users; starts has one entry more in front, for the padding user.
+    starts = sequences.starts[1:].tolist()
+    expected = [item for start, n in zip(starts, lengths) for item in range(start + 2, start + n - 1)]
     assert sorted(targets) == expected
     assert len(targets) == sum(max(0, n - 3) for n in lengths)
     has_target = windows.targets > 0
@@ -239,7 +239,7 @@ def test_an_unreadable_cache_is_replaced_and_a_failed_save_leaves_nothing(make_c
 
 
 def test_bad_settings_are_named(make_config):
-    for settings, message in (({"teacher_epochs": 0}, "teacher_epochs is 0"), ({"teacher_n_heads": 3}, "teacher_hidden_size is 16")):
+    for settings, message in (({"teacher_epochs": 0}, "teacher_epochs is 0"), ({"teacher_n_heads": 3}, "size is 16")):
         config = make_config(**settings)
         with pytest.raises(ValueError, match=message):
             train_teacher(config, GenRecDataset(config))

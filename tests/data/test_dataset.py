@@ -176,7 +176,7 @@ def test_short_users_are_counted(make_config, caplog):
     rows = sequence("a", "xyzw") + sequence("b", "xy") + sequence("c", "x") + sequence("d", "xyz")
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
         GenRecDataset(make_config(rows)).build()
-    assert [record.getMessage() for record in caplog.records] == ["2 of 4 users have fewer than 3 interactions: they are not evaluated"]
+    assert caplog.messages == ["2 of 4 users have fewer than 3 interactions: they are not evaluated"]
 
 
 def test_only_short_users_are_an_error(make_config):
