@@ -120,7 +120,9 @@ def _read(source: str, config, dataset: GenRecDataset) -> torch.Tensor:
         return teacher_embeddings(config, dataset)
     if str(source).endswith(".npy"):
         return _read_file(str(source), config["item_feature_tokens"] or f"{str(source)[:-4]}.tokens", dataset)
-    raise ValueError(f"item_features names the source {source!r}, but it must be tfidf, SASRec or a path ending in .npy: use one of these")
+    raise ValueError(
+        f"item_features names the source {source!r}, but a source is tfidf, SASRec or the path of a .npy file: use one of these"
+    )
 
 
 def _read_file(path: str, tokens_path: str, dataset: GenRecDataset) -> torch.Tensor:

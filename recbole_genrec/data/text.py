@@ -130,6 +130,7 @@ def _read_items(config, path: str) -> pd.DataFrame:
         sep=config["field_separator"],
         names=names,
         skiprows=1,
+        index_col=False,
         dtype=str,
         keep_default_na=False,
         quoting=csv.QUOTE_NONE,

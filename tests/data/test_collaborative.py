@@ -160,7 +160,7 @@ def test_ties_and_nan_are_no_hits(make_config):
 
 
 def test_teacher_learns_and_is_saved_for_recboles_class(make_config):
-    config = make_config(teacher_epochs=30, teacher_stopping_step=30)
+    config = make_config(teacher_epochs=15, teacher_stopping_step=15)
     dataset = GenRecDataset(config)
     teacher = train_teacher(config, dataset)
     assert teacher.metrics["test"]["ndcg@10"] > 0.9
