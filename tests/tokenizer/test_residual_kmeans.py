@@ -56,12 +56,13 @@ def test_codes_survive_saving_and_there_is_no_gradient():
     assert model.end_epoch(features, epoch=0, seed=0) == 0
 
 
-def test_same_seed_same_codes():
+def test_seed_decides_the_codes():
     features = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
-    first, second = tokenizer(codebook_size=16), tokenizer(codebook_size=16)
-    first.start(features, seed=3)
-    second.start(features, seed=3)
-    assert torch.equal(first.encode(features), second.encode(features))
+    first, again, other = (tokenizer(codebook_size=16) for _ in range(3))
+    for model, seed in ((first, 3), (again, 3), (other, 4)):
+        model.start(features, seed=seed)
+    assert torch.equal(first.encode(features), again.encode(features))
+    assert not torch.equal(first.encode(features), other.encode(features))
 
 
 def test_small_catalogue_is_an_error():

@@ -223,7 +223,9 @@ def test_temperature_is_saved_and_used():
 def test_start_places_codewords_on_soft_residuals():
     model, points = tokenizer(codebook_size=10), features(200)
     before = model.report(points)
+    model.anneal(10)
     model.start(points, seed=0)
+    assert model.temperature.item() == pytest.approx(0.4)
     after = model.report(points)
     assert after["distance_level_0"] < before["distance_level_0"]
     assert after["distance_level_2"] < before["distance_level_2"]
