@@ -5,7 +5,8 @@ Shapes: N items, L levels, K codebook size, D feature width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Callable, Sequence
+from collections.abc import Sequence
+from typing import Callable
 
 import torch
 from torch import Tensor, nn

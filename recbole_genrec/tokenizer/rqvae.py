@@ -4,7 +4,8 @@ Shapes: B batch, N items, L levels, K codebook size, C code width, D feature wid
 """
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F

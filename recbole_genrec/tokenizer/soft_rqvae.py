@@ -4,8 +4,9 @@ Shapes: N items, L levels, K codebook size, C code width, D feature width.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
