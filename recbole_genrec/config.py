@@ -26,6 +26,8 @@ OPTIONAL_KEYS = frozenset(
     "encoding eta tail_ratio token_num_threshold xgb_early_stopping_rounds cin contrast feature_num has_residual norm sim use_filter"
     " nproc offset local_rank world_size ip port".split()
 )
+# Read by RecBole's shared code for the sake of some models; the others have no such setting.
+_READ_UNSET = frozenset("reg_weight double_tower embedding_size tau beta ft_ratio mask_ratio convert_token_to_onehot".split())
 # RecBole's POINTWISE sequential models that learn from labels: they need sampled negatives.
 _LABEL_MODELS = ("DIN", "DIEN")
 _WORDS = {"true": True, "false": False, "none": None, "null": None, "~": None}
@@ -86,14 +88,13 @@ def find_model(name: str) -> type:
             found = getattr(importlib.import_module(module), name, None)
             if found is not None:
                 return found
-        try:
-            return count_every_interaction(get_model(name)) if name == "Pop" else get_model(name)
-        except (ValueError, AttributeError):
-            pass  # RecBole has no such module, or none with a class spelt like this.
-    ours, theirs = (
-        sorted(path.stem for path in (folder / "model").glob("*.yaml")) for folder in (properties_folder(), _RECBOLE_PROPERTIES)
-    )
-    raise ValueError(f"the model {name!r} is not known{nearest(name, [*ours, *theirs])}: use a model of this package or of RecBole")
+    folders = (properties_folder(), _RECBOLE_PROPERTIES)
+    # RecBole's Random is its one model without a property file.
+    names = sorted({file.stem for folder in folders for file in (folder / "model").glob("*.yaml")} | {"Random"})
+    # RecBole's look-up of a name that it does not have imports packages that it does not require.
+    if name in names:
+        return count_every_interaction(get_model(name)) if name == "Pop" else get_model(name)
+    raise ValueError(f"the model {name!r} is not known{nearest(name, names)}: use a model of this package or of RecBole")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -240,7 +241,7 @@ class GenRecConfig(Config):
     def __getitem__(self, item):
         """The value of a setting; None for those that RecBole may read unset; KeyError for a name that nothing defines."""
         final = self.final_config_dict
-        if item not in final and self._is_strict and item not in self._known:
+        if item not in final and self._is_strict and item not in self._known | _READ_UNSET:
             raise KeyError(f"the setting {item!r} is read but no property file of {self.model} defines it{nearest(item, final)}")
         return final.get(item)
 

@@ -32,12 +32,12 @@ def _check_counts(settings: dict[str, Any]) -> None:
             continue
         if key in ("epochs", "n_beams", "MAX_ITEM_LIST_LENGTH") or key.endswith("batch_size"):
             least = 1
-        elif key.endswith("_epochs"):
+        elif key.endswith("_epochs") and not key.endswith("warmup_epochs"):
             least = 0
         else:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{key} is {value!r}, but has to be a whole number of at least {least}: correct it, for example --{key}={least}")
+            raise ValueError(f"{key} is {value!r}, but has to be a whole number of at least {least}: give one, as in --{key}={least}")
 
 
 def _check_metrics(settings: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ class TopKCollector(PlainCollector, Collector):
     def _warn_of_empty_places(self, ids: torch.Tensor) -> None:
         n_empty = int((ids == 0).sum())
         if n_empty:
-            logger.warning("%d places of %d ranked lists hold no item: coverage and diversity count them as one more item", n_empty, len(ids))
+            logger.warning("%d places of %d ranked lists hold no item: diversity metrics count them as one more item", n_empty, len(ids))
 
 
 def _hits(ids: torch.Tensor, positive_u: torch.Tensor, positive_i: torch.Tensor) -> torch.Tensor:

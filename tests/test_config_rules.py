@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from recbole_genrec.config_rules import check_rules
+
+GENERATIVE = {
+    "epochs": 1,
+    "train_batch_size": 4,
+    "eval_batch_size": 4,
+    "tokenizer_epochs": 0,
+    "MAX_ITEM_LIST_LENGTH": 20,
+    "n_beams": 10,
+    "metrics": ["Recall", "NDCG"],
+    "topk": [5, 10],
+    "valid_metric": "ndcg@10",
+    "eval_args": {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": {"valid": "full", "test": "full"}},
+}
+
+
+def test_consistent_settings_pass():
+    check_rules(dict(GENERATIVE), {"train_neg_sample_args": None})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"n_beams": 9}, "n_beams is 9, but a ranked list of 10 items"),
+        ({"n_beams": 0}, "n_beams is 0"),
+        ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH is 0"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": "many"}, "epochs is 'many'"),
+        ({"eval_batch_size": -1}, "eval_batch_size is -1"),
+        ({"train_batch_size": True}, "train_batch_size is True"),
+        ({"tokenizer_epochs": -1}, "tokenizer_epochs is -1, but has to be a whole number of at least 0"),
+        ({"topk": [0]}, r"topk is \[0\]"),
+        ({"topk": []}, r"topk is \[\]"),
+        ({"metrics": ["Recal"]}, "metrics is"),
+        ({"metrics": []}, "metrics is"),
+        ({"metrics": ["NDCG", "GAUC"]}, "leave GAUC out"),
+        ({"valid_metric": "NDCG@7"}, "valid_metric is 'NDCG@7'"),
+        ({"valid_metric": "NDCG"}, "valid_metric is 'NDCG'"),
+        ({"valid_metric": "MRR@10"}, "valid_metric is 'MRR@10'"),
+        ({"eval_args": {**GENERATIVE["eval_args"], "split": {"RS": [8, 1, 1]}}}, "has split"),
+        ({"eval_args": {**GENERATIVE["eval_args"], "order": "RO"}}, "has order"),
+        ({"eval_args": {**GENERATIVE["eval_args"], "mode": "uni100"}}, "has mode"),
+        ({"eval_args": {**GENERATIVE["eval_args"], "mode": {"valid": "uni100", "test": "full"}}}, "has mode"),
+        ({"eval_args": "LS"}, "eval_args is 'LS'"),
+    ],
+)
+def test_contradictions_of_a_generative_model_are_refused(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_rules({**GENERATIVE, **change}, change)
+
+
+def test_sampled_negatives_of_a_generative_model_are_refused():
+    with pytest.raises(ValueError, match="sample no negatives"):
+        check_rules(dict(GENERATIVE), {"train_neg_sample_args": {"distribution": "uniform"}})
+
+
+def test_other_models_choose_their_own_protocol():
+    settings = {key: value for key, value in GENERATIVE.items() if key != "n_beams"}
+    check_rules({**settings, "eval_args": {"split": {"RS": [8, 1, 1]}}}, {"train_neg_sample_args": {}})
+
+
+def test_value_metrics_have_no_list_length():
+    settings = {key: value for key, value in GENERATIVE.items() if key != "n_beams"}
+    check_rules({**settings, "metrics": ["AUC"], "valid_metric": "AUC"}, {})
+    with pytest.raises(ValueError, match="valid_metric is 'AUC@10'"):
+        check_rules({**settings, "metrics": ["AUC"], "valid_metric": "AUC@10"}, {})

@@ -1,0 +1,177 @@
+"""The rules of the code base that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import recbole
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "recbole_genrec"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+FILES = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), ROOT / "setup.py", ROOT / "run_recbole_genrec.py"]
+# Who may import whom: only modules of a lower rank, or of the same folder.
+RANKS = {
+    "analysis": 7,
+    "quick_start": 6,
+    "trainer": 5,
+    "model": 4,
+    "seq2seq": 3,
+    "tokenizer": 3,
+    "semantic_ids": 2,
+    "data": 1,
+    "config": 1,
+    "config_rules": 0,
+    "compat": 0,
+}
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports_of(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(parse(file)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+            assert node.level == 0, f"{name_of(file)} imports relatively"
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_files_and_functions_are_short(file):
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 300
+    for node in ast.walk(parse(file)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            n_lines = node.end_lineno - body[0].lineno + 1 if body else 0
+            assert n_lines <= 40, f"{name_of(file)}: {node.name} has {n_lines} lines"
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_imports_point_one_way(file):
+    own = file.relative_to(PACKAGE).with_suffix("").parts[0]
+    if own == "__init__":
+        return
+    assert own in RANKS, f"{own} has no place in the order of imports"
+    for module in imports_of(file):
+        part = part_of(module)
+        if module.split(".")[0] != "recbole_genrec" or not part or part == own:
+            continue
+        assert RANKS[part] < RANKS[own], f"{name_of(file)} imports {module}"
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_ray_and_recboles_quick_start_stay_out(file):
+    assert not {module for module in imports_of(file) if module.split(".")[0] == "ray" or module.startswith("recbole.quick_start")}
+
+
+@pytest.mark.parametrize("file", [file for file in MODULES if file.name != "__init__.py"], ids=name_of)
+def test_every_module_has_its_test_file(file):
+    mirrored = ROOT / "tests" / file.relative_to(PACKAGE).parent / f"test_{file.name}"
+    assert mirrored.is_file(), f"{name_of(mirrored)} is missing"
+    assert any(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in ast.walk(parse(mirrored)))
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_nothing_is_printed_and_settings_have_no_second_default(file):
+    for node in ast.walk(parse(file)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        assert called != "print", f"{name_of(file)}:{node.lineno} prints"
+        assert not (called.endswith("config.get") or called.endswith("final_config_dict.get")), f"{name_of(file)}:{node.lineno}"
+        if called == "getattr" and len(node.args) == 3:
+            assert not ast.unparse(node.args[0]).endswith("config"), f"{name_of(file)}:{node.lineno}"
+
+
+def test_no_module_is_a_drawer():
+    words = {"utils", "util", "common", "helpers", "helper", "misc"}
+    assert not [name_of(file) for file in PACKAGE.rglob("*") if file.stem in words]
+
+
+def string_constants() -> set[str]:
+    nodes = (node for file in MODULES for node in ast.walk(parse(file)))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def test_every_setting_is_read_somewhere():
+    """A key of a property file is a string constant of this package, or RecBole reads it as config["key"]."""
+    source = "\n".join(file.read_text(encoding="utf-8") for file in Path(recbole.__file__).parent.rglob("*.py"))
+    read = string_constants() | set(re.findall(r"config(?:_dict)?\[\s*[\"'](\w+)[\"']", source)) | set(re.findall(r"config\.(\w+)", source))
+    read |= set(re.findall(r"_get_field_from_config|[\"'](\w+_FIELD|threshold|normalize_all|\w+_num_interval)[\"']", source))
+    unread = {
+        f"{name_of(file)}: {key}"
+        for file in sorted((ROOT / "properties").rglob("*.yaml"))
+        for key in yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        if key not in read
+    }
+    assert not unread
+
+
+def test_recipes_only_change_settings_that_have_a_default():
+    overall = set(yaml.safe_load((ROOT / "properties" / "overall.yaml").read_text(encoding="utf-8")))
+    models = {file.stem.lower(): file for file in (ROOT / "properties" / "model").glob("*.yaml")}
+    for recipe in (ROOT / "properties" / "recipe").glob("*.yaml"):
+        model = models[recipe.stem.split("_")[0]]
+        known = overall | set(yaml.safe_load(model.read_text(encoding="utf-8")))
+        assert not set(yaml.safe_load(recipe.read_text(encoding="utf-8"))) - known, name_of(recipe)
+
+
+IMPORT_EVERYTHING = """
+import importlib, io, logging, os, pkgutil, random, sys, warnings
+import numpy, torch, yaml, pandas
+import recbole.config, recbole.data, recbole.evaluator, recbole.trainer, recbole.model.sequential_recommender
+import sklearn.cluster, sklearn.decomposition, sklearn.feature_extraction.text, scipy.optimize, scipy.sparse
+
+def state():
+    root = logging.getLogger()
+    return {
+        "environment": dict(os.environ), "numpy": set(vars(numpy)), "folder": os.getcwd(), "argv": list(sys.argv),
+        "seeds": (random.getstate(), repr(numpy.random.get_state()), torch.get_rng_state().tolist()),
+        "torch": (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(), torch.backends.cudnn.benchmark,
+                  torch.backends.cudnn.deterministic, torch.are_deterministic_algorithms_enabled()),
+        "logging": (list(root.handlers), root.level), "warnings": list(warnings.filters), "streams": (id(sys.stdout), id(sys.stderr)),
+        "yaml": {key: list(rules) for key, rules in yaml.FullLoader.yaml_implicit_resolvers.items()},
+        "files": sorted(os.listdir(".")), "path": list(sys.path),
+    }
+
+before = state()
+import recbole_genrec
+names = [module.name for module in pkgutil.walk_packages(recbole_genrec.__path__, "recbole_genrec.")]
+for name in names:
+    importlib.import_module(name)
+after = state()
+changed = [key for key in before if before[key] != after[key]]
+assert len(names) > 5, names
+assert not changed, changed
+assert "ray" not in sys.modules
+"""
+
+
+def test_importing_everything_changes_no_global_state(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{IMPORT_EVERYTHING}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout, done.stderr) == ("", "")

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from math import log2
+from pathlib import Path
+
+import pytest
+import torch
+from recbole.data import data_preparation
+
+from recbole_genrec import quick_start
+from recbole_genrec.config import GenRecConfig
+from recbole_genrec.quick_start import create_dataset, main, run
+
+
+def test_popularity_by_hand(tiny_settings, tiny_sequences):
+    """Recall, NDCG and MRR of the test part, from the literal sequences; ties are avoided by a margin of popularity."""
+    result = run("Pop", config_dict={**tiny_settings, "topk": [10], "valid_metric": "NDCG@10", "metrics": ["Recall", "NDCG"]})
+    counts = dict.fromkeys(range(1, 11), 0)
+    for items in tiny_sequences:
+        for item in items[:-2]:
+            counts[item] += 1
+    best = worst = 0.0
+    for items in tiny_sequences:
+        above = sum(count > counts[items[-1]] for count in counts.values())
+        tied = sum(count == counts[items[-1]] for count in counts.values())
+        best += 1 / log2(above + 2) / len(tiny_sequences)
+        worst += 1 / log2(above + tied + 1) / len(tiny_sequences)
+    assert result["test_result"]["recall@10"] == 1.0, "10 items, nothing is masked"
+    assert worst - 1e-6 <= result["test_result"]["ndcg@10"] <= best + 1e-6
+    assert best - worst < 0.5
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BERT4Rec", "GRU4Rec", "BPR", "FM"])
+def test_recboles_models_run_to_the_test(tiny_settings, model):
+    # A batch in which BERT4Rec masks nothing has no loss: take all rows at once.
+    result = run(model, config_dict={**tiny_settings, "train_batch_size": 64})
+    assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result", "checkpoint"}
+    assert result["best_valid_score"] == result["best_valid_result"]["ndcg@5"]
+    assert set(result["test_result"]) == {f"{metric}@{k}" for metric in ("recall", "ndcg", "mrr") for k in (3, 5)}
+    assert torch.load(result["checkpoint"], weights_only=True)["config"]["model"] == model
+
+
+def test_record_beside_the_checkpoint(tiny_settings):
+    result = run("SASRec", config_dict=tiny_settings, command_line=["--seed=7"])
+    record = json.loads(Path(result["checkpoint"]).with_suffix(".json").read_text())
+    assert record["test_result"] == result["test_result"]
+    assert (record["model"], record["dataset"], record["seed"], record["n_users"], record["n_items"]) == ("SASRec", "tiny", 7, 12, 10)
+    assert record["given_settings"]["epochs"] == 2
+    assert record["versions"]["torch"] == torch.__version__
+    assert len(record["dataset_fingerprint"]) == 64
+
+
+def test_same_seed_same_result_in_one_process(tiny_settings):
+    first, second = (run("SASRec", config_dict=tiny_settings) for _ in range(2))
+    assert first["test_result"] == second["test_result"]
+    assert first["checkpoint"] != second["checkpoint"]
+
+
+@pytest.mark.parametrize("model", ["SASRec", "Pop", "BPR", "DIEN"])
+def test_every_model_has_the_split_of_the_literal_sequences(tiny_settings, tiny_sequences, model):
+    config = GenRecConfig(model, config_dict=tiny_settings)
+    loaders = data_preparation(config, create_dataset(config))
+    for loader, position in ((loaders[1], -2), (loaders[2], -1)):
+        part = loader.dataset
+        users, items = (part.id2token(field, part.inter_feat[field]) for field in ("user_id", "item_id"))
+        assert dict(zip(users, items)) == {f"u{u}": f"i{items[position]}" for u, items in enumerate(tiny_sequences, start=1)}
+
+
+def test_missing_data_set_is_one_sentence_and_nothing_is_written(tiny_settings, tmp_path, capsys):
+    for model in ("SASRec", "Pop"):
+        assert main([f"--model={model}", "--dataset=nowhere", f"--data_path={tiny_settings['data_path']}"]) == 2
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "nowhere" in message and tiny_settings["data_path"] in message and "--data_path" in message
+    assert not (Path(tiny_settings["data_path"]) / "nowhere").exists()
+    assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("arguments", ["--model=SASRek", "--model=SASRec --epochs=0", "--model=SASRec --hiden_size=3", "--seed"])
+def test_bad_arguments_are_one_sentence(arguments, capsys):
+    assert main(arguments.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_bugs_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(quick_start, "run", lambda command_line: int("no number"))
+    with pytest.raises(ValueError, match="no number"):
+        main([])
+
+
+def test_help(capsys):
+    assert main(["--help"]) == 0
+    assert "--model=NAME" in capsys.readouterr().out
+
+
+def test_script_runs(tiny_settings):
+    script = Path(__file__).parent.parent / "run_recbole_genrec.py"
+    given = {**tiny_settings, "model": "Pop"}
+    done = subprocess.run([sys.executable, script, *(f"--{key}={value}" for key, value in given.items())], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "test_result" in done.stderr
+    done = subprocess.run([sys.executable, script, "--model=Popp"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1 and "'Popp'" in done.stderr and "'Pop'" in done.stderr

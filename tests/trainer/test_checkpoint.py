@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, save_checkpoint
+
+CONTENT = {
+    "model": "UniGRec",
+    "dataset_fingerprint": "a" * 64,
+    "state_dict": {"weight": torch.arange(6.0).view(2, 3), "codes": torch.tensor([3, 1])},
+    "epoch": 4,
+    "history": [{"ndcg@10": 0.25}, None, ("x", True)],
+}
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "new" / "model.pth"
+    save_checkpoint(path, CONTENT)
+    found = load_checkpoint(path, "cpu", model="UniGRec", dataset_fingerprint="a" * 64)
+    assert torch.equal(found["state_dict"].pop("weight"), CONTENT["state_dict"]["weight"])
+    assert torch.equal(found["state_dict"].pop("codes"), CONTENT["state_dict"]["codes"])
+    assert found == {**CONTENT, "state_dict": {}}
+    assert [file.name for file in path.parent.iterdir()] == ["model.pth"]
+    assert path.stat().st_mode & 0o077 == (tmp_path / "new").stat().st_mode & 0o066, "as readable for others as any file of the user"
+
+
+def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.pth"
+    save_checkpoint(path, CONTENT)
+    old = path.read_bytes()
+
+    def stop_half_way(content, file):
+        with open(file, "wb") as stream:
+            stream.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", stop_half_way)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, CONTENT)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_content_that_could_not_be_loaded_is_refused_before_writing(tmp_path):
+    with pytest.raises(TypeError, match="but got object"):
+        save_checkpoint(tmp_path / "model.pth", {**CONTENT, "extra": [object()]})
+    with pytest.raises(ValueError, match=r"lacks \['dataset_fingerprint'\]"):
+        save_checkpoint(tmp_path / "model.pth", {"model": "UniGRec"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_files_are_refused(tmp_path):
+    path = tmp_path / "model.pth"
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_checkpoint(path, "cpu")
+    path.write_text("no checkpoint")
+    with pytest.raises(ValueError, match="is not a checkpoint of tensors"):
+        load_checkpoint(path, "cpu")
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(ValueError, match="has the format None"):
+        load_checkpoint(path, "cpu")
+    torch.save(torch.zeros(2), path)
+    with pytest.raises(ValueError, match="has the format None"):
+        load_checkpoint(path, "cpu")
+
+
+def test_other_model_or_data_set_is_refused(tmp_path):
+    path = tmp_path / "model.pth"
+    save_checkpoint(path, CONTENT)
+    with pytest.raises(ValueError, match="is a checkpoint of UniGRec, not of TIGER"):
+        load_checkpoint(path, "cpu", model="TIGER")
+    with pytest.raises(ValueError, match="fingerprint aaaaaaaaaaaa, but the data set has bbbbbbbbbbbb"):
+        load_checkpoint(path, "cpu", dataset_fingerprint="b" * 64)
+
+
+def test_new_paths_are_not_taken(tmp_path):
+    config = {"model": "TIGER", "dataset": "tiny", "checkpoint_dir": str(tmp_path)}
+    paths = []
+    for _ in range(3):
+        paths.append(new_checkpoint_path(config))
+        paths[-1].touch()
+    assert len(set(paths)) == 3
+    assert all(path.name.startswith("TIGER-tiny-") and path.suffix == ".pth" for path in paths)
