@@ -51,7 +51,9 @@ def test_children_of_many_nodes_at_once():
     assert children.codes[children.exist].tolist() == [0, 1, 3, 0, 1, 3, 1, 3, 0]
 
 
-@pytest.mark.parametrize("n_ids, sizes", [(1, (1,)), (1, (4, 3)), (5, (5,)), (30, (4, 3, 5)), (60, (4, 3, 5)), (50, (9, 1, 8, 2)), (200, (3, 90, 7))])
+@pytest.mark.parametrize(
+    "n_ids, sizes", [(1, (1,)), (1, (4, 3)), (5, (5,)), (30, (4, 3, 5)), (60, (4, 3, 5)), (50, (9, 1, 8, 2)), (200, (3, 90, 7))]
+)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_children_equal_brute_force(n_ids, sizes, seed):
     trie, codes, item_ids = random_trie(n_ids, sizes, seed)

@@ -51,7 +51,9 @@ def make_model():
 
     def make(n_tokens=40, seed=0, **sizes):
         torch.manual_seed(seed)
-        given = dict(hidden_size=32, inner_size=48, n_layers=2, n_heads=2, head_size=16, hidden_dropout_prob=0.0, attn_dropout_prob=0.0)
+        given = dict(
+            hidden_size=32, inner_size=48, n_layers=2, n_heads=2, head_size=16, hidden_dropout_prob=0.0, attn_dropout_prob=0.0
+        )
         model = TinyModel(T5Size(**{**given, **sizes}), n_tokens).eval()
         for name, weight in model.named_parameters():
             if "norm" in name:

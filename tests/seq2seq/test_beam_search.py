@@ -90,6 +90,13 @@ def test_ties_are_broken_by_item_id():
     assert found.log_probs.tolist() == [[-2.0] * 5] * 2
 
 
+def test_many_ties_are_broken_by_item_id():
+    item_ids = torch.randperm(500, generator=torch.Generator().manual_seed(0)) + 1
+    trie = Trie(torch.arange(500).unsqueeze(1), item_ids, (500,))
+    found = beam_search(lambda *_: torch.full((3, 1, 500), -1.0), trie, 500)
+    assert torch.equal(found.item_ids, torch.arange(1, 501).expand(3, -1))
+
+
 def test_ties_are_broken_by_item_id_only_among_equals():
     trie = Trie(torch.tensor([[0], [1], [2], [3]]), torch.tensor([3, 4, 1, 2]), (4,))
     found = beam_search(lambda *_: torch.tensor([[[-1.0, -2.0, -2.0, -1.0]]]), trie, 4)
@@ -198,7 +205,9 @@ def test_the_scores_of_few_beams_are_those_of_teacher_forcing(setting):
     model, ids = setting
     source = histories(ids, 9)
     found = beam_search(model.stepper(source, ids), ids.trie, 7)
-    torch.testing.assert_close(found.log_probs, teacher_forced(model, ids, source).gather(1, found.item_ids - 1), atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(
+        found.log_probs, teacher_forced(model, ids, source).gather(1, found.item_ids - 1), atol=1e-5, rtol=1e-6
+    )
 
 
 @torch.no_grad()
