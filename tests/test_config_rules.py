@@ -9,6 +9,7 @@ GENERATIVE = {
     "train_batch_size": 4,
     "eval_batch_size": 4,
     "tokenizer_epochs": 0,
+    "warmup_epochs": 0.5,
     "MAX_ITEM_LIST_LENGTH": 20,
     "n_beams": 10,
     "metrics": ["Recall", "NDCG"],
