@@ -1,0 +1,222 @@
+"""What all generative recommenders share: history -> tokens -> loss, or beams -> items."""
+
+# Shapes: B batch, T history length in items, E encoder tokens per item, L levels, D hidden size, V tokens, W beams
+
+from __future__ import annotations
+
+import logging
+from typing import Callable
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbole_genrec.data.item_features import ItemFeatures
+from recbole_genrec.model.stage import Group, Stage
+from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
+from recbole_genrec.semantic_ids.trie import CompleteTree
+from recbole_genrec.seq2seq.beam_search import Beams, beam_search
+from recbole_genrec.seq2seq.t5 import T5, T5Size
+from recbole_genrec.tokenizer.base import ItemTokenizer
+
+logger = logging.getLogger(__name__)
+
+
+class GenerativeRecommender(SequentialRecommender):
+    """A tokenizer that names items, a T5 that generates the next item's name, a beam search that ranks.
+
+    A model of a paper says how items become codes (`make_tokenizer`), how a history enters the encoder
+    (`embed_history`), what is minimized (`losses`) and in which order (`stages`).
+    """
+
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.config = config
+        self.dataset_fingerprint = dataset.fingerprint()
+        features = ItemFeatures.from_dataset(config, dataset).matrix()
+        self.register_buffer("item_features", features)
+        self.tokenizer = self.make_tokenizer(features.shape[1])
+        codebook_sizes = (config["codebook_size"],) * config["n_levels"]
+        self.semantic_ids = SemanticIDs(self.n_items, codebook_sizes, config["counter_size"])
+        self.token_table = nn.Embedding(self.semantic_ids.n_tokens, config["hidden_size"])
+        self.seq2seq = T5(
+            T5Size(
+                config["hidden_size"],
+                config["inner_size"],
+                config["n_layers"],
+                config["n_heads"],
+                config["head_size"],
+                config["hidden_dropout_prob"],
+                config["attn_dropout_prob"],
+            )
+        )
+        self.n_beams = config["n_beams"]
+        if self.n_beams > self.n_items - 1:
+            raise ValueError(
+                f"n_beams is {self.n_beams}, but the catalogue has only {self.n_items - 1} items; "
+                "lower n_beams (and topk, which may not exceed it)."
+            )
+
+    def make_tokenizer(self, n_features: int) -> ItemTokenizer:
+        """The tokenizer of the paper, for item features of this width."""
+        raise NotImplementedError
+
+    def embed_history(self, item_id_list: Tensor) -> Tensor:
+        """Encoder input of histories, int64 [B, T] -> float [B, T * E, D]; padding items may give anything."""
+        raise NotImplementedError
+
+    def losses(self, interaction) -> dict[str, Tensor]:
+        """Named, weighted terms of the loss of a batch."""
+        raise NotImplementedError
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The training plan."""
+        raise NotImplementedError
+
+    def calculate_loss(self, interaction) -> Tensor:
+        """The sum of the losses, as RecBole asks for it."""
+        return sum(self.losses(interaction).values())
+
+    # --- stages -------------------------------------------------------------------------------------------
+
+    def tokenizer_stage(self, before_epoch: Callable[[int], None] | None = None) -> Stage:
+        """Train the tokenizer on the features of all items, then name the items."""
+        config = self.config
+        trainable = any(parameter.numel() for parameter in self.tokenizer.parameters())
+        epochs = config["tokenizer_epochs"] if trainable else 0
+        return Stage(
+            name="tokenizer",
+            rows="items",
+            groups=(Group(("tokenizer",), config["tokenizer_learning_rate"], config["tokenizer_weight_decay"]),),
+            losses=lambda item_ids: self.tokenizer.losses(self.item_features[item_ids]),
+            epochs=epochs,
+            batch_size=config["tokenizer_batch_size"],
+            scheduler=config["tokenizer_scheduler"],
+            warmup_epochs=config["tokenizer_warmup_epochs"],
+            report_every=max(1, epochs // 10),
+            start=self.start_tokenizer,
+            before_epoch=before_epoch,
+            after_epoch=self.restart_codes,
+            finish=self.finish_tokenizer,
+        )
+
+    def recommender_stage(self) -> Stage:
+        """Train the generator on fixed semantic ids."""
+        config = self.config
+        return Stage(
+            name="recommender",
+            rows="interactions",
+            groups=(Group(("token_table", "seq2seq"), config["learning_rate"], config["weight_decay"]),),
+            losses=self.losses,
+            epochs=config["epochs"],
+            batch_size=config["train_batch_size"],
+            scheduler=config["scheduler"],
+            warmup_epochs=config["warmup_epochs"],
+            stopping_step=config["stopping_step"],
+        )
+
+    # --- semantic ids -------------------------------------------------------------------------------------
+
+    def start_tokenizer(self) -> None:
+        """Place the codebooks on all items' features."""
+        self.tokenizer.start(self.item_features[1:], self.config["seed"])
+
+    def restart_codes(self, epoch: int) -> None:
+        """Move codewords that no item uses to where items are."""
+        self.tokenizer.end_epoch(self.item_features[1:], epoch, self.config["seed"])
+
+    def finish_tokenizer(self) -> None:
+        """Log what the tokenizer has become and name the items by it."""
+        report = self.tokenizer.report(self.item_features[1:])
+        logger.info("tokenizer: %s", ", ".join(f"{name} {value:.4g}" for name, value in report.items()))
+        self.refresh_semantic_ids()
+
+    @torch.no_grad()
+    def refresh_semantic_ids(self) -> float:
+        """Name all items by the tokenizer as it is now; logs and returns the share of items whose codes changed (0 to 1)."""
+        changed = self.semantic_ids.assign(self.tokenizer.encode(self.item_features[1:]))
+        logger.info("semantic ids: %.2f%% of the items changed their codes; %s", 100 * changed, self.semantic_ids.describe())
+        return changed
+
+    # --- history and target -------------------------------------------------------------------------------
+
+    def encode_history(self, interaction) -> tuple[Tensor, Tensor]:
+        """Encoder states [B, S, D] and their mask [B, S] of a batch's histories, S = T * E."""
+        item_id_list = interaction[self.ITEM_SEQ]
+        embeddings = self.embed_history(item_id_list)
+        mask = (item_id_list > 0).repeat_interleave(embeddings.shape[1] // item_id_list.shape[1], dim=1)
+        return self.seq2seq.encode(embeddings, mask), mask
+
+    def decode_targets(self, item_ids: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """Hidden states [B, L, D] that predict the tokens of items [B], given the true tokens before them."""
+        tokens = self.semantic_ids.tokens[item_ids]
+        inputs = F.pad(tokens[:, :-1], (1, 0))  # token 0 starts the decoder
+        return self.seq2seq.decode(self.token_table(inputs), memory, mask)
+
+    def level_log_probs(self, hidden: Tensor, level: int) -> Tensor:
+        """Log-probabilities [..., codes of the level] from hidden states [..., D].
+
+        With `softmax_scope: full` the probability is shared by the whole vocabulary, as in the published code;
+        with `level` by the codes of the level alone.
+        """
+        table = self.token_table.weight
+        place = self.semantic_ids.level_tokens(level)
+        if self.config["softmax_scope"] == "full":
+            return self._scaled(hidden @ table.T).log_softmax(-1)[..., place]
+        return self._scaled(hidden @ table[place].T).log_softmax(-1)
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        """T5 scales the logits of a table shared with the input by 1/sqrt(D)."""
+        return logits * self.token_table.embedding_dim**-0.5
+
+    def target_log_probs(self, hidden: Tensor, item_ids: Tensor) -> Tensor:
+        """Log-probability of every code of items [B] from their hidden states [B, L, D]; float [B, L]."""
+        codes = self.semantic_ids.codes[item_ids]
+        levels = [
+            self.level_log_probs(hidden[:, level], level).gather(1, codes[:, level : level + 1])
+            for level in range(self.semantic_ids.n_levels)
+        ]
+        return torch.cat(levels, dim=1)
+
+    # --- ranking ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def search(self, interaction) -> Beams:
+        """The `n_beams` most likely next items of every history."""
+        memory, mask = self.encode_history(interaction)
+        cache = self.seq2seq.start_cache(memory, mask)
+
+        def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
+            if codes is None:
+                tokens = torch.zeros(len(memory), 1, dtype=torch.long, device=memory.device)
+            else:
+                cache.follow(parents)
+                tokens = codes + self.semantic_ids.offsets[level - 1]
+            return self.level_log_probs(self.seq2seq.step(self.token_table(tokens), cache), level)
+
+        trie = self.semantic_ids.trie
+        tree = trie if self.config["constrained"] else CompleteTree(trie)
+        return beam_search(step, tree, self.n_beams, self.config["renormalize_trie"])
+
+    def recommend_topk(self, interaction, k: int) -> Tensor:
+        """Distinct item ids [B, k], best first; 0 where an unconstrained beam is no item."""
+        return self.search(interaction).item_ids[:, :k]
+
+    def full_sort_predict(self, interaction) -> Tensor:
+        """Scores of all items, float [B, n_items]: log-probabilities of the beams' items, -inf elsewhere."""
+        beams = self.search(interaction)
+        scores = beams.log_probs.new_full((len(beams.item_ids), self.n_items), float("-inf"))
+        scores.scatter_(1, beams.item_ids, beams.log_probs)
+        scores[:, 0] = float("-inf")
+        return scores
+
+    @torch.no_grad()
+    def predict(self, interaction) -> Tensor:
+        """Exact log-probability [B] of the given items after the given histories."""
+        item_ids = interaction[self.ITEM_ID]
+        hidden = self.decode_targets(item_ids, *self.encode_history(interaction))
+        return self.target_log_probs(hidden, item_ids).sum(1)

@@ -1,0 +1,51 @@
+"""A stage of training, as data: which parameters, which losses, how long, when it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from torch import Tensor
+
+@dataclass(frozen=True)
+class Group:
+    """Modules or parameters of the model (attribute names) that are trained with one learning rate."""
+
+    names: tuple[str, ...]
+    learning_rate: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a model's training.
+
+    Attributes:
+        name: what log, checkpoint and result call it.
+        rows: "items" (batches of item ids) or "interactions" (batches of histories with their next item).
+        groups: what is trained; everything else stays bit-identical.
+        losses: batch -> named, weighted terms; their sum is optimized.
+        epochs: at most this many; 0 runs only `start` and `finish`.
+        batch_size: rows per step.
+        scheduler: how the learning rate falls (trainer/schedule.py), after a linear warm-up of `warmup_epochs`.
+        stopping_step: validations without improvement before the stage ends, the best one's weights kept;
+            None: no validation, the last epoch's weights stand.
+        report_every: epochs between two log lines (and resumable checkpoints).
+        start, finish: called before the first and after the last epoch.
+        before_epoch, after_epoch: called with the epoch's number, from 0.
+    """
+
+    name: str
+    rows: str
+    groups: tuple[Group, ...]
+    losses: Callable[[Any], dict[str, Tensor]]
+    epochs: int
+    batch_size: int
+    scheduler: str
+    warmup_epochs: float
+    stopping_step: int | None = None
+    report_every: int = 1
+    start: Callable[[], None] | None = None
+    finish: Callable[[], None] | None = None
+    before_epoch: Callable[[int], None] | None = None
+    after_epoch: Callable[[int], None] | None = None

@@ -1,0 +1,56 @@
+"""TIGER: Rajput et al., "Recommender Systems with Generative Retrieval" (NeurIPS 2023, arXiv 2305.05065)."""
+
+# Shapes: B batch, T history length in items, L levels, D hidden size
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from recbole_genrec.model.abstract import GenerativeRecommender
+from recbole_genrec.model.stage import Stage
+from recbole_genrec.tokenizer.base import ItemTokenizer
+from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
+from recbole_genrec.tokenizer.rqvae import RQVAE
+
+
+class TIGER(GenerativeRecommender):
+    """Items are named once by a residual-quantized auto-encoder; a T5 then learns to generate the next name."""
+
+    def make_tokenizer(self, n_features: int) -> ItemTokenizer:
+        """RQ-VAE (§3.1), or residual k-means without any training."""
+        config = self.config
+        if config["tokenizer"] == "residual_kmeans":
+            return ResidualKMeans(
+                n_features=n_features,
+                n_levels=config["n_levels"],
+                codebook_size=config["codebook_size"],
+                kmeans_iterations=config["kmeans_iterations"],
+            )
+        if config["tokenizer"] != "rqvae":
+            raise ValueError(f"tokenizer '{config['tokenizer']}' is unknown to TIGER; choose rqvae or residual_kmeans.")
+        return RQVAE(
+            n_features=n_features,
+            hidden_sizes=config["tokenizer_hidden_sizes"],
+            code_dim=config["code_dim"],
+            n_levels=config["n_levels"],
+            codebook_size=config["codebook_size"],
+            commitment_weight=config["commitment_weight"],
+            reduction=config["quantization_reduction"],
+            residual_gradient=config["residual_gradient"],
+            restart_every=config["restart_every"],
+            kmeans_iterations=config["kmeans_iterations"],
+        )
+
+    def embed_history(self, item_id_list: Tensor) -> Tensor:
+        """All codes of every item, counter included, oldest item first (§3.2)."""
+        return self.token_table(self.semantic_ids.tokens[item_id_list].flatten(1))
+
+    def losses(self, interaction) -> dict[str, Tensor]:
+        """Cross-entropy of the next item's codes, averaged over the levels."""
+        item_ids = interaction[self.ITEM_ID]
+        hidden = self.decode_targets(item_ids, *self.encode_history(interaction))
+        return {"generation": -self.target_log_probs(hidden, item_ids).mean()}
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Tokenizer, then recommender on fixed semantic ids."""
+        return (self.tokenizer_stage(), self.recommender_stage())

@@ -1,0 +1,57 @@
+"""Dropout that costs little on a CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+N_OUTCOMES = 2**16  # of the 16 random bits that decide about an element
+
+
+class _Drop(torch.autograd.Function):
+    """Multiply by a mask of 0 and 1, then by a scale."""
+
+    @staticmethod
+    def forward(ctx, states: Tensor, keep: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.scale = scale
+        return (states * keep).mul_(scale)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        return (gradient * keep).mul_(ctx.scale), None, None
+
+
+class Dropout(nn.Module):
+    """Zero elements with probability `rate` (0 <= rate < 1) while training, and scale the others by 1 / (1 - rate).
+
+    On a CPU torch draws one Bernoulli variable per element, which is a third of a small T5's training step. Here one
+    64-bit random number decides about four elements, so the rate is rounded to a multiple of 2^-16.
+
+    Raises:
+        ValueError: if the rate is outside its range.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"the dropout rate is {rate}, but must be at least 0 and below 1.")
+        self.rate = rate
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Shape in = shape out."""
+        if not self.training or self.rate == 0:
+            return states
+        if states.device.type != "cpu":
+            return F.dropout(states, self.rate)
+        n_dropped = round(self.rate * N_OUTCOMES)
+        n_words = -(-states.numel() // 4)
+        bits = torch.empty(n_words, dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
+        outcomes = bits.view(torch.int16)[: states.numel()].view(states.shape)
+        keep = (outcomes >= n_dropped - N_OUTCOMES // 2).view(torch.uint8)
+        return _Drop.apply(states, keep, N_OUTCOMES / (N_OUTCOMES - n_dropped))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"

@@ -1,0 +1,79 @@
+"""The optimizer of a stage and how its learning rates move."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from recbole_genrec.model.stage import Group, Stage
+
+LEARNERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+SCHEDULERS = ("constant", "linear", "cosine", "inverse_sqrt")
+
+
+class StageOptimizer:
+    """Trains exactly the parameters that a stage names, with scheduled learning rates and clipped gradients.
+
+    Args:
+        model: the model that the groups' names refer to.
+        stage: the stage.
+        learner: one of LEARNERS.
+        max_norm: largest joint gradient norm of all groups; None: no clipping.
+        steps_per_epoch: optimizer steps in an epoch.
+
+    Raises:
+        ValueError: if learner or scheduler is unknown.
+    """
+
+    def __init__(self, model: nn.Module, stage: Stage, learner: str, max_norm: float | None, steps_per_epoch: int) -> None:
+        if learner not in LEARNERS:
+            raise ValueError(f"learner '{learner}' is unknown for a generative model; choose one of {', '.join(LEARNERS)}.")
+        if stage.scheduler not in SCHEDULERS:
+            raise ValueError(f"scheduler '{stage.scheduler}' is unknown; choose one of {', '.join(SCHEDULERS)}.")
+        groups = [
+            {"params": named_parameters(model, group), "lr": group.learning_rate, "weight_decay": group.weight_decay}
+            for group in stage.groups
+        ]
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        self.base_rates = [group["lr"] for group in groups]
+        self.optimizer = LEARNERS[learner](groups)
+        self.scheduler, self.max_norm = stage.scheduler, max_norm
+        self.warmup_steps = round(stage.warmup_epochs * steps_per_epoch)
+        self.total_steps = stage.epochs * steps_per_epoch
+
+    def step(self, loss: torch.Tensor, step: int) -> None:
+        """Descend along the gradient of `loss`; `step` counts from 0 over the whole stage."""
+        factor = learning_rate_factor(self.scheduler, step, self.warmup_steps, self.total_steps)
+        for group, base_rate in zip(self.optimizer.param_groups, self.base_rates):
+            group["lr"] = base_rate * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.max_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        self.optimizer.step()
+
+
+def named_parameters(model: nn.Module, group: Group) -> list[nn.Parameter]:
+    """The parameters of a group, in the order of its names."""
+    return [parameter for name in group.names for parameter in model.get_submodule(name).parameters()]
+
+
+def learning_rate_factor(scheduler: str, step: int, warmup_steps: int, total_steps: int) -> float:
+    """What the learning rate is multiplied with at a step counted from 0.
+
+    Returns:
+        0 to 1: rising linearly over the warm-up, then constant, falling to 0 (linear, cosine) or as
+        sqrt(warmup_steps / step) (inverse_sqrt).
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if scheduler == "linear":
+        return max(0.0, 1 - progress)
+    if scheduler == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    if scheduler == "inverse_sqrt":
+        return math.sqrt(max(1, warmup_steps) / (step + 1))
+    return 1.0

@@ -1,0 +1,269 @@
+"""Runs the stages of a generative model: one loop for epochs, early stopping, checkpoints, log and resume."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Iterable, Iterator
+
+import torch
+from recbole.trainer import Trainer
+from recbole.utils import dict2str, early_stopping
+from torch import nn
+from tqdm import tqdm
+
+from recbole_genrec.data.batches import LengthBatches, shuffle_generator
+from recbole_genrec.model.stage import Stage
+from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, save_checkpoint
+from recbole_genrec.trainer.collector import TopKCollector
+from recbole_genrec.trainer.optimizer import StageOptimizer, named_parameters
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """How far a run has come; with weights, optimizer and random state all that is needed to go on.
+
+    Attributes:
+        stage: number of the stage in progress.
+        epoch: epochs of it that are done; 0: it has not started.
+        bad_validations: validations of it since the last improvement.
+        best_score: best value of the validation metric, over all stages; None before the first validation.
+        best_result: all metrics of that validation.
+        stopped: whether early stopping has ended the stage.
+        seconds: wall time by stage name.
+    """
+
+    stage: int = 0
+    epoch: int = 0
+    bad_validations: int = 0
+    best_score: float | None = None
+    best_result: dict[str, float] | None = None
+    stopped: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class GenRecTrainer(Trainer):
+    """Trains a GenerativeRecommender stage by stage; evaluates ranked lists with RecBole's evaluator.
+
+    `saved_model_file` holds the best weights, `resume_file` what a killed run goes on from.
+    """
+
+    def __init__(self, config, model) -> None:
+        super().__init__(config, model)
+        self.eval_collector = TopKCollector(config)
+        self.saved_model_file = str(new_checkpoint_path(config))
+        self.resume_file = _resume_file(self.saved_model_file)
+        self.progress = Progress()
+        self.optimizer_state: dict[str, Any] | None = None
+
+    def _build_optimizer(self, **kwargs) -> None:
+        """Every stage builds its own."""
+
+    # --- the story ----------------------------------------------------------------------------------------
+
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+        """Run all stages that are not done; arguments and result as RecBole's Trainer.fit.
+
+        Raises:
+            ValueError: if a loss becomes NaN or infinite.
+        """
+        self.eval_collector.data_collect(train_data)
+        stages = self.model.stages()
+        for stage in stages[self.progress.stage :]:
+            started = time.time()
+            self._run(stage, train_data, valid_data, show_progress, callback_fn)
+            self._finish(stage, valid_data, started)
+        return self.progress.best_score, self.progress.best_result
+
+    def _run(self, stage: Stage, train_data, valid_data, show_progress: bool, callback_fn) -> None:
+        """The epochs of one stage that are not done."""
+        progress = self.progress
+        if progress.epoch == 0 and stage.start is not None:
+            stage.start()
+        batches = self._batches(stage, train_data)
+        optimizer = StageOptimizer(self.model, stage, self.learner, self._max_norm(), len(batches))
+        if self.optimizer_state is not None:
+            optimizer.optimizer.load_state_dict(self.optimizer_state)
+            self.optimizer_state = None
+        with _training_only(self.model, stage):
+            for epoch in self._epochs(stage, show_progress):
+                started = time.time()
+                losses = self._train(stage, epoch, batches, optimizer, show_progress)
+                if stage.stopping_step is not None and valid_data and (epoch + 1) % self.eval_step == 0:
+                    self._validate(stage, epoch, valid_data, show_progress, callback_fn)
+                progress.epoch = epoch + 1
+                if progress.epoch % stage.report_every == 0 or progress.epoch == stage.epochs or progress.stopped:
+                    self._report(stage, epoch, losses, time.time() - started)
+                    self._save_progress(optimizer.optimizer.state_dict())
+                if progress.stopped:
+                    break
+
+    def _finish(self, stage: Stage, valid_data, started: float) -> None:
+        """Go back to the best weights if there are any, and hand over to the next stage."""
+        progress = self.progress
+        validated = stage.stopping_step is not None and progress.best_score is not None
+        if validated:
+            self._load_weights(self.saved_model_file)
+        if stage.finish is not None:
+            stage.finish()
+        if not validated:
+            self._save_weights()
+        progress.seconds[stage.name] = progress.seconds.get(stage.name, 0.0) + time.time() - started
+        logger.info("stage %s: done after %d epochs, %.1f s", stage.name, progress.epoch, progress.seconds[stage.name])
+        progress.stage, progress.epoch, progress.bad_validations, progress.stopped = progress.stage + 1, 0, 0, False
+        self._save_progress(None)
+
+    # --- one epoch ----------------------------------------------------------------------------------------
+
+    def _epochs(self, stage: Stage, show_progress: bool) -> Iterable[int]:
+        """Epochs left; an epoch over items is short, so there the bar counts epochs."""
+        if self.progress.stopped:
+            return ()
+        epochs = range(self.progress.epoch, stage.epochs)
+        return tqdm(epochs, desc=stage.name, ncols=100) if show_progress and stage.rows == "items" else epochs
+
+    def _batches(self, stage: Stage, train_data) -> ItemBatches | LengthBatches:
+        seed = self.config["seed"] + self.progress.stage
+        if stage.rows == "items":
+            return ItemBatches(self.model.n_items, stage.batch_size, seed, self.device)
+        return LengthBatches(train_data.dataset.inter_feat, stage.batch_size, seed)
+
+    def _train(self, stage: Stage, epoch: int, batches, optimizer: StageOptimizer, show_progress: bool) -> dict[str, float]:
+        """One pass over the batches; returns the mean of every loss term."""
+        if stage.before_epoch is not None:
+            stage.before_epoch(epoch)
+        self.model.train()
+        totals: dict[str, torch.Tensor] = {}
+        bar = show_progress and stage.rows == "interactions"
+        rows = tqdm(batches.epoch(epoch), total=len(batches), desc=f"{stage.name} {epoch}", ncols=100, disable=not bar)
+        for number, batch in enumerate(rows):
+            losses = stage.losses(batch.to(self.device))
+            optimizer.step(sum(losses.values()), epoch * len(batches) + number)
+            for name, loss in losses.items():
+                totals[name] = totals.get(name, 0.0) + loss.detach()
+        if stage.after_epoch is not None:
+            stage.after_epoch(epoch)
+        means = {name: float(total) / len(batches) for name, total in totals.items()}
+        if not all(math.isfinite(mean) for mean in means.values()):
+            raise ValueError(f"stage {stage.name}, epoch {epoch}: a loss is not finite ({means}); lower its learning rate.")
+        return means
+
+    def _validate(self, stage: Stage, epoch: int, valid_data, show_progress: bool, callback_fn) -> None:
+        """Measure on the validation part, keep the best weights, and say when to stop."""
+        progress = self.progress
+        score, result = self._valid_epoch(valid_data, show_progress=show_progress)
+        logger.info("stage %s epoch %d: valid %s", stage.name, epoch, dict2str(result))
+        no_score = -math.inf if self.valid_metric_bigger else math.inf
+        best = no_score if progress.best_score is None else progress.best_score
+        best, progress.bad_validations, progress.stopped, improved = early_stopping(
+            score, best, progress.bad_validations, max_step=stage.stopping_step, bigger=self.valid_metric_bigger
+        )
+        if improved:
+            progress.best_score, progress.best_result = float(best), {name: float(value) for name, value in result.items()}
+            self._save_weights()
+        if self.tensorboard is not None:
+            self.tensorboard.add_scalar(f"{stage.name}/{self.valid_metric}", score, epoch)
+        if callback_fn is not None:
+            callback_fn(epoch, score)
+
+    def _report(self, stage: Stage, epoch: int, losses: dict[str, float], seconds: float) -> None:
+        terms = ", ".join(f"{name} {loss:.5f}" for name, loss in losses.items())
+        logger.info("stage %s epoch %d: %.1f s, losses: %s", stage.name, epoch, seconds, terms)
+        for name, loss in losses.items():
+            self.tensorboard.add_scalar(f"{stage.name}/{name}", loss, epoch)
+
+    def _max_norm(self) -> float | None:
+        return None if self.clip_grad_norm is None else self.clip_grad_norm["max_norm"]
+
+    # --- evaluation ---------------------------------------------------------------------------------------
+
+    def _full_sort_batch_eval(self, batched_data):
+        """Ranked item ids in place of RecBole's dense scores."""
+        interaction, _, positive_users, positive_items = batched_data
+        history, lengths = self.model.ITEM_SEQ, interaction[self.model.ITEM_SEQ_LEN]
+        interaction.interaction[history] = interaction[history][:, : int(lengths.max())]
+        ranked = self.model.recommend_topk(interaction.to(self.device), max(self.config["topk"]))
+        return interaction, ranked, positive_users, positive_items
+
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """As RecBole's Trainer.evaluate; the checkpoint must belong to this model and data set."""
+        if eval_data and load_best_model:
+            self._load_weights(model_file or self.saved_model_file)
+        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    # --- checkpoints --------------------------------------------------------------------------------------
+
+    def _save_weights(self) -> None:
+        save_checkpoint(self.saved_model_file, {**self._identity(), "state_dict": self.model.state_dict()})
+
+    def _load_weights(self, path: str) -> None:
+        self.model.load_state_dict(load_checkpoint(path, self.device, **self._identity())["state_dict"])
+
+    def _save_progress(self, optimizer_state: dict[str, Any] | None) -> None:
+        content = {
+            **self._identity(),
+            "state_dict": self.model.state_dict(),
+            "optimizer": optimizer_state,
+            "progress": asdict(self.progress),
+            "random_state": torch.get_rng_state(),
+            "saved_model_file": self.saved_model_file,
+        }
+        save_checkpoint(self.resume_file, content)
+
+    def resume_checkpoint(self, resume_file: str) -> None:
+        """Go on where a run was when it wrote `resume_file`; on a CPU the result is that of an undisturbed run.
+
+        Raises:
+            FileNotFoundError, ValueError: if the file is missing, or of another model or data set.
+        """
+        content = load_checkpoint(resume_file, self.device, **self._identity())
+        self.model.load_state_dict(content["state_dict"])
+        self.progress = Progress(**content["progress"])
+        self.optimizer_state = content["optimizer"]
+        self.saved_model_file = content["saved_model_file"]
+        self.resume_file = _resume_file(self.saved_model_file)
+        torch.set_rng_state(content["random_state"].cpu())
+        logger.info("resumed from %s: stage %d, epoch %d", resume_file, self.progress.stage, self.progress.epoch)
+
+    def _identity(self) -> dict[str, str]:
+        return {"model": self.config["model"], "dataset_fingerprint": self.model.dataset_fingerprint}
+
+
+class ItemBatches:
+    """Batches of all item ids, shuffled by (seed, epoch)."""
+
+    def __init__(self, n_items: int, batch_size: int, seed: int, device: torch.device) -> None:
+        self.n_items, self.batch_size, self.seed, self.device = n_items, batch_size, seed, device
+
+    def __len__(self) -> int:
+        return math.ceil((self.n_items - 1) / self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[torch.Tensor]:
+        """Item ids 1 .. n_items - 1, each once, int64 [batch_size] (the last batch may be shorter)."""
+        order = torch.randperm(self.n_items - 1, generator=shuffle_generator(self.seed, epoch)) + 1
+        yield from order.to(self.device).split(self.batch_size)
+
+
+class _training_only:
+    """Within it only the stage's parameters ask for gradients."""
+
+    def __init__(self, model: nn.Module, stage: Stage) -> None:
+        trained = {id(parameter) for group in stage.groups for parameter in named_parameters(model, group)}
+        self.frozen = [p for p in model.parameters() if p.requires_grad and id(p) not in trained]
+
+    def __enter__(self) -> None:
+        for parameter in self.frozen:
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *error) -> None:
+        for parameter in self.frozen:
+            parameter.requires_grad_(True)
+
+
+def _resume_file(saved_model_file: str) -> str:
+    return str(Path(saved_model_file).with_suffix(".resume.pth"))
