@@ -202,7 +202,7 @@ def _fit(config, dataset: GenRecDataset) -> tuple[dict, dict]:
         loss = _train_epoch(model, optimizer, windows, config["teacher_batch_size"], config["seed"], epoch)
         valid = evaluate(model, valid_rows)
         epochs.set_postfix_str(f"loss {loss:.4f} ndcg@10 {valid['ndcg@10']:.4f}")
-        logger.debug("teacher epoch %d: loss %.4f, valid %s", epoch, loss, valid)
+        logger.info("Teacher epoch %d: loss %.4f, valid ndcg@10 %.4f", epoch, loss, valid["ndcg@10"])
         if valid["ndcg@10"] > best["ndcg@10"]:
             best, best_epoch = valid, epoch
             best_state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
