@@ -46,7 +46,7 @@ class Dropout(nn.Module):
             return states
         if states.device.type != "cpu":
             return F.dropout(states, self.rate)
-        n_dropped = round(self.rate * N_OUTCOMES)
+        n_dropped = min(round(self.rate * N_OUTCOMES), N_OUTCOMES - 1)
         n_words = -(-states.numel() // 4)
         bits = torch.empty(n_words, dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
         outcomes = bits.view(torch.int16)[: states.numel()].view(states.shape)
