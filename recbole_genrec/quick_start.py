@@ -25,8 +25,10 @@ import recbole_genrec
 from recbole_genrec.compat import PlainCheckpoints, own_log_file, replacing
 from recbole_genrec.config import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.trainer.checkpoint import new_checkpoint_path
 from recbole_genrec.trainer.collector import TopKCollector
+from recbole_genrec.trainer.trainer import GenRecTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, comma
         network = config.model_class(config, train_data.dataset).to(config["device"])
         logger.info("%s", network)
         trainer = create_trainer(config, network)
+        if config["resume"] is not None:
+            trainer.resume_checkpoint(config["resume"])
         best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
         test_result = trainer.evaluate(test_data, show_progress=config["show_progress"])
         trainer.tensorboard.close()
@@ -71,10 +75,18 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, comma
             "best_valid_result": best_valid_result,
             "test_result": test_result,
             "checkpoint": str(trainer.saved_model_file),
+            **_generative_figures(network, trainer),
         }
         _write_record(config, data, result, time.time() - started)
-        _log_summary(config, result, time.time() - started)
+        _log_summary(config, data, result, time.time() - started)
         return result
+
+
+def _generative_figures(network: torch.nn.Module, trainer) -> dict[str, Any]:
+    """Health of the semantic ids and seconds per stage; nothing for a model that has neither."""
+    if not isinstance(network, GenerativeRecommender):
+        return {}
+    return {"semantic_ids": network.semantic_ids.statistics(), "stage_seconds": trainer.progress.seconds}
 
 
 def create_dataset(config: GenRecConfig):
@@ -107,9 +119,7 @@ def _require_file(config: GenRecConfig) -> None:
 
 def create_trainer(config: GenRecConfig, network: torch.nn.Module):
     """GenRecTrainer for a generative model; for RecBole's models their own trainer, with checkpoints that today's torch reads."""
-    if "n_beams" in config:
-        from recbole_genrec.trainer.trainer import GenRecTrainer
-
+    if issubclass(config.model_class, GenerativeRecommender):
         return GenRecTrainer(config, network)
     base = get_trainer(config["MODEL_TYPE"], config["model"])
     if not issubclass(base, Trainer):
@@ -144,11 +154,12 @@ def _write_record(config: GenRecConfig, data, result: dict[str, Any], seconds: f
         temporary.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def _log_summary(config: GenRecConfig, result: dict[str, Any], seconds: float) -> None:
+def _log_summary(config: GenRecConfig, data, result: dict[str, Any], seconds: float) -> None:
     logger.info("%s on %s, seed %s, %.1f s", config["model"], config["dataset"], config["seed"], seconds)
-    for name in ("best_valid_result", "test_result"):
-        metrics = result[name] or {}
-        logger.info("%s: %s", name, "    ".join(f"{metric} : {value}" for metric, value in metrics.items()))
+    logger.info("data: %d users, %d items, %d interactions", data.user_num - 1, data.item_num - 1, data.inter_num)
+    for name in ("semantic_ids", "stage_seconds", "best_valid_result", "test_result"):
+        if result.get(name):
+            logger.info("%s: %s", name, "    ".join(f"{key} : {round(value, 6)}" for key, value in result[name].items()))
     logger.info("checkpoint: %s (its settings and metrics: %s)", result["checkpoint"], Path(result["checkpoint"]).with_suffix(".json"))
 
 
