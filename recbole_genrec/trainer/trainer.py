@@ -90,7 +90,8 @@ class GenRecTrainer(Trainer):
         if self.optimizer_state is not None:
             optimizer.optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None
-        with _training_only(self.model, stage):
+        # RecBole's SINE switches anomaly detection on for the whole process, which every import of RecBole's models triggers.
+        with _training_only(self.model, stage), torch.autograd.set_detect_anomaly(False):
             for epoch in self._epochs(stage, show_progress):
                 started = time.time()
                 losses = self._train(stage, epoch, batches, optimizer, show_progress)
@@ -146,11 +147,11 @@ class GenRecTrainer(Trainer):
             optimizer.step(sum(losses.values()), epoch * len(batches) + number)
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + loss.detach()
-        if stage.after_epoch is not None:
-            stage.after_epoch(epoch)
         means = {name: float(total) / len(batches) for name, total in totals.items()}
         if not all(math.isfinite(mean) for mean in means.values()):
             raise ValueError(f"stage {stage.name}, epoch {epoch}: a loss is not finite ({means}); lower its learning rate.")
+        if stage.after_epoch is not None:
+            stage.after_epoch(epoch)
         return means
 
     def _validate(self, stage: Stage, epoch: int, valid_data, show_progress: bool, callback_fn) -> None:
