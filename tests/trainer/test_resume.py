@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from recbole_genrec.trainer.optimizer import StageOptimizer
 from recbole_genrec.trainer.trainer import GenRecTrainer, ItemBatches
 
 SETTINGS = {"hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2, "weight_decay": 0.1, "eval_batch_size": 64, "stopping_step": 1}
@@ -109,6 +110,44 @@ def test_a_run_killed_twice(make_experiment, name):
     trainer.resume_checkpoint(resume_file)
     assert (trainer.progress.stage, trainer.progress.epoch) == (1, 0), "killed after 3 epochs of 4, then after the first of the next stage"
     assert_same(outcome(experiment, trainer), undisturbed)
+
+
+def test_early_stopping_goes_on_after_a_kill(make_experiment):
+    """The second bad validation of two in a row ends the stage, wherever the run was killed."""
+    scores, settings = (0.5, 0.4, 0.3, 0.9), {**SETTINGS, "epochs": 6, "eval_batch_size": 5}
+    for n_epochs in (1, 2, 3):
+        experiment = make_experiment("TIGER", **settings)
+        trainer, left = new_trainer(experiment), list(scores)
+        killed_after(trainer, "_save_progress", 4 + n_epochs)  # after 4 tokenizer epochs and the end of their stage
+        trainer._valid_epoch = lambda *given, left=left, **named: (left[0], {"ndcg@5": left.pop(0)})
+        with pytest.raises(Killed):
+            trainer.fit(experiment.train, experiment.valid)
+        again = new_trainer(experiment)
+        again.resume_checkpoint(trainer.resume_file)
+        assert (again.progress.epoch, again.progress.stopped) == (n_epochs, n_epochs == 3)
+        again._valid_epoch = trainer._valid_epoch
+        assert again.fit(experiment.train, experiment.valid)[0] == 0.5
+        assert left == [0.9]
+
+
+def test_steps_are_counted_over_the_whole_stage(make_experiment, name, monkeypatch):
+    experiment, steps, step = make_experiment(name, train_batch_size=7, **SETTINGS), [], StageOptimizer.step
+    monkeypatch.setattr(StageOptimizer, "step", lambda optimizer, loss, number: (steps.append(number), step(optimizer, loss, number)))
+    new_trainer(experiment).fit(experiment.train, experiment.valid)
+    n_rows = len(experiment.train.dataset.inter_feat)
+    of_items, of_rows = list(range(4 * 3)), list(range(2 * -(-n_rows // 7)))
+    assert steps == of_items + of_rows * (2 if name == "UniGRec" else 1)
+
+
+def test_every_stage_shuffles_in_its_own_way(make_experiment):
+    experiment = make_experiment("UniGRec", seed=5)
+    trainer, orders = new_trainer(experiment), []
+    for number, stage in enumerate(experiment.model.stages()):
+        trainer.progress.stage = number
+        batches = trainer._batches(stage, experiment.train)
+        orders.append([batch if number == 0 else batch["item_id"] for batch in batches.epoch(0)])
+    assert torch.cat(orders[1]).tolist() != torch.cat(orders[2]).tolist()
+    assert len(orders[0]) == 3
 
 
 def test_a_finished_run_has_nothing_left_to_do(make_experiment, name, monkeypatch):

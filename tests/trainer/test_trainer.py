@@ -9,7 +9,7 @@ import torch
 
 from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.trainer.optimizer import named_parameters
-from recbole_genrec.trainer.trainer import GenRecTrainer, ItemBatches
+from recbole_genrec.trainer.trainer import GenRecTrainer
 
 
 class Scalars(list):
@@ -195,7 +195,8 @@ def test_reported_losses_are_means_over_batches(make_experiment):
     stage = scripted_stage(trainer.model, lambda ids: {"ids": ids.sum() + 0 * weight.sum(), "size": len(ids) + 0 * weight.sum()}, epochs=7)
     trainer.model.stages = lambda: (dataclasses.replace(stage, report_every=3),)
     trainer.fit(experiment.train)
-    expected = [(name, epoch, pytest.approx(total / 3)) for epoch in (2, 5, 6) for name, total in (("scripted/ids", 55), ("scripted/size", 10))]
+    totals = {"scripted/ids": 55, "scripted/size": 10}
+    expected = [(name, epoch, pytest.approx(total / 3)) for epoch in (2, 5, 6) for name, total in totals.items()]
     assert trainer.tensorboard == expected
 
 
@@ -270,7 +271,12 @@ def test_histories_are_cut_to_the_longest_of_the_batch(make_experiment, monkeypa
     experiment, widths = make_experiment("TIGER", eval_batch_size=1), []
     trainer, topk = GenRecTrainer(experiment.config, experiment.model), experiment.model.recommend_topk
     experiment.name_items()
-    monkeypatch.setattr(trainer.model, "recommend_topk", lambda batch, k: (widths.append(batch["item_id_list"].shape[1]), topk(batch, k))[1])
+
+    def record(batch, k):
+        widths.append(batch["item_id_list"].shape[1])
+        return topk(batch, k)
+
+    monkeypatch.setattr(trainer.model, "recommend_topk", record)
     trainer.evaluate(experiment.test, load_best_model=False)
     assert sorted(widths) == [4] * 9 + [5] * 2 + [6]
 
