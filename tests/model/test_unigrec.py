@@ -288,3 +288,9 @@ def test_numbers_of_parameters_at_the_papers_sizes(make_experiment, tmp_path):
     assert counts["tokenizer"] == 1_161_888
     assert counts["seq2seq"] + counts["token_table"] == 4_047_872
     assert (counts["history_adapter"], counts["teacher_adapter"], counts["decoder_adapter"]) == (10_336, 43_232, 33_024)
+
+
+def test_adapters_do_not_see_the_scale_of_their_source(make_model):
+    adapter, states = make_model().teacher_adapter, torch.randn(3, 8)
+    torch.testing.assert_close(adapter(100 * states + 7), adapter(states), atol=1e-3, rtol=1e-3)
+    assert (adapter(states.flip(1)) - adapter(states)).abs().max() > 1e-2
