@@ -107,3 +107,9 @@ def test_half_precision_keeps_its_type():
     dropped = Dropout(0.5)(torch.ones(100, dtype=torch.bfloat16))
     assert dropped.dtype == torch.bfloat16
     assert set(dropped.tolist()) == {0.0, 2.0}
+
+
+def test_the_rarest_outcome_is_kept():
+    """At a rate of 1 - 2^-16 one of 65536 outcomes is kept: 16 of 2^20 elements are expected, none has a chance of 1e-7."""
+    torch.manual_seed(6)
+    assert 1 <= (Dropout(1 - 1 / N_OUTCOMES)(torch.ones(2**20)) != 0).sum() <= 40
