@@ -243,6 +243,15 @@ class PlainCollector:
         return returned
 
 
+def without_anomaly_detection() -> torch.autograd.set_detect_anomaly:
+    """A context in which backward passes are not watched for NaN.
+
+    RecBole's SINE switches torch's anomaly detection on for the whole process when it is imported, and every import of RecBole's
+    sequential models imports it: each training step of any model is slower for it.
+    """
+    return torch.autograd.set_detect_anomaly(False)
+
+
 @contextmanager
 def own_log_file(config) -> Iterator[None]:
     """Log one run to its own file below ./log, and to the console if nothing else does; afterwards all is as before.

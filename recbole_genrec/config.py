@@ -253,4 +253,14 @@ def _parse_value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return _flow_mapping(text)
+
+
+def _flow_mapping(text: str) -> Any:
+    """A mapping or list as YAML writes it, such as {text: tfidf}; any other text stays text."""
+    if not text.lstrip().startswith(("{", "[")):
+        return text
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
         return text

@@ -7,6 +7,14 @@ from typing import Any
 from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType
 
+SCHEDULERS = ("constant", "linear", "cosine", "inverse_sqrt")
+CHOICES = {
+    "learner": ("adamw", "adam", "sgd"),
+    "softmax_scope": ("level", "full"),
+    "tokenizer": ("rqvae", "residual_kmeans"),
+    "feature_scaling": ("standardize", "unit_norm", "raw"),
+}
+
 
 def check_rules(settings: dict[str, Any], given: dict[str, Any]) -> None:
     """Check merged settings.
@@ -75,7 +83,25 @@ def _check_generative(settings: dict[str, Any], given: dict[str, Any]) -> None:
         raise ValueError(
             f"metrics is {settings['metrics']!r}, but GAUC needs the rank of every item and beams give only the best: leave GAUC out"
         )
+    if settings["benchmark_filename"] is not None:
+        raise ValueError(
+            f"benchmark_filename is {settings['benchmark_filename']!r}, but generative models and their teacher need whole sequences: "
+            "give one .inter file with a time column"
+        )
+    if settings["enable_amp"]:
+        raise ValueError("enable_amp is True, but generative models train in full precision only: leave it out")
+    clipping = settings["clip_grad_norm"]
+    if clipping is not None and (not isinstance(clipping, dict) or set(clipping) != {"max_norm"}):
+        raise ValueError(f"clip_grad_norm is {clipping!r}, but has to be none or a largest norm: write {{max_norm: 1.0}}")
+    _check_choices(settings)
     _check_protocol(settings["eval_args"])
+
+
+def _check_choices(settings: dict[str, Any]) -> None:
+    for key, value in settings.items():
+        choices = SCHEDULERS if key.endswith("scheduler") else CHOICES[key] if key in CHOICES else None
+        if choices is not None and value not in choices:
+            raise ValueError(f"{key} is {value!r}, but has to be one of {', '.join(choices)}: choose one")
 
 
 def _check_protocol(eval_args: Any) -> None:

@@ -22,11 +22,12 @@ from recbole.trainer import Trainer
 from recbole.utils import ModelType, get_trainer, init_seed
 
 import recbole_genrec
-from recbole_genrec.compat import PlainCheckpoints, own_log_file, replacing
+from recbole_genrec.compat import PlainCheckpoints, own_log_file, replacing, without_anomaly_detection
 from recbole_genrec.config import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.memory import keep_freed_memory
 from recbole_genrec.model.abstract import GenerativeRecommender
-from recbole_genrec.trainer.checkpoint import new_checkpoint_path
+from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, newest_resume_file
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
@@ -51,11 +52,13 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, comma
         FileNotFoundError, ValueError: the settings or the data do not allow a run.
     """
     config = GenRecConfig(model, dataset, config_file_list, config_dict, command_line)
-    with own_log_file(config):
+    with own_log_file(config), without_anomaly_detection():
         started = time.time()
+        keep_freed_memory()
         init_seed(config["seed"], config["reproducibility"])
         logger.info("%s", config)
         data = create_dataset(config)
+        n_interactions = data.inter_num  # RecBole replaces the interactions by training rows when it prepares them
         logger.info("%s", data)
         train_data, valid_data, test_data = data_preparation(config, data)
 
@@ -63,8 +66,7 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, comma
         network = config.model_class(config, train_data.dataset).to(config["device"])
         logger.info("%s", network)
         trainer = create_trainer(config, network)
-        if config["resume"] is not None:
-            trainer.resume_checkpoint(config["resume"])
+        _resume(config, trainer)
         best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
         test_result = trainer.evaluate(test_data, show_progress=config["show_progress"])
         trainer.tensorboard.close()
@@ -77,9 +79,49 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, comma
             "checkpoint": str(trainer.saved_model_file),
             **_generative_figures(network, trainer),
         }
-        _write_record(config, data, result, time.time() - started)
-        _log_summary(config, data, result, time.time() - started)
+        _write_record(config, data, n_interactions, result, time.time() - started)
+        _log_summary(config, data, n_interactions, result, time.time() - started)
         return result
+
+
+def load(path: str, config_dict: dict[str, Any] | None = None) -> tuple:
+    """The model of a checkpoint, ready to evaluate, and its data.
+
+    Args:
+        path: the .pth file that a run of a generative model has written.
+        config_dict: settings that are different here, such as data_path.
+
+    Returns:
+        config, model, dataset, train_data, valid_data, test_data, as RecBole's load_data_and_model.
+
+    Raises:
+        FileNotFoundError, ValueError: if the file is missing or no checkpoint, or the data set is another one.
+    """
+    saved = load_checkpoint(path, "cpu")
+    config = GenRecConfig(config_dict={**saved["settings"], **(config_dict or {})})
+    init_seed(config["seed"], config["reproducibility"])
+    data = create_dataset(config)
+    train_data, valid_data, test_data = data_preparation(config, data)
+    load_checkpoint(path, "cpu", config["model"], train_data.dataset.fingerprint())
+    network = config.model_class(config, train_data.dataset, saved["state_dict"]).to(config["device"])
+    network.load_state_dict(saved["state_dict"])
+    return config, network.eval(), data, train_data, valid_data, test_data
+
+
+def _resume(config: GenRecConfig, trainer) -> None:
+    """Go on where the setting `resume` says; with `auto` anew if there is nothing to go on from."""
+    path = config["resume"]
+    if path == "auto":
+        path = newest_resume_file(config, ".resume.pth" if isinstance(trainer, GenRecTrainer) else ".pth")
+        if path is None:
+            logger.info("resume is auto, but %s holds no run of %s to go on from: starting anew", config["checkpoint_dir"], config["model"])
+    if path is not None:
+        trainer.resume_checkpoint(path)
+
+
+def _fingerprint(data) -> str | None:
+    """What tells a data set from another; RecBole's other data sets and ready-made splits have no such thing."""
+    return data.fingerprint() if isinstance(data, GenRecDataset) and data.benchmark_filename_list is None else None
 
 
 def _generative_figures(network: torch.nn.Module, trainer) -> dict[str, Any]:
@@ -130,14 +172,15 @@ def create_trainer(config: GenRecConfig, network: torch.nn.Module):
     return trainer
 
 
-def _write_record(config: GenRecConfig, data, result: dict[str, Any], seconds: float) -> None:
+def _write_record(config: GenRecConfig, data, n_interactions: int, result: dict[str, Any], seconds: float) -> None:
     """Write what is needed to cite or repeat a run beside its checkpoint, as JSON."""
     record = {
         "model": config["model"],
         "dataset": config["dataset"],
-        "dataset_fingerprint": data.fingerprint() if isinstance(data, GenRecDataset) else None,
+        "dataset_fingerprint": _fingerprint(data),
         "n_users": data.user_num - 1,
         "n_items": data.item_num - 1,
+        "n_interactions": n_interactions,
         "seed": config["seed"],
         "seconds": round(seconds, 1),
         "given_settings": {key: value for key, value in config.external_config_dict.items() if key not in ("model", "dataset")},
@@ -154,9 +197,9 @@ def _write_record(config: GenRecConfig, data, result: dict[str, Any], seconds: f
         temporary.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def _log_summary(config: GenRecConfig, data, result: dict[str, Any], seconds: float) -> None:
+def _log_summary(config: GenRecConfig, data, n_interactions: int, result: dict[str, Any], seconds: float) -> None:
     logger.info("%s on %s, seed %s, %.1f s", config["model"], config["dataset"], config["seed"], seconds)
-    logger.info("data: %d users, %d items, %d interactions", data.user_num - 1, data.item_num - 1, data.inter_num)
+    logger.info("data: %d users, %d items, %d interactions", data.user_num - 1, data.item_num - 1, n_interactions)
     for name in ("semantic_ids", "stage_seconds", "best_valid_result", "test_result"):
         if result.get(name):
             logger.info("%s: %s", name, "    ".join(f"{key} : {round(value, 6)}" for key, value in result[name].items()))

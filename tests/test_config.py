@@ -9,7 +9,7 @@ import recbole
 import yaml
 from recbole.utils import argument_list
 
-from recbole_genrec.config import _READ_UNSET, GenRecConfig, find_model, parse_command_line, properties_folder
+from recbole_genrec.config import _READ_UNSET, GenRecConfig, _parse_value, find_model, parse_command_line, properties_folder
 
 
 def test_command_line_takes_both_forms_and_splits_at_the_first_equals_sign():
@@ -38,6 +38,14 @@ def test_values_are_read_as_literals_and_never_evaluated():
     assert config["recipe"] is None
     assert config["user_inter_num_interval"] == "[5,inf)"
     assert config.settings()["data_path"] == "os.getcwd()"
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [("{text: tfidf}", {"text": "tfidf"}), ("{'max_norm': 1.0}", {"max_norm": 1.0}), ("[5,inf)", "[5,inf)"), ("{a: b", "{a: b")],
+)
+def test_mappings_may_be_written_as_in_yaml(text, value):
+    assert _parse_value(text) == value
 
 
 def test_layers_files_then_dict_then_command_line(tmp_path):

@@ -29,6 +29,7 @@ RANKS = {
     "config": 1,
     "config_rules": 0,
     "compat": 0,
+    "memory": 0,
 }
 
 

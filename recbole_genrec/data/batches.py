@@ -52,8 +52,8 @@ class LengthBatches:
         inter_feat: rows as RecBole's augmentation makes them, item_id_list [N, MAX_ITEM_LIST_LENGTH].
         batch_size: >= 1.
         seed: >= 0; shuffling depends on (seed, epoch) only.
-        n_pool: batches sorted by length together.
         fields: names of the user, history, history length and target columns of inter_feat.
+        n_pool: batches sorted by length together.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class LengthBatches:
         inter_feat: Interaction,
         batch_size: int,
         seed: int,
+        fields: tuple[str, str, str, str],
         n_pool: int = 50,
-        fields: tuple[str, str, str, str] = ("user_id", "item_id_list", "item_length", "item_id"),
     ):
         self.columns = {field: inter_feat[field] for field in fields}
         _, self.history_field, self.length_field, _ = fields
@@ -80,3 +80,18 @@ class LengthBatches:
             batch = {field: values[rows] for field, values in self.columns.items() if field != self.history_field}
             batch[self.history_field] = self.columns[self.history_field][:, :longest][rows]
             yield Interaction(batch)
+
+
+class ItemBatches:
+    """Batches of all item ids, shuffled by (seed, epoch)."""
+
+    def __init__(self, n_items: int, batch_size: int, seed: int, device: torch.device) -> None:
+        self.n_items, self.batch_size, self.seed, self.device = n_items, batch_size, seed, device
+
+    def __len__(self) -> int:
+        return -(-(self.n_items - 1) // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[torch.Tensor]:
+        """Item ids 1 .. n_items - 1, each once, int64 [batch_size] (the last batch may be shorter)."""
+        order = torch.randperm(self.n_items - 1, generator=shuffle_generator(self.seed, epoch)) + 1
+        yield from order.to(self.device).split(self.batch_size)

@@ -189,7 +189,7 @@ def build_sasrec(config, dataset) -> SASRec:
 
 
 def _fit(config, dataset: GenRecDataset) -> tuple[dict, dict]:
-    """Train until validation NDCG@10 has not risen for teacher_stopping_step epochs; return the best state_dict (CPU), metrics."""
+    """Train until validation NDCG@10 has not risen for more than teacher_stopping_step epochs; return the best state_dict (CPU), metrics."""
     max_length = config["MAX_ITEM_LIST_LENGTH"]
     windows = training_windows(dataset.sequences, max_length)
     valid_rows = evaluation_rows(dataset.sequences, max_length, "valid")
@@ -206,7 +206,7 @@ def _fit(config, dataset: GenRecDataset) -> tuple[dict, dict]:
         if valid["ndcg@10"] > best["ndcg@10"]:
             best, best_epoch = valid, epoch
             best_state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-        elif epoch - best_epoch >= config["teacher_stopping_step"]:
+        elif epoch - best_epoch > config["teacher_stopping_step"]:
             break
     epochs.close()
     model.load_state_dict(best_state)

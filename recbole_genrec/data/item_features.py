@@ -16,7 +16,7 @@ from recbole_genrec.data.text import text_fields, tfidf_features
 
 logger = logging.getLogger(__name__)
 
-SCALINGS = ("standardize", "unit_norm", "none")
+SCALINGS = ("standardize", "unit_norm", "raw")
 
 
 class ItemFeatures(Mapping):
@@ -25,7 +25,7 @@ class ItemFeatures(Mapping):
     Args:
         features: name -> FloatTensor [n_items, d], one or more with the same n_items, as they came from their source.
         scaling: how matrix() scales rows 1 .. n_items - 1: "standardize" (each column to mean 0 and standard deviation 1, constant
-            columns to 0), "unit_norm" (each row of each feature to length 1, zero rows stay), "none".
+            columns to 0), "unit_norm" (each row of each feature to length 1, zero rows stay), "raw".
 
     Raises:
         ValueError: no feature, wrong shape, a value that is not finite, or an unknown scaling.

@@ -23,6 +23,9 @@ from recbole_genrec.tokenizer.base import ItemTokenizer
 
 logger = logging.getLogger(__name__)
 
+LEAST_USAGE = 0.8  # TIGER §4.1: the share of a codebook that should be in use
+UNTOUCHED_END = 0.1  # of the tokenizer's epochs; ours: a restarted code needs some epochs to find its place
+
 
 class GenerativeRecommender(SequentialRecommender):
     """A tokenizer that names items, a T5 that generates the next item's name, a beam search that ranks.
@@ -33,16 +36,18 @@ class GenerativeRecommender(SequentialRecommender):
 
     input_type = InputType.POINTWISE
 
-    def __init__(self, config, dataset) -> None:
+    def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
+        """`saved` is the state of a trained model: item features (and a teacher) are taken from it instead of made anew."""
         super().__init__(config, dataset)
         self.config = config
         self.dataset_fingerprint = dataset.fingerprint()
-        features = ItemFeatures.from_dataset(config, dataset).matrix()
+        self._check_catalogue()
+        features = ItemFeatures.from_dataset(config, dataset).matrix() if saved is None else saved["item_features"]
         self.register_buffer("item_features", features)
         self.tokenizer = self.make_tokenizer(features.shape[1])
         codebook_sizes = (config["codebook_size"],) * config["n_levels"]
         self.semantic_ids = SemanticIDs(self.n_items, codebook_sizes, config["counter_size"])
-        self.token_table = nn.Embedding(self.semantic_ids.n_tokens, config["hidden_size"])
+        self.token_table = nn.Embedding(self.semantic_ids.n_tokens + self.n_context_tokens(), config["hidden_size"])
         self.seq2seq = T5(
             T5Size(
                 config["hidden_size"],
@@ -54,16 +59,26 @@ class GenerativeRecommender(SequentialRecommender):
                 config["attn_dropout_prob"],
             )
         )
-        self.n_beams = config["n_beams"]
-        if self.n_beams > self.n_items - 1:
+
+    def _check_catalogue(self) -> None:
+        """Refuse what cannot work before anything is trained."""
+        n_items, n_beams, codebook_size = self.n_items - 1, self.config["n_beams"], self.config["codebook_size"]
+        if n_beams > n_items:
             raise ValueError(
-                f"n_beams is {self.n_beams}, but the catalogue has only {self.n_items - 1} items; "
-                "lower n_beams (and topk, which may not exceed it)."
+                f"n_beams is {n_beams}, but the catalogue has only {n_items} items; lower n_beams (and topk, which may not exceed it)."
+            )
+        if codebook_size > n_items:
+            raise ValueError(
+                f"codebook_size is {codebook_size}, but the catalogue has only {n_items} items to place the codes on; lower codebook_size."
             )
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """The tokenizer of the paper, for item features of this width."""
         raise NotImplementedError
+
+    def n_context_tokens(self) -> int:
+        """How many tokens the encoder knows besides those of the semantic ids."""
+        return 0
 
     def embed_history(self, item_id_list: Tensor) -> Tensor:
         """Encoder input of histories, int64 [B, T] -> float [B, T * E, D]; padding items may give anything."""
@@ -126,8 +141,11 @@ class GenerativeRecommender(SequentialRecommender):
         self.tokenizer.start(self.item_features[1:], self.config["seed"])
 
     def restart_codes(self, epoch: int) -> None:
-        """Move codewords that no item uses to where items are."""
-        self.tokenizer.end_epoch(self.item_features[1:], epoch, self.config["seed"])
+        """Move codewords that no item uses to where items are, while there is time left to train them."""
+        if epoch < (1 - UNTOUCHED_END) * self.config["tokenizer_epochs"]:
+            n_restarted = self.tokenizer.end_epoch(self.item_features[1:], epoch, self.config["seed"])
+            if n_restarted:
+                logger.info("tokenizer epoch %d: restarted %d codes that no item used", epoch, n_restarted)
 
     def finish_tokenizer(self) -> None:
         """Log what the tokenizer has become and name the items by it."""
@@ -140,6 +158,10 @@ class GenerativeRecommender(SequentialRecommender):
         """Name all items by the tokenizer as it is now; logs and returns the share of items whose codes changed (0 to 1)."""
         changed = self.semantic_ids.assign(self.tokenizer.encode(self.item_features[1:]))
         logger.info("semantic ids: %.2f%% of the items changed their codes; %s", 100 * changed, self.semantic_ids.describe())
+        figures = self.semantic_ids.statistics()
+        idle = [level for level in range(self.config["n_levels"]) if figures[f"usage_{level}"] < LEAST_USAGE]
+        if idle:
+            logger.warning("semantic ids: fewer than %.0f%% of the codes of levels %s are in use", 100 * LEAST_USAGE, idle)
         return changed
 
     # --- history and target -------------------------------------------------------------------------------
@@ -149,7 +171,12 @@ class GenerativeRecommender(SequentialRecommender):
         item_id_list = interaction[self.ITEM_SEQ]
         embeddings = self.embed_history(item_id_list)
         mask = (item_id_list > 0).repeat_interleave(embeddings.shape[1] // item_id_list.shape[1], dim=1)
+        embeddings, mask = self.add_context(interaction, embeddings, mask)
         return self.seq2seq.encode(embeddings, mask), mask
+
+    def add_context(self, interaction, embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What stands before the history: embeddings [B, S, D] and mask [B, S] -> the same with more tokens; here nothing."""
+        return embeddings, mask
 
     def decode_targets(self, item_ids: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         """Hidden states [B, L, D] that predict the tokens of items [B], given the true tokens before them."""
@@ -200,7 +227,7 @@ class GenerativeRecommender(SequentialRecommender):
 
         trie = self.semantic_ids.trie
         tree = trie if self.config["constrained"] else CompleteTree(trie)
-        return beam_search(step, tree, self.n_beams, self.config["renormalize_trie"])
+        return beam_search(step, tree, self.config["n_beams"], self.config["renormalize_trie"])
 
     def recommend_topk(self, interaction, k: int) -> Tensor:
         """Distinct item ids [B, k], best first; 0 where an unconstrained beam is no item."""

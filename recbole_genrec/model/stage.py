@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Group:
-    """Modules or parameters of the model (attribute names) that are trained with one learning rate."""
+    """Modules of the model (attribute names) that are trained with one learning rate."""
 
     names: tuple[str, ...]
     learning_rate: float
@@ -27,8 +27,8 @@ class Stage:
         losses: batch -> named, weighted terms; their sum is optimized.
         epochs: at most this many; 0 runs only `start` and `finish`.
         batch_size: rows per step.
-        scheduler: how the learning rate falls (trainer/schedule.py), after a linear warm-up of `warmup_epochs`.
-        stopping_step: validations without improvement before the stage ends, the best one's weights kept;
+        scheduler: how the learning rate falls (trainer/optimizer.py), after a linear warm-up of `warmup_epochs`.
+        stopping_step: more validations without improvement than this end the stage, the best one's weights kept;
             None: no validation, the last epoch's weights stand.
         report_every: epochs between two log lines (and resumable checkpoints).
         start, finish: called before the first and after the last epoch.

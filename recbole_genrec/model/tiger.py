@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from recbole_genrec.model.abstract import GenerativeRecommender
@@ -11,6 +12,8 @@ from recbole_genrec.model.stage import Stage
 from recbole_genrec.tokenizer.base import ItemTokenizer
 from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
 from recbole_genrec.tokenizer.rqvae import RQVAE
+
+HASH_FACTOR = 2654435761  # 2^32 / golden ratio: Knuth's multiplicative hash
 
 
 class TIGER(GenerativeRecommender):
@@ -41,9 +44,26 @@ class TIGER(GenerativeRecommender):
             kmeans_iterations=config["kmeans_iterations"],
         )
 
+    def n_context_tokens(self) -> int:
+        """Hashed users, and a separator after every item if there is one."""
+        return self.config["n_user_tokens"] + int(self.config["separator_token"])
+
     def embed_history(self, item_id_list: Tensor) -> Tensor:
         """All codes of every item, counter included, oldest item first (§3.2)."""
-        return self.token_table(self.semantic_ids.tokens[item_id_list].flatten(1))
+        tokens = self.semantic_ids.tokens[item_id_list]
+        if self.config["separator_token"]:
+            separator = self.semantic_ids.n_tokens + self.config["n_user_tokens"]
+            tokens = torch.cat((tokens, torch.full_like(tokens[..., :1], separator)), dim=-1)
+        return self.token_table(tokens.flatten(1))
+
+    def add_context(self, interaction, embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The user's token before the history (§3.2), if users have tokens."""
+        n_user_tokens = self.config["n_user_tokens"]
+        if not n_user_tokens:
+            return embeddings, mask
+        tokens = self.semantic_ids.n_tokens + hashed_users(interaction[self.USER_ID], n_user_tokens)
+        users = self.token_table(tokens).unsqueeze(1)
+        return torch.cat((users, embeddings), dim=1), torch.cat((torch.ones_like(mask[:, :1]), mask), dim=1)
 
     def losses(self, interaction) -> dict[str, Tensor]:
         """Cross-entropy of the next item's codes, averaged over the levels."""
@@ -54,3 +74,9 @@ class TIGER(GenerativeRecommender):
     def stages(self) -> tuple[Stage, ...]:
         """Tokenizer, then recommender on fixed semantic ids."""
         return (self.tokenizer_stage(), self.recommender_stage())
+
+
+def hashed_users(user_ids: Tensor, n_user_tokens: int) -> Tensor:
+    """Spread internal user ids over 0 .. n_user_tokens - 1, alike in every process (§3.2: the hashing trick); int64, any shape."""
+    mixed = (user_ids * HASH_FACTOR) % 2**32
+    return mixed * n_user_tokens // 2**32

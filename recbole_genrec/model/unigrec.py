@@ -31,9 +31,9 @@ class Adapter(nn.Module):
 class UniGRec(GenerativeRecommender):
     """Histories enter the recommender as soft identifiers, so its loss also trains the tokenizer."""
 
-    def __init__(self, config, dataset) -> None:
-        super().__init__(config, dataset)
-        teacher = teacher_embeddings(config, dataset)
+    def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
+        super().__init__(config, dataset, saved)
+        teacher = teacher_embeddings(config, dataset) if saved is None else saved["teacher"]
         self.register_buffer("teacher", teacher)
         hidden_size, teacher_size, code_dim = config["hidden_size"], teacher.shape[1], config["code_dim"]
         middle = [max(code_dim, teacher_size // 2), max(code_dim, teacher_size // 4)]
@@ -42,6 +42,7 @@ class UniGRec(GenerativeRecommender):
         self.decoder_adapter = Adapter([hidden_size, teacher_size])
         self.distills = False
         self.item_embeddings: Tensor | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: module.forget_item_embeddings())
 
     def make_tokenizer(self, n_features: int) -> SoftRQVAE:
         """Soft RQ-VAE with annealed temperature and codeword uniformity."""
@@ -55,7 +56,7 @@ class UniGRec(GenerativeRecommender):
             uniformity_weight=config["tokenizer_uniformity_weight"],
             temperature_max=config["temperature_max"],
             temperature_min=config["temperature_min"],
-            annealing_epochs=config["tokenizer_epochs"],
+            annealing_epochs=max(1, config["tokenizer_epochs"]),
             kmeans_iterations=config["kmeans_iterations"],
         )
 
@@ -66,15 +67,19 @@ class UniGRec(GenerativeRecommender):
         levels = [self.token_table.weight[self.semantic_ids.level_tokens(level)] for level in range(probabilities.shape[1])]
         return torch.stack([probabilities[:, level] @ table for level, table in enumerate(levels)], dim=1)
 
-    def train(self, mode: bool = True) -> UniGRec:
-        """Forget the cached item embeddings whenever the mode is set: the weights may have changed."""
+    def forget_item_embeddings(self) -> None:
+        """Called whenever the weights may have changed."""
         self.item_embeddings = None
+
+    def train(self, mode: bool = True) -> UniGRec:
+        """Set the mode, as of any module."""
+        self.forget_item_embeddings()
         return super().train(mode)
 
     def embed_history(self, item_id_list: Tensor) -> Tensor:
         """Soft identifiers of every item without the counter, oldest item first; the tokenizer sees an item once."""
         if not self.training:
-            if self.item_embeddings is None:
+            if self.item_embeddings is None or torch.is_grad_enabled():
                 self.item_embeddings = self.soft_embeddings(self.tokenizer.soft_codes(self.item_features).probabilities)
             return self.item_embeddings[item_id_list].flatten(1, 2)
         items, places = item_id_list.unique(return_inverse=True)

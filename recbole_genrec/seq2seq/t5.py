@@ -89,7 +89,7 @@ class Attention(nn.Module):
     def forward(self, states: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         """Attend from states [B, T, D] with an additive bias that broadcasts to [B, H, T, S]; returns [B, T, D]."""
         query = self.query(states).unflatten(-1, (self.n_heads, self.head_size)).transpose(1, 2)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or self.training:
             # The bias is trained: no fused kernel gives its gradient, and torch's fallback is slower than these lines.
             weights = self.dropout((query @ key.transpose(-1, -2) + bias).softmax(-1))
             attended = weights @ value

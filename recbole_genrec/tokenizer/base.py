@@ -47,7 +47,7 @@ class ItemTokenizer(nn.Module, ABC):
 
     @abstractmethod
     def _diagnose(self, features: Tensor) -> dict[str, Tensor]:
-        """Named values [rows] of a few rows of features; must hold `squared_error`, the mean over dimensions."""
+        """Named values [rows] of a few rows of features; those named `...squared_error`, means over dimensions, are reported as explained variance."""
 
     @torch.no_grad()
     def encode(self, features: Tensor) -> Tensor:
@@ -63,7 +63,8 @@ class ItemTokenizer(nn.Module, ABC):
     def report(self, features: Tensor) -> dict[str, float]:
         """Means over all items [N, D] of what only the tokenizer knows.
 
-        `explained_variance` is 1 - mean squared error / variance of the features (at most 1; 0 if they do not vary);
+        `explained_variance` is 1 - mean squared error / variance of the features (at most 1; 0 if they do not vary), and so is
+        `hard_explained_variance` where the decoder sees codewords instead of mixtures of them;
         `distance_level_<l>` the squared distance of a residual to the codeword of its code, levels counted from 0.
         """
         self._check(features)
@@ -71,8 +72,9 @@ class ItemTokenizer(nn.Module, ABC):
             rows = [self._diagnose(chunk) for chunk in features.split(CHUNK_ROWS)]
         means = {name: float(torch.cat([row[name] for row in rows]).double().mean()) for name in rows[0]}
         variance = float(features.double().var(dim=0, unbiased=False).mean())
-        squared_error = means.pop("squared_error")
-        return {"explained_variance": 1 - squared_error / variance if variance else 0.0, **means}
+        errors = {name: means.pop(name) for name in list(means) if name.endswith("squared_error")}
+        explained = {name: 1 - error / variance if variance else 0.0 for name, error in errors.items()}
+        return {**{name.replace("squared_error", "explained_variance"): share for name, share in explained.items()}, **means}
 
     def _check(self, features: Tensor) -> None:
         if features.dim() != 2 or features.shape[1] != self.n_features:

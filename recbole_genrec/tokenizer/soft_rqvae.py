@@ -157,7 +157,12 @@ class SoftRQVAE(ItemTokenizer):
     def _diagnose(self, features: Tensor) -> dict[str, Tensor]:
         residual = self.encoder(features)
         soft = self.quantize(residual)
-        values = {"squared_error": (features - self.decoder(soft.quantized)).square().mean(dim=1)}
+        levels = zip(soft.codes.unbind(dim=1), self.codebooks)
+        hard = torch.stack([F.embedding(code, codebook) for code, codebook in levels]).sum(dim=0)
+        values = {
+            "squared_error": (features - self.decoder(soft.quantized)).square().mean(dim=1),
+            "hard_squared_error": (features - self.decoder(hard)).square().mean(dim=1),
+        }
         levels = zip(self.codebooks, soft.probabilities.unbind(dim=1), soft.codes.unbind(dim=1))
         for level, (codebook, probabilities, code) in enumerate(levels):
             values[f"distance_level_{level}"] = (residual - F.embedding(code, codebook)).square().sum(dim=1)

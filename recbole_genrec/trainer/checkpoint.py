@@ -25,6 +25,13 @@ def new_checkpoint_path(config) -> Path:
     return path
 
 
+def newest_resume_file(config, suffix: str) -> str | None:
+    """The file ending with `suffix` that a run of this model on this data set wrote last; None if there is none."""
+    files = Path(config["checkpoint_dir"]).glob(f"{config['model']}-{config['dataset']}-*{suffix}")
+    newest = max(files, key=lambda file: file.stat().st_mtime, default=None)
+    return None if newest is None else str(newest)
+
+
 def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
     """Write a checkpoint through a temporary file in the same folder: `path` holds the old content or the whole new one.
 

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import nn
 
+from recbole_genrec.config_rules import SCHEDULERS
 from recbole_genrec.model.stage import Group, Stage
 
 LEARNERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-SCHEDULERS = ("constant", "linear", "cosine", "inverse_sqrt")
 
 
 class StageOptimizer:

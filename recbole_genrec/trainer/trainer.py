@@ -15,13 +15,17 @@ from recbole.utils import dict2str, early_stopping
 from torch import nn
 from tqdm import tqdm
 
-from recbole_genrec.data.batches import LengthBatches, shuffle_generator
+from recbole_genrec.compat import without_anomaly_detection
+from recbole_genrec.data.batches import ItemBatches, LengthBatches
 from recbole_genrec.model.stage import Stage
 from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, save_checkpoint
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.optimizer import StageOptimizer, named_parameters
 
 logger = logging.getLogger(__name__)
+
+# What a resumed run may set otherwise, because no result depends on it.
+MAY_CHANGE = frozenset("resume show_progress data_path checkpoint_dir teacher_cache_dir gpu_id use_gpu state log_wandb".split())
 
 
 @dataclass
@@ -60,6 +64,7 @@ class GenRecTrainer(Trainer):
         self.resume_file = _resume_file(self.saved_model_file)
         self.progress = Progress()
         self.optimizer_state: dict[str, Any] | None = None
+        self._clock = time.time()
 
     def _build_optimizer(self, **kwargs) -> None:
         """Every stage builds its own."""
@@ -75,9 +80,9 @@ class GenRecTrainer(Trainer):
         self.eval_collector.data_collect(train_data)
         stages = self.model.stages()
         for stage in stages[self.progress.stage :]:
-            started = time.time()
+            self._clock = time.time()
             self._run(stage, train_data, valid_data, show_progress, callback_fn)
-            self._finish(stage, valid_data, started)
+            self._finish(stage)
         return self.progress.best_score, self.progress.best_result
 
     def _run(self, stage: Stage, train_data, valid_data, show_progress: bool, callback_fn) -> None:
@@ -90,21 +95,21 @@ class GenRecTrainer(Trainer):
         if self.optimizer_state is not None:
             optimizer.optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None
-        # RecBole's SINE switches anomaly detection on for the whole process, which every import of RecBole's models triggers.
-        with _training_only(self.model, stage), torch.autograd.set_detect_anomaly(False):
+        with _training_only(self.model, stage), without_anomaly_detection():
             for epoch in self._epochs(stage, show_progress):
                 started = time.time()
                 losses = self._train(stage, epoch, batches, optimizer, show_progress)
-                if stage.stopping_step is not None and valid_data and (epoch + 1) % self.eval_step == 0:
+                if self._validates(stage, epoch, valid_data):
                     self._validate(stage, epoch, valid_data, show_progress, callback_fn)
                 progress.epoch = epoch + 1
                 if progress.epoch % stage.report_every == 0 or progress.epoch == stage.epochs or progress.stopped:
                     self._report(stage, epoch, losses, time.time() - started)
+                    self._count_seconds(stage)
                     self._save_progress(optimizer.optimizer.state_dict())
                 if progress.stopped:
                     break
 
-    def _finish(self, stage: Stage, valid_data, started: float) -> None:
+    def _finish(self, stage: Stage) -> None:
         """Go back to the best weights if there are any, and hand over to the next stage."""
         progress = self.progress
         validated = stage.stopping_step is not None and progress.best_score is not None
@@ -114,10 +119,16 @@ class GenRecTrainer(Trainer):
             stage.finish()
         if not validated:
             self._save_weights()
-        progress.seconds[stage.name] = progress.seconds.get(stage.name, 0.0) + time.time() - started
+        self._count_seconds(stage)
         logger.info("stage %s: done after %d epochs, %.1f s", stage.name, progress.epoch, progress.seconds[stage.name])
         progress.stage, progress.epoch, progress.bad_validations, progress.stopped = progress.stage + 1, 0, 0, False
         self._save_progress(None)
+
+    def _count_seconds(self, stage: Stage) -> None:
+        """Add the time since the last call to the stage's."""
+        now = time.time()
+        self.progress.seconds[stage.name] = self.progress.seconds.get(stage.name, 0.0) + now - self._clock
+        self._clock = now
 
     # --- one epoch ----------------------------------------------------------------------------------------
 
@@ -132,7 +143,9 @@ class GenRecTrainer(Trainer):
         seed = self.config["seed"] + self.progress.stage
         if stage.rows == "items":
             return ItemBatches(self.model.n_items, stage.batch_size, seed, self.device)
-        return LengthBatches(train_data.dataset.inter_feat, stage.batch_size, seed)
+        model = self.model
+        fields = (model.USER_ID, model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.ITEM_ID)
+        return LengthBatches(train_data.dataset.inter_feat, stage.batch_size, seed, fields)
 
     def _train(self, stage: Stage, epoch: int, batches, optimizer: StageOptimizer, show_progress: bool) -> dict[str, float]:
         """One pass over the batches; returns the mean of every loss term."""
@@ -167,10 +180,14 @@ class GenRecTrainer(Trainer):
         if improved:
             progress.best_score, progress.best_result = float(best), {name: float(value) for name, value in result.items()}
             self._save_weights()
-        if self.tensorboard is not None:
-            self.tensorboard.add_scalar(f"{stage.name}/{self.valid_metric}", score, epoch)
+        self.tensorboard.add_scalar(f"{stage.name}/{self.valid_metric}", score, epoch)
         if callback_fn is not None:
             callback_fn(epoch, score)
+
+    def _validates(self, stage: Stage, epoch: int, valid_data) -> bool:
+        """After every `eval_step` epochs and after the last one; never if `eval_step` is 0."""
+        due = self.eval_step > 0 and ((epoch + 1) % self.eval_step == 0 or epoch + 1 == stage.epochs)
+        return stage.stopping_step is not None and bool(valid_data) and due
 
     def _report(self, stage: Stage, epoch: int, losses: dict[str, float], seconds: float) -> None:
         terms = ", ".join(f"{name} {loss:.5f}" for name, loss in losses.items())
@@ -189,18 +206,24 @@ class GenRecTrainer(Trainer):
         history, lengths = self.model.ITEM_SEQ, interaction[self.model.ITEM_SEQ_LEN]
         interaction.interaction[history] = interaction[history][:, : int(lengths.max())]
         ranked = self.model.recommend_topk(interaction.to(self.device), max(self.config["topk"]))
+        self.n_empty += (ranked == 0).sum()
         return interaction, ranked, positive_users, positive_items
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """As RecBole's Trainer.evaluate; the checkpoint must belong to this model and data set."""
         if eval_data and load_best_model:
             self._load_weights(model_file or self.saved_model_file)
-        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        self.n_empty = torch.zeros((), dtype=torch.long, device=self.device)
+        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        if self.n_empty:
+            logger.info("%d places of the ranked lists hold codes of no item; they count as misses", self.n_empty)
+        return result
 
     # --- checkpoints --------------------------------------------------------------------------------------
 
     def _save_weights(self) -> None:
-        save_checkpoint(self.saved_model_file, {**self._identity(), "state_dict": self.model.state_dict()})
+        content = {**self._identity(), "settings": self.config.settings(), "state_dict": self.model.state_dict()}
+        save_checkpoint(self.saved_model_file, content)
 
     def _load_weights(self, path: str) -> None:
         self.model.load_state_dict(load_checkpoint(path, self.device, **self._identity())["state_dict"])
@@ -208,6 +231,7 @@ class GenRecTrainer(Trainer):
     def _save_progress(self, optimizer_state: dict[str, Any] | None) -> None:
         content = {
             **self._identity(),
+            "settings": self.config.settings(),
             "state_dict": self.model.state_dict(),
             "optimizer": optimizer_state,
             "progress": asdict(self.progress),
@@ -222,32 +246,18 @@ class GenRecTrainer(Trainer):
         Raises:
             FileNotFoundError, ValueError: if the file is missing, or of another model or data set.
         """
-        content = load_checkpoint(resume_file, self.device, **self._identity())
+        content = load_checkpoint(resume_file, "cpu", **self._identity())
+        _check_same_settings(content["settings"], self.config.settings(), resume_file)
         self.model.load_state_dict(content["state_dict"])
         self.progress = Progress(**content["progress"])
         self.optimizer_state = content["optimizer"]
         self.saved_model_file = content["saved_model_file"]
         self.resume_file = _resume_file(self.saved_model_file)
-        torch.set_rng_state(content["random_state"].cpu())
+        torch.set_rng_state(content["random_state"])
         logger.info("resumed from %s: stage %d, epoch %d", resume_file, self.progress.stage, self.progress.epoch)
 
     def _identity(self) -> dict[str, str]:
         return {"model": self.config["model"], "dataset_fingerprint": self.model.dataset_fingerprint}
-
-
-class ItemBatches:
-    """Batches of all item ids, shuffled by (seed, epoch)."""
-
-    def __init__(self, n_items: int, batch_size: int, seed: int, device: torch.device) -> None:
-        self.n_items, self.batch_size, self.seed, self.device = n_items, batch_size, seed, device
-
-    def __len__(self) -> int:
-        return math.ceil((self.n_items - 1) / self.batch_size)
-
-    def epoch(self, epoch: int) -> Iterator[torch.Tensor]:
-        """Item ids 1 .. n_items - 1, each once, int64 [batch_size] (the last batch may be shorter)."""
-        order = torch.randperm(self.n_items - 1, generator=shuffle_generator(self.seed, epoch)) + 1
-        yield from order.to(self.device).split(self.batch_size)
 
 
 class _training_only:
@@ -264,6 +274,17 @@ class _training_only:
     def __exit__(self, *error) -> None:
         for parameter in self.frozen:
             parameter.requires_grad_(True)
+
+
+def _check_same_settings(saved: dict[str, Any], given: dict[str, Any], resume_file: str) -> None:
+    """A run that goes on with other settings would be neither the old run nor a new one."""
+    changed = sorted(key for key in saved.keys() | given.keys() if saved.get(key) != given.get(key) and key not in MAY_CHANGE)
+    if changed:
+        key = changed[0]
+        raise ValueError(
+            f"{key} is {given.get(key)!r}, but the run that {str(resume_file)!r} belongs to has {saved.get(key)!r}; "
+            f"resume with the same settings (different are: {', '.join(changed)}), or start anew."
+        )
 
 
 def _resume_file(saved_model_file: str) -> str:

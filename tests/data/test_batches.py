@@ -13,13 +13,15 @@ def rows():
     number = torch.arange(1003)
     return Interaction({"user_id": number, "item_id": number + 5, "item_length": length, "item_id_list": items, "rating": number})
 
+FIELDS = ("user_id", "item_id_list", "item_length", "item_id")
+
 
 def order(batches, epoch):
     return torch.cat([batch["user_id"] for batch in batches.epoch(epoch)])
 
 
 def test_every_row_comes_once_with_its_own_columns(rows):
-    batches = LengthBatches(rows, batch_size=32, seed=3, n_pool=5)
+    batches = LengthBatches(rows, 32, seed=3, fields=FIELDS, n_pool=5)
     seen = list(batches.epoch(0))
     assert len(seen) == len(batches) == 32
     assert sorted(len(batch) for batch in seen) == [11] + [32] * 31
@@ -36,17 +38,17 @@ def test_every_row_comes_once_with_its_own_columns(rows):
 
 def test_the_order_depends_on_seed_and_epoch_only(rows):
     torch.manual_seed(1)
-    first = order(LengthBatches(rows, 32, seed=3), 4)
+    first = order(LengthBatches(rows, 32, seed=3, fields=FIELDS), 4)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    assert torch.equal(order(LengthBatches(rows, 32, seed=3), 4), first)
+    assert torch.equal(order(LengthBatches(rows, 32, seed=3, fields=FIELDS), 4), first)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(order(LengthBatches(rows, 32, seed=3), 5), first)
-    assert not torch.equal(order(LengthBatches(rows, 32, seed=4), 4), first)
+    assert not torch.equal(order(LengthBatches(rows, 32, seed=3, fields=FIELDS), 5), first)
+    assert not torch.equal(order(LengthBatches(rows, 32, seed=4, fields=FIELDS), 4), first)
 
 
 def test_batches_of_one_pool_do_not_overlap_in_length_and_come_shuffled(rows):
-    lengths = [batch["item_length"] for batch in LengthBatches(rows, 32, seed=0, n_pool=100).epoch(0)]
+    lengths = [batch["item_length"] for batch in LengthBatches(rows, 32, seed=0, fields=FIELDS, n_pool=100).epoch(0)]
     spans = sorted((int(length.min()), int(length.max())) for length in lengths)
     assert all(high <= low for (_, high), (low, _) in zip(spans, spans[1:]))
     longest = [int(length.max()) for length in lengths]

@@ -30,7 +30,7 @@ def make_dataset(tmp_path, monkeypatch):
             "item_feature_tokens": None,
             "text_fields": None,
             "text_dim": 8,
-            "feature_scaling": "none",
+            "feature_scaling": "raw",
         }
         config = Config(model="SASRec", dataset="toy", config_dict={**base, **settings})
         return config, GenRecDataset(config)
@@ -153,4 +153,4 @@ def test_unknown_scaling_and_uneven_rows_are_named():
     with pytest.raises(ValueError, match="feature_scaling is 'minmax'"):
         ItemFeatures({"a": torch.ones(3, 1)}, "minmax")
     with pytest.raises(ValueError, match=r"'b' has the shape \[4, 1\], but needs 3 rows"):
-        ItemFeatures({"a": torch.ones(3, 1), "b": torch.ones(4, 1)}, "none")
+        ItemFeatures({"a": torch.ones(3, 1), "b": torch.ones(4, 1)}, "raw")
