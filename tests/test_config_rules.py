@@ -15,6 +15,16 @@ GENERATIVE = {
     "metrics": ["Recall", "NDCG"],
     "topk": [5, 10],
     "valid_metric": "ndcg@10",
+    "benchmark_filename": None,
+    "enable_amp": False,
+    "clip_grad_norm": {"max_norm": 1.0},
+    "learner": "adamw",
+    "softmax_scope": "level",
+    "tokenizer": "rqvae",
+    "feature_scaling": "standardize",
+    "scheduler": "cosine",
+    "tokenizer_scheduler": "linear",
+    "finetune_scheduler": "constant",
     "eval_args": {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": {"valid": "full", "test": "full"}},
 }
 
@@ -47,11 +57,38 @@ def test_consistent_settings_pass():
         ({"eval_args": {**GENERATIVE["eval_args"], "mode": "uni100"}}, "has mode"),
         ({"eval_args": {**GENERATIVE["eval_args"], "mode": {"valid": "uni100", "test": "full"}}}, "has mode"),
         ({"eval_args": "LS"}, "eval_args is 'LS'"),
+        ({"softmax_scope": "item"}, "softmax_scope is 'item', but has to be one of level, full: choose one"),
+        ({"learner": "adagrad"}, "learner is 'adagrad', but has to be one of adamw, adam, sgd"),
+        ({"scheduler": "step"}, "scheduler is 'step', but has to be one of constant, linear, cosine, inverse_sqrt"),
+        ({"tokenizer_scheduler": None}, "tokenizer_scheduler is None, but has to be one of constant"),
+        ({"finetune_scheduler": "Cosine"}, "finetune_scheduler is 'Cosine', but has to be one of constant"),
+        ({"tokenizer": "vq"}, "tokenizer is 'vq', but has to be one of rqvae, residual_kmeans"),
+        ({"feature_scaling": None}, "feature_scaling is None, but has to be one of standardize, unit_norm, raw"),
+        ({"enable_amp": True}, "enable_amp is True, but generative models train in full precision"),
+        ({"clip_grad_norm": 1.0}, r"clip_grad_norm is 1.0, but has to be none or a largest norm: write \{max_norm: 1.0\}"),
+        ({"clip_grad_norm": {"norm_type": 2}}, "clip_grad_norm is {'norm_type': 2}"),
+        ({"clip_grad_norm": {"max_norm": 1.0, "norm_type": 1}}, "clip_grad_norm is {'max_norm': 1.0, 'norm_type': 1}"),
+        ({"benchmark_filename": ["train", "valid", "test"]}, r"benchmark_filename is \['train', 'valid', 'test'\], but .* one .inter file"),
     ],
 )
 def test_contradictions_of_a_generative_model_are_refused(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         check_rules({**GENERATIVE, **change}, change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"clip_grad_norm": None}, {"softmax_scope": "full"}, {"tokenizer": "residual_kmeans"}, {"learner": "sgd"}]
+    + [{"scheduler": "inverse_sqrt"}, {"feature_scaling": "unit_norm"}, {"feature_scaling": "raw"}],
+)
+def test_choices_of_a_generative_model_pass(change):
+    check_rules({**GENERATIVE, **change}, change)
+
+
+def test_other_models_are_free_in_what_generative_ones_are_not():
+    settings = {key: value for key, value in GENERATIVE.items() if key != "n_beams"}
+    free = {"benchmark_filename": ["a", "b", "c"], "enable_amp": True, "learner": "adagrad", "clip_grad_norm": {"norm_type": 2}}
+    check_rules({**settings, **free, "scheduler": "step"}, {})
 
 
 def test_sampled_negatives_of_a_generative_model_are_refused():

@@ -204,14 +204,17 @@ def test_finish_logs_the_tokenizers_health(make_experiment, caplog):
         assert figure in caplog.text
 
 
-def test_dead_codes_restart_after_an_epoch(make_experiment, monkeypatch):
-    """Every stage of items hands all items, the epoch and the seed to the tokenizer."""
-    model, calls = make_experiment("TIGER", seed=11).model, []
-    monkeypatch.setattr(model.tokenizer, "end_epoch", lambda *given: calls.append(given))
-    model.tokenizer_stage().after_epoch(6)
-    features, *rest = calls[0]
-    assert torch.equal(features, model.item_features[1:])
-    assert rest == [6, 11]
+def test_dead_codes_restart_after_an_epoch(make_experiment, monkeypatch, caplog):
+    """All items, the epoch and the seed go to the tokenizer; the last tenth of the epochs is left to train what was restarted."""
+    model, calls = make_experiment("TIGER", seed=11, tokenizer_epochs=20).model, []
+    monkeypatch.setattr(model.tokenizer, "end_epoch", lambda *given: calls.append(given) or (7 if given[1] == 3 else 0))
+    after_epoch = model.tokenizer_stage().after_epoch
+    with caplog.at_level("INFO"):
+        for epoch in range(20):
+            after_epoch(epoch)
+    assert all(torch.equal(features, model.item_features[1:]) for features, *_ in calls)
+    assert [rest for _, *rest in calls] == [[epoch, 11] for epoch in range(18)]
+    assert [line for line in caplog.messages if "restarted" in line] == ["tokenizer epoch 3: restarted 7 codes that no item used"]
 
 
 def test_cross_entropy_by_hand(make_experiment, make_batch, name):

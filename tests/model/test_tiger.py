@@ -68,7 +68,7 @@ def test_tokenizers(make_experiment):
     assert isinstance(experiment.model.tokenizer, ResidualKMeans)
     assert experiment.model.tokenizer_stage().epochs == 0, "k-means has nothing to train"
     assert make_experiment("TIGER").model.tokenizer_stage().epochs == 4
-    with pytest.raises(ValueError, match="tokenizer 'vq' is unknown to TIGER; choose rqvae or residual_kmeans"):
+    with pytest.raises(ValueError, match="tokenizer is 'vq', but has to be one of rqvae, residual_kmeans: choose one"):
         make_experiment("TIGER", tokenizer="vq")
 
 

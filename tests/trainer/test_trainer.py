@@ -150,12 +150,16 @@ def test_a_metric_may_be_better_when_smaller(make_experiment):
     assert_same(snapshot(trainer.model), seen[1])
 
 
-def test_validation_every_few_epochs(make_experiment):
-    experiment, calls = make_experiment("TIGER", epochs=5, eval_step=2), []
+@pytest.mark.parametrize("eval_step, epochs", [(2, [1, 3, 4]), (5, [4]), (9, [4]), (1, [0, 1, 2, 3, 4]), (0, []), (-1, [])])
+def test_validation_every_few_epochs_and_after_the_last(make_experiment, eval_step, epochs):
+    """Without any, as eval_step 0 has it in RecBole, the last weights are the run's."""
+    experiment, calls = make_experiment("TIGER", epochs=5, eval_step=eval_step), []
     trainer = GenRecTrainer(experiment.config, experiment.model)
-    script(trainer, (0.1, 0.2))
-    trainer.fit(experiment.train, experiment.valid, callback_fn=lambda *given: calls.append(given))
-    assert calls == [(1, 0.1), (3, 0.2)]
+    script(trainer, (0.1, 0.2, 0.3, 0.4, 0.5))
+    best_score, _ = trainer.fit(experiment.train, experiment.valid, callback_fn=lambda *given: calls.append(given))
+    assert calls == [(epoch, number / 10) for number, epoch in enumerate(epochs, start=1)]
+    assert best_score == (len(epochs) / 10 if epochs else None)
+    assert_same(torch.load(trainer.saved_model_file, weights_only=True)["state_dict"], snapshot(trainer.model))
 
 
 def test_without_validation_data_the_last_weights_stand(make_experiment):
