@@ -98,6 +98,7 @@ def load(path: str, config_dict: dict[str, Any] | None = None) -> tuple:
         FileNotFoundError, ValueError: if the file is missing or no checkpoint, or the data set is another one.
     """
     saved = load_checkpoint(path, "cpu")
+    saved["settings"].pop("gpu_id")  # of the machine that trained; here CUDA_VISIBLE_DEVICES and config_dict choose
     config = GenRecConfig(config_dict={**saved["settings"], **(config_dict or {})})
     init_seed(config["seed"], config["reproducibility"])
     data = create_dataset(config)

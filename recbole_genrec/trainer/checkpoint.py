@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ def new_checkpoint_path(config) -> Path:
 
 def newest_resume_file(config, suffix: str) -> str | None:
     """The file ending with `suffix` that a run of this model on this data set wrote last; None if there is none."""
-    files = Path(config["checkpoint_dir"]).glob(f"{config['model']}-{config['dataset']}-*{suffix}")
+    stem = re.escape(f"{config['model']}-{config['dataset']}-")
+    # After the data set comes new_checkpoint_path's time; `amazon` must not find runs on `amazon-beauty`.
+    name = re.compile(rf"{stem}[^-]+-\d+-\d+_\d+-\d+-\d+(-\d+)?{re.escape(suffix)}")
+    files = (file for file in Path(config["checkpoint_dir"]).glob("*.pth") if name.fullmatch(file.name))
     newest = max(files, key=lambda file: file.stat().st_mtime, default=None)
     return None if newest is None else str(newest)
 
