@@ -20,7 +20,7 @@ def new_checkpoint_path(config) -> Path:
     stem = f"{config['model']}-{config['dataset']}-{get_local_time()}"
     folder = Path(config["checkpoint_dir"])
     path, number = folder / f"{stem}.pth", 1
-    while path.exists():
+    while path.exists() or path.with_suffix(".resume.pth").exists():
         number += 1
         path = folder / f"{stem}-{number}.pth"
     return path
