@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from recbole_genrec import quick_start
 from recbole_genrec.config import GenRecConfig
 from recbole_genrec.model import abstract, unigrec
 from recbole_genrec.quick_start import create_trainer, load, run
 
-_spec = importlib.util.spec_from_file_location("model_test_settings", Path(__file__).parent / "model" / "conftest.py")
-_sizes = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_sizes)
 TEACHERS = Path("teachers")
-
-
-@pytest.fixture
-def settings(tiny_settings):
-    """Settings of a run of UniGRec, and by their common part of TIGER, that takes a second."""
-    return {**tiny_settings, **_sizes.SMALL_SETTINGS, "teacher_cache_dir": str(TEACHERS)}
-
-
-def settings_of(model: str, settings: dict) -> dict:
-    return {**settings, **(_sizes.SMALL_UNIGREC_SETTINGS if model == "UniGRec" else {})}
 
 
 def ranked(network, test_data) -> list:
@@ -35,12 +22,12 @@ def ranked(network, test_data) -> list:
 
 
 @pytest.mark.parametrize("model", ["TIGER", "UniGRec"])
-def test_a_loaded_model_is_the_model_of_the_run(settings, model, monkeypatch):
+def test_a_loaded_model_is_the_model_of_the_run(small_settings, model, monkeypatch):
     """With neither the teacher's cache nor the features: all that was learned travels in the checkpoint."""
-    given = {**settings_of(model, settings), "item_features": {"cf": "SASRec"}}
-    networks, build = [], GenRecConfig(model, config_dict=given).model_class.__init__
+    networks, trainer_of = [], quick_start.create_trainer
+    given = {**small_settings(model), "item_features": {"cf": "SASRec"}, "teacher_cache_dir": str(TEACHERS)}
     with monkeypatch.context() as patch:
-        patch.setattr(f"recbole_genrec.model.{model.lower()}.{model}.__init__", lambda self, *rest: (networks.append(self), build(self, *rest))[1])
+        patch.setattr(quick_start, "create_trainer", lambda config, network: (networks.append(network), trainer_of(config, network))[1])
         result = run(model, config_dict=given)
     assert list(TEACHERS.iterdir())
     shutil.rmtree(TEACHERS)
@@ -61,24 +48,25 @@ def test_a_loaded_model_is_the_model_of_the_run(settings, model, monkeypatch):
     assert not TEACHERS.exists()
 
 
-def test_a_loaded_model_has_the_settings_of_the_run(settings, tmp_path):
+def test_a_loaded_model_has_the_settings_of_the_run(small_settings, tmp_path):
     """But for those given anew: the data may have moved."""
-    result = run("TIGER", config_dict={**settings, "hidden_size": 24, "seed": 9, "n_user_tokens": 6, "separator_token": True})
-    shutil.move(settings["data_path"], tmp_path / "elsewhere")
+    changes = {"hidden_size": 24, "seed": 9, "n_user_tokens": 6, "separator_token": True}
+    result = run("TIGER", config_dict={**small_settings("TIGER"), **changes})
+    shutil.move(small_settings("TIGER")["data_path"], tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match="tiny"):
         load(result["checkpoint"])
     config, network, *_, test_data = load(result["checkpoint"], {"data_path": str(tmp_path / "elsewhere"), "n_beams": 7})
-    assert (config["hidden_size"], config["seed"], config["n_user_tokens"], config["separator_token"]) == (24, 9, 6, True)
+    assert {key: config[key] for key in changes} == changes
     assert (config["n_beams"], len(network.search(next(iter(test_data))[0]).item_ids[0])) == (7, 7)
     config, network, *_, test_data = load(result["checkpoint"], {"data_path": str(tmp_path / "elsewhere")})
     assert dict(create_trainer(config, network).evaluate(test_data, load_best_model=False)) == dict(result["test_result"])
 
 
-def test_another_data_set_is_refused(settings, tmp_path):
+def test_another_data_set_is_refused(small_settings, tmp_path):
     """Names of users and items may be the same: the order of one user's items is enough."""
-    result = run("TIGER", config_dict=settings)
+    result = run("TIGER", config_dict=small_settings("TIGER"))
     folder = tmp_path / "other" / "tiny"
-    shutil.copytree(Path(settings["data_path"]) / "tiny", folder)
+    shutil.copytree(Path(small_settings("TIGER")["data_path"]) / "tiny", folder)
     rows = (folder / "tiny.inter").read_text()
     (folder / "tiny.inter").write_text(rows.replace("u1\ti1\t1400000000", "u1\ti1\t1400000009"))
     assert (folder / "tiny.inter").read_text() != rows
@@ -86,18 +74,17 @@ def test_another_data_set_is_refused(settings, tmp_path):
         load(result["checkpoint"], {"data_path": str(folder.parent)})
 
 
-def test_files_that_hold_no_model_are_refused(settings):
+def test_files_that_hold_no_model_are_refused(tiny_settings):
     with pytest.raises(FileNotFoundError, match="'nowhere.pth' does not exist"):
         load("nowhere.pth")
-    result = run("SASRec", config_dict={key: settings[key] for key in ("dataset", "data_path", "checkpoint_dir", "topk", "valid_metric", "epochs")})
+    result = run("SASRec", config_dict=tiny_settings)
     with pytest.raises(ValueError, match="has the format None.*that a generative model has written"):
         load(result["checkpoint"])
 
 
 @pytest.mark.parametrize("model", ["TIGER", "UniGRec"])
-def test_checkpoints_hold_the_settings_as_plain_values(settings, model):
-    given = settings_of(model, settings)
-    result = run(model, config_dict={**given, "learning_rate": 0.005})
+def test_checkpoints_hold_the_settings_as_plain_values(small_settings, model):
+    result = run(model, config_dict={**small_settings(model), "learning_rate": 0.005})
     path = Path(result["checkpoint"])
     for file in (path, path.with_suffix(".resume.pth")):
         content = torch.load(file, weights_only=True)
@@ -108,7 +95,7 @@ def test_checkpoints_hold_the_settings_as_plain_values(settings, model):
         assert {**again, "gpu_id": str(again["gpu_id"])} == content["settings"]
 
 
-def test_the_run_does_not_choose_the_gpu_of_a_later_machine(settings):
-    result = run("TIGER", config_dict={**settings, "gpu_id": 3})
+def test_the_run_does_not_choose_the_gpu_of_a_later_machine(small_settings):
+    result = run("TIGER", config_dict={**small_settings("TIGER"), "gpu_id": 3})
     assert "gpu_id" not in load(result["checkpoint"])[0].external_config_dict
     assert load(result["checkpoint"], {"gpu_id": 1})[0].external_config_dict["gpu_id"] == 1
