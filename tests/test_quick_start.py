@@ -106,3 +106,39 @@ def test_script_runs(tiny_settings):
     done = subprocess.run([sys.executable, script, "--model=Popp"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1 and "'Popp'" in done.stderr and "'Pop'" in done.stderr
+
+
+@pytest.mark.parametrize("model", ["TIGER", "UniGRec"])
+@pytest.mark.parametrize("load_col", ["{inter: [uid, iid, t]}", "{inter: [uid, iid, t], item: [iid, title]}"])
+def test_columns_may_have_other_names(small_settings, model, load_col):
+    """As dataset/README.md says it is done; the result is that of the usual names, text features included."""
+    expected = run(model, config_dict=small_settings(model))
+    folder = Path(small_settings(model)["data_path"]) / "tiny"
+    names = {"user_id:": "uid:", "item_id:": "iid:", "timestamp:": "t:"}
+    for file in (folder / "tiny.inter", folder / "tiny.item"):
+        head, _, rows = file.read_text().partition("\n")
+        for old, new in names.items():
+            head = head.replace(old, new)
+        file.write_text(f"{head}\n{rows}")
+    arguments = ["--USER_ID_FIELD=uid", "--ITEM_ID_FIELD=iid", "--TIME_FIELD=t", f"--load_col={load_col}"]
+    result = run(model, config_dict=small_settings(model), command_line=arguments)
+    for part in ("test_result", "best_valid_result", "semantic_ids"):
+        assert result[part] == expected[part]
+
+
+def test_the_record_counts_interactions_not_training_rows(small_settings, tiny_sequences):
+    """Of 12 users with 5 to 7 items; each stage has its seconds, and the ids their figures."""
+    result = run("TIGER", config_dict=small_settings("TIGER"))
+    record = json.loads(Path(result["checkpoint"]).with_suffix(".json").read_text())
+    assert (record["n_users"], record["n_items"], record["n_interactions"]) == (12, 10, sum(map(len, tiny_sequences)))
+    assert list(record["stage_seconds"]) == ["tokenizer", "recommender"]
+    assert 0 < sum(record["stage_seconds"].values()) <= record["seconds"] + 0.1
+    assert record["semantic_ids"] == result["semantic_ids"]
+    assert 1 / 4 <= record["semantic_ids"]["usage_0"] <= 1
+    assert record["semantic_ids"]["collisions_after"] == 0
+
+
+def test_the_record_of_a_model_without_semantic_ids_has_none(tiny_settings, tiny_sequences):
+    record = json.loads(Path(run("Pop", config_dict=tiny_settings)["checkpoint"]).with_suffix(".json").read_text())
+    assert record["n_interactions"] == sum(map(len, tiny_sequences))
+    assert not {"semantic_ids", "stage_seconds"} & set(record)
