@@ -40,7 +40,7 @@ def _check_counts(settings: dict[str, Any]) -> None:
             continue
         if key in ("epochs", "n_beams", "MAX_ITEM_LIST_LENGTH") or key.endswith("batch_size"):
             least = 1
-        elif key.endswith("_epochs") and not key.endswith("warmup_epochs"):
+        elif key == "n_user_tokens" or (key.endswith("_epochs") and not key.endswith("warmup_epochs")):
             least = 0
         else:
             continue

@@ -44,6 +44,7 @@ def test_consistent_settings_pass():
         ({"eval_batch_size": -1}, "eval_batch_size is -1"),
         ({"train_batch_size": True}, "train_batch_size is True"),
         ({"tokenizer_epochs": -1}, "tokenizer_epochs is -1, but has to be a whole number of at least 0"),
+        ({"n_user_tokens": -1}, "n_user_tokens is -1, but has to be a whole number of at least 0"),
         ({"topk": [0]}, r"topk is \[0\]"),
         ({"topk": []}, r"topk is \[\]"),
         ({"metrics": ["Recal"]}, "metrics is"),
