@@ -44,12 +44,13 @@ def make_experiment(small_settings):
 
 @pytest.fixture
 def make_batch():
-    """Histories and their next items as a batch; `width` pads the histories on the right with item 0."""
+    """Histories, their next items and users 1, 2, ... as a batch; `width` pads the histories on the right with item 0."""
 
-    def make(histories, targets, width: int | None = None) -> Interaction:
+    def make(histories, targets, width: int | None = None, user_ids=None) -> Interaction:
         width = max(map(len, histories)) if width is None else width
         item_id_list = torch.tensor([[*items, *[0] * (width - len(items))] for items in histories])
         lengths = torch.tensor([len(items) for items in histories])
-        return Interaction({"item_id_list": item_id_list, "item_length": lengths, "item_id": torch.tensor(targets)})
+        users = torch.arange(1, len(histories) + 1) if user_ids is None else torch.tensor(user_ids)
+        return Interaction({"user_id": users, "item_id_list": item_id_list, "item_length": lengths, "item_id": torch.tensor(targets)})
 
     return make

@@ -204,6 +204,20 @@ def test_finish_logs_the_tokenizers_health(make_experiment, caplog):
         assert figure in caplog.text
 
 
+def test_idle_codes_are_warned_of(make_experiment, caplog):
+    """Levels of five codes: all of them, three and four in use; four fifths are enough."""
+    model = make_experiment("TIGER", codebook_size=5).model
+    items = torch.arange(10)
+    model.tokenizer.encode = lambda features: torch.stack((items % 5, items % 3, items % 4), dim=1)
+    model.refresh_semantic_ids()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING" and "semantic ids" in record.getMessage()]
+    assert warnings == ["semantic ids: fewer than 80% of the codes of levels [1] are in use"]
+    caplog.clear()
+    model.tokenizer.encode = lambda features: torch.stack((items % 5, items % 4, items % 4), dim=1)
+    model.refresh_semantic_ids()
+    assert "fewer than" not in caplog.text
+
+
 def test_dead_codes_restart_after_an_epoch(make_experiment, monkeypatch, caplog):
     """All items, the epoch and the seed go to the tokenizer; the last tenth of the epochs is left to train what was restarted."""
     model, calls = make_experiment("TIGER", seed=11, tokenizer_epochs=20).model, []
@@ -230,5 +244,5 @@ def test_cross_entropy_by_hand(make_experiment, make_batch, name):
 
 def test_interaction_may_hold_more_columns(make_experiment, make_batch, name):
     model, batch = make_experiment(name).name_items(), make_batch(HISTORIES, TARGETS)
-    more = Interaction({**batch.interaction, "user_id": torch.arange(1, 5)})
+    more = Interaction({**batch.interaction, "rating": torch.arange(1, 5)})
     assert torch.equal(model.predict(more), model.predict(batch))
