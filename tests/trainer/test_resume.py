@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_genrec.trainer.optimizer import StageOptimizer
 from recbole_genrec.data.batches import ItemBatches
+from recbole_genrec.trainer.optimizer import StageOptimizer
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 SETTINGS = {"hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2, "weight_decay": 0.1, "eval_batch_size": 64, "stopping_step": 1}

@@ -1,0 +1,86 @@
+"""What a trainer counts besides metrics: seconds of stages and places without an item."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from recbole_genrec.trainer import trainer as module
+from recbole_genrec.trainer.trainer import GenRecTrainer
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def make_trainer(make_experiment, monkeypatch):
+    """A trainer of TIGER by whose clock an epoch takes 10 s and all else nothing; 4 tokenizer epochs, 2 of the recommender."""
+    now = [1000.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now[0]))
+
+    def make(n_epochs: int | None = None):
+        experiment = make_experiment("TIGER")
+        trainer, done = GenRecTrainer(experiment.config, experiment.model), []
+        train = trainer._train
+
+        def train_slowly(*given):
+            losses = train(*given)
+            now[0] += 10
+            done.append(1)
+            if len(done) == n_epochs:
+                raise Killed
+            return losses
+
+        trainer._train = train_slowly
+        return trainer, experiment
+
+    make.wait = lambda seconds: now.__setitem__(0, now[0] + seconds)
+    return make
+
+
+def test_seconds_of_stages(make_trainer):
+    trainer, experiment = make_trainer()
+    trainer.fit(experiment.train, experiment.valid)
+    assert trainer.progress.seconds == {"tokenizer": 40.0, "recommender": 20.0}
+
+
+@pytest.mark.parametrize("n_epochs", [2, 3, 4, 5, 6])
+def test_seconds_before_a_kill_count(make_trainer, n_epochs):
+    """Not those of the epoch that was lost, which are spent again, nor those between the processes."""
+    trainer, experiment = make_trainer(n_epochs)
+    with pytest.raises(Killed):
+        trainer.fit(experiment.train, experiment.valid)
+    again, experiment = make_trainer()
+    make_trainer.wait(5000)
+    again.resume_checkpoint(trainer.resume_file)
+    make_trainer.wait(300)
+    again.fit(experiment.train, experiment.valid)
+    assert again.progress.seconds == {"tokenizer": 40.0, "recommender": 20.0}
+
+
+def test_places_without_an_item_are_logged(make_experiment, caplog):
+    """As many as a count over all test users, however they are batched."""
+    lines = []
+    for batch_size in (5, 64):
+        experiment = make_experiment("TIGER", constrained=False, n_levels=1, eval_batch_size=batch_size)
+        trainer = GenRecTrainer(experiment.config, experiment.name_items())
+        n_empty = sum(int((trainer.model.recommend_topk(batch[0], 5) == 0).sum()) for batch in experiment.test)
+        for _ in range(2):
+            caplog.clear()
+            with caplog.at_level("INFO"):
+                trainer.evaluate(experiment.test, load_best_model=False)
+            lines.append([line for line in caplog.messages if "hold codes of no item" in line])
+    assert 0 < n_empty < 12 * 5
+    assert lines == [[f"{n_empty} places of the ranked lists hold codes of no item; they count as misses"]] * 4
+
+
+def test_nothing_is_logged_where_every_place_has_an_item(make_experiment, caplog):
+    experiment = make_experiment("TIGER")
+    trainer = GenRecTrainer(experiment.config, experiment.name_items())
+    with caplog.at_level("INFO"):
+        trainer.evaluate(experiment.test, load_best_model=False)
+    assert torch.equal(trainer.n_empty, torch.tensor(0))
+    assert "of no item" not in caplog.text
