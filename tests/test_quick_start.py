@@ -142,3 +142,11 @@ def test_the_record_of_a_model_without_semantic_ids_has_none(tiny_settings, tiny
     record = json.loads(Path(run("Pop", config_dict=tiny_settings)["checkpoint"]).with_suffix(".json").read_text())
     assert record["n_interactions"] == sum(map(len, tiny_sequences))
     assert not {"semantic_ids", "stage_seconds"} & set(record)
+
+
+@pytest.mark.parametrize("model", ["TIGER", "UniGRec"])
+def test_a_run_without_validation_tests_its_last_weights(small_settings, model):
+    result = run(model, config_dict={**small_settings(model), "eval_step": 0})
+    assert (result["best_valid_score"], result["best_valid_result"]) == (None, None)
+    assert 0 <= result["test_result"]["recall@5"] <= 1
+    assert json.loads(Path(result["checkpoint"]).with_suffix(".json").read_text())["best_valid_result"] is None
