@@ -189,7 +189,7 @@ def build_sasrec(config, dataset) -> SASRec:
 
 
 def _fit(config, dataset: GenRecDataset) -> tuple[dict, dict]:
-    """Train until validation NDCG@10 has not risen for more than teacher_stopping_step epochs; return the best state_dict (CPU), metrics."""
+    """Train until validation NDCG@10 has not risen for over teacher_stopping_step epochs; return the best state_dict (CPU), metrics."""
     max_length = config["MAX_ITEM_LIST_LENGTH"]
     windows = training_windows(dataset.sequences, max_length)
     valid_rows = evaluation_rows(dataset.sequences, max_length, "valid")

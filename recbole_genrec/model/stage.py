@@ -7,6 +7,7 @@ from typing import Any, Callable
 
 from torch import Tensor
 
+
 @dataclass(frozen=True)
 class Group:
     """Modules of the model (attribute names) that are trained with one learning rate."""

@@ -47,7 +47,10 @@ class ItemTokenizer(nn.Module, ABC):
 
     @abstractmethod
     def _diagnose(self, features: Tensor) -> dict[str, Tensor]:
-        """Named values [rows] of a few rows of features; those named `...squared_error`, means over dimensions, are reported as explained variance."""
+        """Named values [rows] of a few rows of features.
+
+        Those named `...squared_error`, means over dimensions, are reported as explained variance.
+        """
 
     @torch.no_grad()
     def encode(self, features: Tensor) -> Tensor:
