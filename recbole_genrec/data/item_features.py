@@ -63,10 +63,6 @@ class ItemFeatures(Mapping):
         sources = _sources(config, dataset)
         return cls({name: _read(source, config, dataset) for name, source in sources.items()}, config["feature_scaling"])
 
-    @property
-    def names(self) -> list[str]:
-        return list(self._features)
-
     def matrix(self) -> torch.Tensor:
         """All features scaled and side by side, FloatTensor [n_items, sum of their widths], row 0 zeros."""
         scaled = torch.cat([_scale(values[1:], self._scaling) for values in self._features.values()], dim=1)

@@ -23,7 +23,7 @@ from recbole_genrec.tokenizer.base import ItemTokenizer
 
 logger = logging.getLogger(__name__)
 
-LEAST_USAGE = 0.8  # TIGER §4.1: the share of a codebook that should be in use
+LEAST_USAGE = 0.8  # TIGER: its tokenizer is trained until this share of a codebook is in use
 UNTOUCHED_END = 0.1  # of the tokenizer's epochs; ours: a restarted code needs some epochs to find its place
 
 
