@@ -107,8 +107,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
 class GenRecConfig(Config):
     """All settings of a run.
 
-    Layers, later ones win: RecBole's own property files; properties/overall.yaml, model/<Model>.yaml, dataset/<dataset>.yaml and
-    recipe/<model in lower case>_<recipe>.yaml of this package; config files, config dict, command line. Two settings are merged with
+    Layers, later ones win: RecBole's own property files; properties/overall.yaml, generative.yaml (for models of that kind),
+    model/<Model>.yaml, dataset/<dataset>.yaml and recipe/<model in lower case>_<recipe>.yaml of this package; config files, config dict, command line. Two settings are merged with
     the layers below instead of replacing them: load_col of a property file, and eval_args.
 
     Args:
@@ -171,7 +171,12 @@ class GenRecConfig(Config):
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)
         folder = properties_folder()
-        for file in (folder / "overall.yaml", folder / "model" / f"{model}.yaml", folder / "dataset" / f"{dataset}.yaml"):
+        # config stands below the models in the order of imports and knows their base class by where it is written.
+        is_generative = any(base.__module__ == "recbole_genrec.model.abstract" for base in model_class.__mro__)
+        files = [folder / "overall.yaml", folder / "model" / f"{model}.yaml", folder / "dataset" / f"{dataset}.yaml"]
+        if is_generative:
+            files.insert(1, folder / "generative.yaml")
+        for file in files:
             if file.is_file():
                 self._add_layer(file)
         recipe = self.external_config_dict.get("recipe", self.internal_config_dict["recipe"])

@@ -128,7 +128,8 @@ def test_every_setting_is_read_somewhere():
 
 
 def test_recipes_only_change_settings_that_have_a_default():
-    overall = set(yaml.safe_load((ROOT / "properties" / "overall.yaml").read_text(encoding="utf-8")))
+    shared = (ROOT / "properties" / name for name in ("overall.yaml", "generative.yaml"))
+    overall = {key for file in shared for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
     models = {file.stem.lower(): file for file in (ROOT / "properties" / "model").glob("*.yaml")}
     for recipe in (ROOT / "properties" / "recipe").glob("*.yaml"):
         model = models[recipe.stem.split("_")[0]]
