@@ -18,14 +18,15 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FILES = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), ROOT / "setup.py", ROOT / "run_recbole_genrec.py"]
 # Who may import whom: only modules of a lower rank, or of the same folder.
 RANKS = {
-    "analysis": 7,
-    "quick_start": 6,
-    "trainer": 5,
-    "model": 4,
-    "seq2seq": 3,
-    "tokenizer": 3,
-    "semantic_ids": 2,
-    "data": 1,
+    "command_line": 9,
+    "analysis": 8,
+    "quick_start": 7,
+    "trainer": 6,
+    "model": 5,
+    "seq2seq": 4,
+    "tokenizer": 4,
+    "semantic_ids": 3,
+    "data": 2,
     "config": 1,
     "config_rules": 0,
     "compat": 0,
