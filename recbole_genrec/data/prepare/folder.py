@@ -1,0 +1,206 @@
+"""A data set folder of RecBole's atomic files and a data card, written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Iterator, TextIO
+
+import numpy as np
+import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+CARD_NAME = "data_card.json"
+_CHUNK_ROWS = 200_000
+_BREAKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
+# RecBole reads .inter files with pandas' defaults, to which these tokens are no tokens but missing values.
+_MISSING_TOKENS = frozenset(
+    "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
+)
+
+
+def one_line(text: str) -> str:
+    """Text as one field of an atomic file: control characters and runs of white space become one space.
+
+    A quotation mark at the start becomes a curly one, since RecBole's reader would take all up to the next mark for one field;
+    halves of surrogate pairs, which UTF-8 cannot hold, are dropped.
+    """
+    text = _BREAKS.sub(" ", text).strip().encode("utf-8", "ignore").decode("utf-8")
+    return f"\u201c{text[1:]}" if text.startswith('"') else text
+
+
+def is_complete(target: Path) -> bool:
+    """Whether write_data_set has written this folder: NAME.inter and the data card are there."""
+    return (target / f"{target.name}.inter").is_file() and (target / CARD_NAME).is_file()
+
+
+def write_data_set(target: Path, interactions: pd.DataFrame, items: pd.DataFrame | None, card: dict[str, Any]) -> None:
+    """Write the folder `target` with NAME.inter, NAME.item (if there are items) and data_card.json; NAME is the folder's name.
+
+    All is written into a hidden folder beside the target, which takes the target's name at the end: an interruption leaves no
+    folder of that name. What processes that are dead have left of such hidden folders is removed.
+
+    Args:
+        interactions: columns user_id, item_id (tokens), timestamp (numbers, written so that float64 reads them back exactly) and
+            perhaps rating; one row per interaction, kept in order.
+        items: column item_id, one row per item, and text columns, each written as token_seq; missing text is empty.
+        card: what is to stand in data_card.json.
+
+    Raises:
+        ValueError: the target exists, a table cannot be written as RecBole would read it, or the disk refuses or is full.
+    """
+    target = Path(os.path.abspath(target))
+    if target.is_symlink() or (target.exists() and not _is_empty_folder(target)):
+        raise ValueError(f"the data set {str(target)!r} exists already: remove that folder, or choose another name or data_path")
+    users, tokens, times = _checked_columns(interactions)
+    columns: dict[str, Any] = {"user_id:token": users, "item_id:token": tokens}
+    if "rating" in interactions:
+        columns["rating:float"] = _require_numbers(interactions["rating"])
+    columns["timestamp:float"] = times
+    with _folder_that_becomes(target) as unfinished:
+        with _synced(unfinished / f"{target.name}.inter") as file:
+            _write_table(file, columns, _number_text)
+        if items is not None:
+            with _synced(unfinished / f"{target.name}.item") as file:
+                _write_table(file, _item_columns(items), _text)
+        with _synced(unfinished / CARD_NAME) as file:
+            file.write(json.dumps(card, indent=2) + "\n")
+    logger.info("Data set: wrote %d interactions to %s", len(interactions), target)
+
+
+def _checked_columns(interactions: pd.DataFrame) -> tuple[pd.Categorical, pd.Categorical, np.ndarray]:
+    if len(interactions) == 0:
+        raise ValueError("the table of interactions has 0 rows, but a data set needs at least one: check the source and the filters")
+    times = _require_numbers(interactions["timestamp"])
+    if times.dtype.kind == "f" and not np.isfinite(times).all():
+        raise ValueError(
+            f"{int((~np.isfinite(times)).sum())} of {len(times)} interactions have no finite timestamp, but histories are ordered "
+            "by it: fill or remove them"
+        )
+    return _tokens(interactions["user_id"]), _tokens(interactions["item_id"]), times
+
+
+def _require_numbers(column: pd.Series) -> np.ndarray:
+    values = column.to_numpy()
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"the column {column.name!r} holds {values.dtype}, but it must hold numbers: convert it")
+    return values
+
+
+def _tokens(column: pd.Series) -> pd.Categorical:
+    """The column as categories that are the texts to write, so that each distinct token is cleaned and checked once."""
+    tokens = column.astype("category").cat.remove_unused_categories().array
+    texts = [one_line(str(token)) for token in tokens.categories]
+    missing = sorted(_MISSING_TOKENS.intersection(texts))
+    if missing or (tokens.codes < 0).any():
+        shown = repr(missing[0]) if missing else "missing values"
+        raise ValueError(f"the column {column.name!r} holds {shown}, which RecBole reads as no id: remove or rename these rows")
+    if len(set(texts)) < len(texts):
+        raise ValueError(
+            f"the column {column.name!r} has {len(texts) - len(set(texts))} ids that differ from others only in white space, control "
+            "characters or a quotation mark: rename them"
+        )
+    return tokens.rename_categories(texts)
+
+
+def _item_columns(items: pd.DataFrame) -> dict[str, Any]:
+    tokens = _tokens(items["item_id"])
+    n_repeated = len(tokens) - len(tokens.categories)
+    if n_repeated:
+        raise ValueError(f"the table of items has {n_repeated} rows with an item_id of another row: keep one row per item")
+    texts = {f"{name}:token_seq": items[name].to_numpy(dtype=object) for name in items.columns if name != "item_id"}
+    return {"item_id:token": tokens, **texts}
+
+
+def _write_table(file: TextIO, columns: dict[str, Any], as_text: Callable[[np.ndarray], Any]) -> None:
+    n_rows = len(next(iter(columns.values())))
+    file.write("\t".join(columns) + "\n")
+    for start in range(0, n_rows, _CHUNK_ROWS):
+        parts = {name: values[start : start + _CHUNK_ROWS] for name, values in columns.items()}
+        table = pd.DataFrame({name: part if isinstance(part, pd.Categorical) else as_text(part) for name, part in parts.items()})
+        # QUOTE_NONE: readers of atomic files do not all know quotation marks.
+        table.to_csv(file, sep="\t", header=False, index=False, quoting=csv.QUOTE_NONE, lineterminator="\n")
+
+
+def _number_text(values: np.ndarray) -> Any:
+    """Whole numbers as integers, others with as many digits as float64 needs to come back; missing ones stay missing."""
+    if values.dtype.kind in "iu":
+        return values
+    values = values.astype(np.float64)
+    if (np.abs(values) < 2**53).all() and (values == np.trunc(values)).all():
+        return values.astype(np.int64)
+    return pd.Series(values).map(repr, na_action="ignore").str.replace(r"\.0$", "", regex=True)
+
+
+def _text(values: np.ndarray) -> list[str]:
+    return ["" if pd.isna(value) else one_line(str(value)) for value in values]
+
+
+@contextmanager
+def _synced(path: Path) -> Iterator[TextIO]:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        yield file
+        file.flush()
+        # A rename can reach the disk before the bytes that it names.
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _folder_that_becomes(target: Path) -> Iterator[Path]:
+    host = re.sub(r"\W", "_", socket.gethostname())
+    prefix = f".{target.name}-writing-{host}-"
+    unfinished = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale_folders(target.parent, prefix)
+        unfinished = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=target.parent))
+        unfinished.chmod(0o755)
+        yield unfinished
+        if target.exists():
+            target.rmdir()  # empty, or made meanwhile by somebody else: then this fails
+        os.replace(unfinished, target)
+    except OSError as error:
+        raise ValueError(_refusal(target, error)) from error
+    finally:
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _refusal(target: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full, and the data set {str(target)!r} is not written: make room, or set data_path to another disk"
+    return f"the data set {str(target)!r} cannot be written ({error}): set data_path to a folder that can"
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _remove_stale_folders(parent: Path, prefix: str) -> None:
+    for path in parent.iterdir():
+        process = path.name[len(prefix) :].partition("-")[0]
+        if path.name.startswith(prefix) and process.isdigit() and not _is_alive(int(process)):
+            logger.info("Removing %s, which an interrupted run has left", path)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there signal 0 would end the process
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
