@@ -11,7 +11,7 @@ SCHEDULERS = ("constant", "linear", "cosine", "inverse_sqrt")
 CHOICES = {
     "learner": ("adamw", "adam", "sgd"),
     "softmax_scope": ("level", "full"),
-    "tokenizer": ("rqvae", "residual_kmeans"),
+    "tokenizer": ("rqvae", "residual_kmeans", "random"),
     "feature_scaling": ("standardize", "unit_norm", "raw"),
 }
 

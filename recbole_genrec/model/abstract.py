@@ -42,7 +42,7 @@ class GenerativeRecommender(SequentialRecommender):
         self.config = config
         self.dataset_fingerprint = dataset.fingerprint()
         self._check_catalogue()
-        features = ItemFeatures.from_dataset(config, dataset).matrix() if saved is None else saved["item_features"]
+        features = self.make_features(dataset) if saved is None else saved["item_features"]
         self.register_buffer("item_features", features)
         self.tokenizer = self.make_tokenizer(features.shape[1])
         codebook_sizes = (config["codebook_size"],) * config["n_levels"]
@@ -71,6 +71,10 @@ class GenerativeRecommender(SequentialRecommender):
             raise ValueError(
                 f"codebook_size is {codebook_size}, but the catalogue has only {n_items} items to place the codes on; lower codebook_size."
             )
+
+    def make_features(self, dataset) -> Tensor:
+        """What the tokenizer sees of the items, float [n_items, features]; row 0 (padding) is zeros."""
+        return ItemFeatures.from_dataset(self.config, dataset).matrix()
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """The tokenizer of the paper, for item features of this width."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.model.stage import Stage
 from recbole_genrec.tokenizer.base import ItemTokenizer
+from recbole_genrec.tokenizer.given_codes import GivenCodes, random_codes
 from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
 from recbole_genrec.tokenizer.rqvae import RQVAE
 
@@ -19,9 +20,16 @@ HASH_FACTOR = 2654435761  # 2^32 / golden ratio: Knuth's multiplicative hash
 class TIGER(GenerativeRecommender):
     """Items are named once by a residual-quantized auto-encoder; a T5 then learns to generate the next name."""
 
+    def make_features(self, dataset) -> Tensor:
+        """The item features; a column of zeros for random codes, which know nothing of the items."""
+        return torch.zeros(self.n_items, 1) if self.config["tokenizer"] == "random" else super().make_features(dataset)
+
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
-        """RQ-VAE (§3.1), or residual k-means without any training."""
+        """RQ-VAE (§3.1), residual k-means without any training, or random codes (§4.2)."""
         config = self.config
+        if config["tokenizer"] == "random":
+            codes = random_codes(self.n_items - 1, config["n_levels"], config["codebook_size"], config["seed"])
+            return GivenCodes(codes, n_features=n_features, codebook_size=config["codebook_size"])
         if config["tokenizer"] == "residual_kmeans":
             return ResidualKMeans(
                 n_features=n_features,
@@ -29,8 +37,6 @@ class TIGER(GenerativeRecommender):
                 codebook_size=config["codebook_size"],
                 kmeans_iterations=config["kmeans_iterations"],
             )
-        if config["tokenizer"] != "rqvae":
-            raise ValueError(f"tokenizer '{config['tokenizer']}' is unknown to TIGER; choose rqvae or residual_kmeans.")
         return RQVAE(
             n_features=n_features,
             hidden_sizes=config["tokenizer_hidden_sizes"],

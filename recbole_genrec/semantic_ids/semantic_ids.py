@@ -12,7 +12,7 @@ from recbole_genrec.semantic_ids.trie import Trie
 
 
 class SemanticIDs(nn.Module):
-    """The semantic id of every item: the tokenizer's codes and a counter that makes them unique.
+    """The semantic id of every item: the tokenizer's codes and, if there is one, a counter that makes them unique.
 
     Token 0 is padding and the decoder's start; code c of level l is token `offsets[l] + c`.
     The codes are a buffer, so they travel in the model's checkpoint.
@@ -20,12 +20,13 @@ class SemanticIDs(nn.Module):
     Args:
         n_items: number of items, padding (row 0) counted.
         codebook_sizes: number of codes of every tokenizer level.
-        counter_size: number of items that may share all their codes.
+        counter_size: number of items that may share all their codes; 0: no counter, the codes are unique themselves.
     """
 
     def __init__(self, n_items: int, codebook_sizes: tuple[int, ...], counter_size: int) -> None:
         super().__init__()
-        self.level_sizes = (*codebook_sizes, counter_size)
+        self.level_sizes = (*codebook_sizes, counter_size) if counter_size else tuple(codebook_sizes)
+        self.n_code_levels = len(codebook_sizes)
         self.n_levels = len(self.level_sizes)
         self.n_tokens = 1 + sum(self.level_sizes)
         first_tokens = torch.tensor((1, *self.level_sizes[:-1])).cumsum(0)
@@ -39,28 +40,37 @@ class SemanticIDs(nn.Module):
         """Name every item anew.
 
         Args:
-            codes: the tokenizer's codes of items 1, 2, ..., int64, shape [n_items - 1, n_levels - 1].
+            codes: the tokenizer's codes of items 1, 2, ..., int64, shape [n_items - 1, n_code_levels].
 
         Returns:
             The share of items whose codes changed, 0 to 1; 1 at the first call.
 
         Raises:
-            ValueError: if more items share their codes than the counter can number, or a code does not fit its level; the
-                names then stay as they were.
+            ValueError: if more items share their codes than the counter can number (without a counter: two or more), or a code
+                does not fit its level; the names then stay as they were.
         """
         counter = counter_level(codes)
-        largest, limit = int(counter.max()) + 1, self.level_sizes[-1]
-        if largest > limit:
-            raise ValueError(
-                f"{largest} items share the same codes, but counter_size is {limit}; "
-                "raise counter_size, or give the tokenizer more levels, codes or epochs."
-            )
-        changed = (codes != self.codes[1:, :-1]).any(dim=1).float().mean().item()
-        unique_codes = torch.cat((codes, counter.unsqueeze(1)), dim=1)
+        self._check_counter(counter)
+        changed = (codes != self.codes[1:, : self.n_code_levels]).any(dim=1).float().mean().item()
+        unique_codes = torch.cat((codes, counter.unsqueeze(1)), dim=1)[:, : self.n_levels]
         Trie(unique_codes, counter, self.level_sizes)  # refuses codes that do not fit, before any name is overwritten
         self.codes[1:] = unique_codes
         self._derive()
         return changed
+
+    def _check_counter(self, counter: Tensor) -> None:
+        largest = int(counter.max()) + 1
+        if self.n_levels == self.n_code_levels:
+            if largest > 1:
+                raise ValueError(
+                    f"{int((counter > 0).sum())} of {len(counter)} items have the codes of another item, but there is no counter level "
+                    "to tell them apart: set counter_size, or make the codes unique."
+                )
+        elif largest > self.level_sizes[-1]:
+            raise ValueError(
+                f"{largest} items share the same codes, but counter_size is {self.level_sizes[-1]}; "
+                "raise counter_size, or give the tokenizer more levels, codes or epochs."
+            )
 
     def _apply(self, fn, *args, **kwargs) -> SemanticIDs:
         """The trie holds plain tensors, which must follow the buffers to another device."""
@@ -91,21 +101,22 @@ class SemanticIDs(nn.Module):
         """
         codes = self.codes[1:]
         figures: dict[str, float] = {}
-        for level, size in enumerate(self.level_sizes[:-1]):
+        for level, size in enumerate(self.level_sizes[: self.n_code_levels]):
             share = torch.bincount(codes[:, level], minlength=size).double() / len(codes)
             figures[f"usage_{level}"] = (share > 0).double().mean().item()
             figures[f"entropy_{level}"] = torch.special.entr(share).sum().item()
-        figures["collisions_before"] = 1 - len(codes[:, :-1].unique(dim=0)) / len(codes)
+        groups = codes[:, : self.n_code_levels].unique(dim=0, return_counts=True)[1]
+        figures["collisions_before"] = 1 - len(groups) / len(codes)
         figures["collisions_after"] = 1 - len(codes.unique(dim=0)) / len(codes)
-        figures["largest_group"] = float(codes[:, -1].max() + 1)
+        figures["largest_group"] = float(groups.max())
         return figures
 
     def describe(self) -> str:
         """The statistics as one line for the log."""
         figures = self.statistics()
-        usage = " ".join(f"{figures[f'usage_{level}']:.1%}" for level in range(self.n_levels - 1))
-        entropy = " ".join(f"{figures[f'entropy_{level}']:.2f}" for level in range(self.n_levels - 1))
-        best = " ".join(f"{math.log(size):.2f}" for size in self.level_sizes[:-1])
+        usage = " ".join(f"{figures[f'usage_{level}']:.1%}" for level in range(self.n_code_levels))
+        entropy = " ".join(f"{figures[f'entropy_{level}']:.2f}" for level in range(self.n_code_levels))
+        best = " ".join(f"{math.log(size):.2f}" for size in self.level_sizes[: self.n_code_levels])
         return (
             f"codes in use per level {usage}; entropy {entropy} of at most {best} nats; "
             f"collisions {figures['collisions_before']:.2%} before and {figures['collisions_after']:.2%} after the counter; "

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from recbole_genrec.model.tiger import TIGER
+from recbole_genrec.quick_start import run
 from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
 from recbole_genrec.tokenizer.rqvae import RQVAE
 from recbole_genrec.trainer.optimizer import StageOptimizer, named_parameters
@@ -68,7 +69,7 @@ def test_tokenizers(make_experiment):
     assert isinstance(experiment.model.tokenizer, ResidualKMeans)
     assert experiment.model.tokenizer_stage().epochs == 0, "k-means has nothing to train"
     assert make_experiment("TIGER").model.tokenizer_stage().epochs == 4
-    with pytest.raises(ValueError, match="tokenizer is 'vq', but has to be one of rqvae, residual_kmeans: choose one"):
+    with pytest.raises(ValueError, match="tokenizer is 'vq', but has to be one of rqvae, residual_kmeans, random: choose one"):
         make_experiment("TIGER", tokenizer="vq")
 
 
@@ -105,3 +106,10 @@ def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
     model.eval()
     assert model.calculate_loss(batch).item() < 0.1
     assert model.recommend_topk(batch, 1).flatten().tolist() == targets
+
+
+def test_random_codes_need_no_item_features(small_settings):
+    settings = {**small_settings("TIGER"), "tokenizer": "random", "item_features": {"text": "missing.npy"}, "epochs": 1}
+    result = run(model="TIGER", config_dict=settings)
+    assert result["semantic_ids"]["collisions_before"] == 0.0
+    assert result["stage_seconds"].keys() == {"tokenizer", "recommender"}

@@ -167,3 +167,23 @@ def test_describe_tells_the_statistics():
         "codes in use per level 75.0% 100.0%; entropy 1.04 0.56 of at most 1.39 0.69 nats; "
         "collisions 62.50% before and 0.00% after the counter; largest group 4"
     )
+
+
+def test_without_a_counter_the_codes_are_the_whole_name():
+    ids = SemanticIDs(4, (4, 4), 0)
+    assert ids.assign(torch.tensor([[1, 2], [0, 0], [1, 3]])) == 1.0
+    assert (ids.n_levels, ids.n_code_levels, ids.n_tokens) == (2, 2, 9)
+    assert ids.codes[1:].tolist() == [[1, 2], [0, 0], [1, 3]]
+    assert ids.assign(torch.tensor([[1, 2], [0, 0], [1, 1]])) == pytest.approx(1 / 3)
+    figures = ids.statistics()
+    assert (figures["usage_0"], figures["usage_1"]) == (0.5, 0.75)
+    assert (figures["collisions_before"], figures["largest_group"]) == (0.0, 1.0)
+
+
+def test_without_a_counter_equal_codes_are_an_error_that_leaves_the_ids_alone():
+    ids = SemanticIDs(4, (4, 4), 0)
+    ids.assign(torch.tensor([[1, 2], [0, 0], [1, 3]]))
+    before = ids.codes.clone()
+    with pytest.raises(ValueError, match="2 of 3 items have the codes of another item, but there is no counter level"):
+        ids.assign(torch.tensor([[1, 2], [1, 2], [1, 2]]))
+    assert torch.equal(ids.codes, before)
