@@ -44,7 +44,23 @@ def is_complete(target: Path) -> bool:
     return (target / f"{target.name}.inter").is_file() and (target / CARD_NAME).is_file()
 
 
-def write_data_set(target: Path, interactions: pd.DataFrame, items: pd.DataFrame | None, card: dict[str, Any]) -> None:
+def require_free(target: Path) -> None:
+    """Refuse a target that write_data_set would refuse, before the work is done that leads up to it.
+
+    Raises:
+        ValueError: there is something else than an empty folder.
+    """
+    if target.is_symlink() or (target.exists() and not _is_empty_folder(target)):
+        raise ValueError(f"the data set {str(target)!r} exists already: remove that folder, or choose another name or data_path")
+
+
+def write_data_set(
+    target: Path,
+    interactions: pd.DataFrame,
+    items: pd.DataFrame | None,
+    card: dict[str, Any],
+    add_files: Callable[[Path], None] | None = None,
+) -> None:
     """Write the folder `target` with NAME.inter, NAME.item (if there are items) and data_card.json; NAME is the folder's name.
 
     All is written into a hidden folder beside the target, which takes the target's name at the end: an interruption leaves no
@@ -55,13 +71,13 @@ def write_data_set(target: Path, interactions: pd.DataFrame, items: pd.DataFrame
             perhaps rating; one row per interaction, kept in order.
         items: column item_id, one row per item, and text columns, each written as token_seq; missing text is empty.
         card: what is to stand in data_card.json.
+        add_files: called with the folder in which the data set is being written, to put more files there; none by default.
 
     Raises:
         ValueError: the target exists, a table cannot be written as RecBole would read it, or the disk refuses or is full.
     """
     target = Path(os.path.abspath(target))
-    if target.is_symlink() or (target.exists() and not _is_empty_folder(target)):
-        raise ValueError(f"the data set {str(target)!r} exists already: remove that folder, or choose another name or data_path")
+    require_free(target)
     users, tokens, times = _checked_columns(interactions)
     columns: dict[str, Any] = {"user_id:token": users, "item_id:token": tokens}
     if "rating" in interactions:
@@ -73,6 +89,8 @@ def write_data_set(target: Path, interactions: pd.DataFrame, items: pd.DataFrame
         if items is not None:
             with _synced(unfinished / f"{target.name}.item") as file:
                 _write_table(file, _item_columns(items), _text)
+        if add_files is not None:
+            add_files(unfinished)
         with _synced(unfinished / CARD_NAME) as file:
             file.write(json.dumps(card, indent=2) + "\n")
     logger.info("Data set: wrote %d interactions to %s", len(interactions), target)
