@@ -115,7 +115,7 @@ def string_constants() -> set[str]:
 
 
 def test_every_setting_is_read_somewhere():
-    """A key of a property file is a string constant of this package, or RecBole reads it as config["key"]."""
+    """A key of a property file is a string constant of this package, or RecBole reads it as config["key"]; sources.yaml has no settings."""
     source = "\n".join(file.read_text(encoding="utf-8") for file in Path(recbole.__file__).parent.rglob("*.py"))
     read = string_constants() | set(re.findall(r"config(?:_dict)?\[\s*[\"'](\w+)[\"']", source)) | set(re.findall(r"config\.(\w+)", source))
     read |= set(re.findall(r"_get_field_from_config|[\"'](\w+_FIELD|threshold|normalize_all|\w+_num_interval)[\"']", source))
@@ -123,7 +123,7 @@ def test_every_setting_is_read_somewhere():
         f"{name_of(file)}: {key}"
         for file in sorted((ROOT / "properties").rglob("*.yaml"))
         for key in yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        if key not in read
+        if key not in read and file.name != "sources.yaml"
     }
     assert not unread
 
