@@ -12,6 +12,7 @@ from recbole_genrec.data.collaborative import teacher_embeddings
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.seq2seq.losses import contrastive, symmetric_kl
+from recbole_genrec.seq2seq.t5 import mean_state
 from recbole_genrec.tokenizer.base import mlp
 from recbole_genrec.tokenizer.soft_rqvae import SoftCodes, SoftRQVAE, codeword_uniformity
 
@@ -123,10 +124,8 @@ class UniGRec(GenerativeRecommender):
 
     def _distill_tokenizer(self, memory: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
         """History and teacher's target item should get the same soft codes."""
-        weights = mask.unsqueeze(-1).float()
-        pooled = (memory * weights).sum(1) / weights.sum(1)
         temperature = self.config["distillation_temperature"]
-        student = self.tokenizer.quantize(self.history_adapter(pooled), temperature)
+        student = self.tokenizer.quantize(self.history_adapter(mean_state(memory, mask)), temperature)
         teacher = self.tokenizer.quantize(self.teacher_adapter(self.teacher[targets]), temperature)
         return symmetric_kl(student.probabilities, teacher.probabilities)
 

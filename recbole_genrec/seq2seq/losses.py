@@ -1,6 +1,6 @@
 """Losses that more than one model uses: one formula, one source each."""
 
-# Shapes: B batch, L levels, K codebook size, D width
+# Shapes: B batch, U distinct items, L levels, K codebook size, D width
 
 from __future__ import annotations
 
@@ -18,11 +18,26 @@ def symmetric_kl(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         A scalar >= 0, in nats.
 
-    Source: UniGRec, collaborative distillation on the tokenizer's side; ETEGRec, sequence-item alignment.
+    Source: UniGRec, collaborative distillation on the tokenizer's side.
     """
     smallest = torch.finfo(first.dtype).tiny
     difference = first.clamp(min=smallest).log() - second.clamp(min=smallest).log()
     return ((first - second) * difference).sum(-1).mean()
+
+
+def symmetric_kl_of_logits(first: Tensor, second: Tensor) -> Tensor:
+    """symmetric_kl of the softmax of both; exact where probabilities are too small for a float.
+
+    Args:
+        first, second: float [..., K]; a constant added to a row changes nothing.
+
+    Returns:
+        A scalar >= 0, in nats.
+
+    Source: ETEGRec, equation 15 without its minus sign, which would push the distributions apart.
+    """
+    first, second = first.float().log_softmax(-1), second.float().log_softmax(-1)
+    return ((first.exp() - second.exp()) * (first - second)).sum(-1).mean()
 
 
 def contrastive(students: Tensor, teachers: Tensor, item_ids: Tensor, temperature: float) -> Tensor:
@@ -36,7 +51,7 @@ def contrastive(students: Tensor, teachers: Tensor, item_ids: Tensor, temperatur
     Returns:
         The sum of both directions' mean cross-entropies, a scalar >= 0; 2 log B for distinct items that are all alike.
 
-    Source: UniGRec, collaborative distillation on the recommender's side.
+    Source: UniGRec, collaborative distillation on the recommender's side; ETEGRec, equation 16.
     """
     similarity = F.normalize(students.float(), dim=-1) @ F.normalize(teachers.float(), dim=-1).T / temperature
     same_item = item_ids.unsqueeze(0) == item_ids.unsqueeze(1)
@@ -44,3 +59,16 @@ def contrastive(students: Tensor, teachers: Tensor, item_ids: Tensor, temperatur
     similarity = similarity.masked_fill(same_item, float("-inf"))
     own = torch.arange(len(item_ids), device=item_ids.device)
     return F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)
+
+
+def first_rows(item_ids: Tensor) -> Tensor:
+    """The row of every distinct item's first occurrence, int64 [U], in the order of the rows.
+
+    Args:
+        item_ids: int64 [B].
+
+    Source: ETEGRec's released code, which compares distinct target items only.
+    """
+    items, place = item_ids.unique(return_inverse=True)
+    rows = torch.arange(len(item_ids), device=item_ids.device)
+    return torch.full_like(items, len(item_ids)).scatter_reduce_(0, place, rows, "amin").sort().values

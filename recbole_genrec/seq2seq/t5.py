@@ -219,3 +219,9 @@ class T5(nn.Module):
 def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive bias [B, 1, 1, S] that hides padding; a finite minimum keeps rows of nothing but padding free of NaN."""
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)[:, None, None]
+
+
+def mean_state(states: Tensor, mask: Tensor) -> Tensor:
+    """Mean [B, D] of the states [B, S, D] of real tokens, whose mask [B, S] is true; zeros where there is none."""
+    weights = mask.unsqueeze(-1).float()
+    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_genrec.tokenizer.base import ItemTokenizer, in_chunks, mlp
-from recbole_genrec.tokenizer.clustering import full_precision, nearest
+from recbole_genrec.tokenizer.clustering import closeness, full_precision, nearest
 from recbole_genrec.tokenizer.residual_kmeans import fit_codebooks, quantize_by_nearest
 
 REDUCTIONS = ("sum", "mean")
@@ -25,6 +25,17 @@ class QuantizerTerms(NamedTuple):
     quantized: Tensor  # [B, C], the sum of the codewords, with their gradient
     codebook: Tensor  # |sg[r] - e|^2 over the levels
     commitment: Tensor  # |r - sg[e]|^2 over the levels
+    residuals: Tensor  # [B, L, C], what every level quantizes, with the gradient that `residual_gradient` allows
+    codes: Tensor  # LongTensor [B, L]
+
+
+class Autoencoded(NamedTuple):
+    """A batch of features after the way through the tokenizer."""
+
+    reconstructed: Tensor  # [B, D]; its gradient reaches the encoder straight through the quantizer, the codebooks not at all
+    residuals: Tensor  # [B, L, C], as in QuantizerTerms
+    codes: Tensor  # LongTensor [B, L]
+    losses: dict[str, Tensor]  # as `RQVAE.losses`
 
 
 class RQVAE(ItemTokenizer):
@@ -90,34 +101,62 @@ class RQVAE(ItemTokenizer):
 
     def losses(self, features: Tensor) -> dict[str, Tensor]:
         """Terms `reconstruction`, `codebook` and `commitment` of a batch [B, D] (TIGER, section 3.1)."""
+        return self.autoencode(features).losses
+
+    def autoencode(self, features: Tensor) -> Autoencoded:
+        """Encodes, quantizes and decodes a batch [B, D], with gradient."""
         with full_precision(features):
             latent = self.encoder(features)
             terms = self.quantizer_terms(latent)
             reconstructed = self.decoder(latent + (terms.quantized - latent).detach())
-            return {
+            losses = {
                 "reconstruction": self._squared_error(features, reconstructed),
                 "codebook": terms.codebook,
                 "commitment": self.commitment_weight * terms.commitment,
             }
+            return Autoencoded(reconstructed, terms.residuals, terms.codes, losses)
 
     def quantizer_terms(self, latent: Tensor) -> QuantizerTerms:
         """Quantizes latent vectors [B, C]; the terms are summed or averaged as `reduction` says."""
-        residual = latent
+        residuals, codes = self.follow(latent)
         codewords, codebook_terms, commitment_terms = [], [], []
-        for codebook in self.codebooks.unbind():
-            codeword = F.embedding(nearest(residual.detach(), codebook.detach()), codebook)
+        for level, codebook in enumerate(self.codebooks.unbind()):
+            codeword = F.embedding(codes[:, level], codebook)
             codewords.append(codeword)
-            codebook_terms.append(self._squared_error(residual.detach(), codeword))
-            commitment_terms.append(self._squared_error(residual, codeword.detach()))
-            residual = residual - codeword.detach()
-            if self.residual_gradient == "blocked":
-                residual = residual.detach()
+            codebook_terms.append(self._squared_error(residuals[:, level].detach(), codeword))
+            commitment_terms.append(self._squared_error(residuals[:, level], codeword.detach()))
         combine = torch.sum if self.reduction == "sum" else torch.mean
         return QuantizerTerms(
             quantized=torch.stack(codewords).sum(dim=0),
             codebook=combine(torch.stack(codebook_terms)),
             commitment=combine(torch.stack(commitment_terms)),
+            residuals=residuals,
+            codes=codes,
         )
+
+    def follow(self, latent: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Residuals [B, L, C] of latent vectors [B, C], one before each level, and the codes [B, L] that lead through them.
+
+        Without given `codes` each residual takes its nearest codeword. The gradient of the residuals is what
+        `residual_gradient` allows; codewords get none.
+        """
+        residual, residuals, taken = latent, [], []
+        for level, codebook in enumerate(self.codebooks.detach().unbind()):
+            code = nearest(residual.detach(), codebook) if codes is None else codes[:, level]
+            residuals.append(residual)
+            taken.append(code)
+            residual = residual - F.embedding(code, codebook)
+            if self.residual_gradient == "blocked":
+                residual = residual.detach()
+        return torch.stack(residuals, dim=1), torch.stack(taken, dim=1)
+
+    def closeness(self, residuals: Tensor) -> Tensor:
+        """Minus the squared distances of residuals [B, L, C] to all codewords of their level, up to a constant; float [B, L, K].
+
+        A softmax over them is ETEGRec's distribution of the codes (its equation 6).
+        """
+        levels = [closeness(residuals[:, level], codebook) for level, codebook in enumerate(self.codebooks.unbind())]
+        return torch.stack(levels, dim=1)
 
     @torch.no_grad()
     def end_epoch(self, features: Tensor, epoch: int, seed: int) -> int:
