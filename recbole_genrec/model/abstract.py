@@ -48,17 +48,7 @@ class GenerativeRecommender(SequentialRecommender):
         codebook_sizes = (config["codebook_size"],) * config["n_levels"]
         self.semantic_ids = SemanticIDs(self.n_items, codebook_sizes, config["counter_size"])
         self.token_table = nn.Embedding(self.semantic_ids.n_tokens + self.n_context_tokens(), config["hidden_size"])
-        self.seq2seq = T5(
-            T5Size(
-                config["hidden_size"],
-                config["inner_size"],
-                config["n_layers"],
-                config["n_heads"],
-                config["head_size"],
-                config["hidden_dropout_prob"],
-                config["attn_dropout_prob"],
-            )
-        )
+        self.seq2seq = self.make_seq2seq()
 
     def _check_catalogue(self) -> None:
         """Refuse what cannot work before anything is trained."""
@@ -79,6 +69,25 @@ class GenerativeRecommender(SequentialRecommender):
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """The tokenizer of the paper, for item features of this width."""
         raise NotImplementedError
+
+    def make_seq2seq(self) -> nn.Module:
+        """What reads histories and writes names: a T5, or a module with its methods."""
+        config = self.config
+        return T5(
+            T5Size(
+                config["hidden_size"],
+                config["inner_size"],
+                config["n_layers"],
+                config["n_heads"],
+                config["head_size"],
+                config["hidden_dropout_prob"],
+                config["attn_dropout_prob"],
+            )
+        )
+
+    def tokenizer_input(self) -> Tensor:
+        """What the tokenizer names the items by, float [n_items, features]: here their features."""
+        return self.item_features
 
     def n_context_tokens(self) -> int:
         """How many tokens the encoder knows besides those of the semantic ids."""
@@ -142,25 +151,25 @@ class GenerativeRecommender(SequentialRecommender):
 
     def start_tokenizer(self) -> None:
         """Place the codebooks on all items' features."""
-        self.tokenizer.start(self.item_features[1:], self.config["seed"])
+        self.tokenizer.start(self.tokenizer_input()[1:], self.config["seed"])
 
     def restart_codes(self, epoch: int) -> None:
         """Move codewords that no item uses to where items are, while there is time left to train them."""
         if epoch < (1 - UNTOUCHED_END) * self.config["tokenizer_epochs"]:
-            n_restarted = self.tokenizer.end_epoch(self.item_features[1:], epoch, self.config["seed"])
+            n_restarted = self.tokenizer.end_epoch(self.tokenizer_input()[1:], epoch, self.config["seed"])
             if n_restarted:
                 logger.info("tokenizer epoch %d: restarted %d codes that no item used", epoch, n_restarted)
 
     def finish_tokenizer(self) -> None:
         """Log what the tokenizer has become and name the items by it."""
-        report = self.tokenizer.report(self.item_features[1:])
+        report = self.tokenizer.report(self.tokenizer_input()[1:])
         logger.info("tokenizer: %s", ", ".join(f"{name} {value:.4g}" for name, value in report.items()))
         self.refresh_semantic_ids()
 
     @torch.no_grad()
     def refresh_semantic_ids(self) -> float:
         """Name all items by the tokenizer as it is now; logs and returns the share of items whose codes changed (0 to 1)."""
-        changed = self.semantic_ids.assign(self.tokenizer.encode(self.item_features[1:]))
+        changed = self.semantic_ids.assign(self.tokenizer.encode(self.tokenizer_input()[1:]))
         logger.info("semantic ids: %.2f%% of the items changed their codes; %s", 100 * changed, self.semantic_ids.describe())
         figures = self.semantic_ids.statistics()
         idle = [level for level in range(self.config["n_levels"]) if figures[f"usage_{level}"] < LEAST_USAGE]

@@ -31,6 +31,8 @@ class Stage:
         scheduler: how the learning rate falls (trainer/optimizer.py), after a linear warm-up of `warmup_epochs`.
         stopping_step: more validations without improvement than this end the stage, the best one's weights kept;
             None: no validation, the last epoch's weights stand.
+        validate: gives the validation's score from the validation part, the larger the better; None: `valid_metric` of the
+            ranked lists. A score of another kind does not compete with those of later stages.
         report_every: epochs between two log lines (and resumable checkpoints).
         start, finish: called before the first and after the last epoch.
         before_epoch, after_epoch: called with the epoch's number, from 0.
@@ -45,6 +47,7 @@ class Stage:
     scheduler: str
     warmup_epochs: float
     stopping_step: int | None = None
+    validate: Callable[[Any], float] | None = None
     report_every: int = 1
     start: Callable[[], None] | None = None
     finish: Callable[[], None] | None = None

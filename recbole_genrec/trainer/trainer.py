@@ -122,6 +122,8 @@ class GenRecTrainer(Trainer):
         self._count_seconds(stage)
         logger.info("stage %s: done after %d epochs, %.1f s", stage.name, progress.epoch, progress.seconds[stage.name])
         progress.stage, progress.epoch, progress.bad_validations, progress.stopped = progress.stage + 1, 0, 0, False
+        if stage.validate is not None:
+            progress.best_score = progress.best_result = None
         self._save_progress(None)
 
     def _count_seconds(self, stage: Stage) -> None:
@@ -170,19 +172,26 @@ class GenRecTrainer(Trainer):
     def _validate(self, stage: Stage, epoch: int, valid_data, show_progress: bool, callback_fn) -> None:
         """Measure on the validation part, keep the best weights, and say when to stop."""
         progress = self.progress
-        score, result = self._valid_epoch(valid_data, show_progress=show_progress)
+        score, result, bigger = self._score(stage, valid_data, show_progress)
         logger.info("stage %s epoch %d: valid %s", stage.name, epoch, dict2str(result))
-        no_score = -math.inf if self.valid_metric_bigger else math.inf
+        no_score = -math.inf if bigger else math.inf
         best = no_score if progress.best_score is None else progress.best_score
         best, progress.bad_validations, progress.stopped, improved = early_stopping(
-            score, best, progress.bad_validations, max_step=stage.stopping_step, bigger=self.valid_metric_bigger
+            score, best, progress.bad_validations, max_step=stage.stopping_step, bigger=bigger
         )
         if improved:
             progress.best_score, progress.best_result = float(best), {name: float(value) for name, value in result.items()}
             self._save_weights()
-        self.tensorboard.add_scalar(f"{stage.name}/{self.valid_metric}", score, epoch)
+        self.tensorboard.add_scalar(f"{stage.name}/{'validation' if stage.validate else self.valid_metric}", score, epoch)
         if callback_fn is not None:
             callback_fn(epoch, score)
+
+    def _score(self, stage: Stage, valid_data, show_progress: bool) -> tuple[float, dict[str, float], bool]:
+        if stage.validate is None:
+            return *self._valid_epoch(valid_data, show_progress=show_progress), self.valid_metric_bigger
+        self.model.eval()
+        score = stage.validate(valid_data)
+        return score, {stage.name: score}, True
 
     def _validates(self, stage: Stage, epoch: int, valid_data) -> bool:
         """After every `eval_step` epochs and after the last one; never if `eval_step` is 0."""
