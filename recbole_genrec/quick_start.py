@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import importlib
-import json
 import linecache
 import logging
 import os
-import platform
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-import numpy
-import recbole
 import torch
 from recbole.data import create_dataset as create_recbole_dataset
 from recbole.data import data_preparation
 from recbole.trainer import Trainer
 from recbole.utils import ModelType, get_trainer, init_seed
 
-import recbole_genrec
-from recbole_genrec.compat import PlainCheckpoints, own_log_file, replacing, without_anomaly_detection
+from recbole_genrec.compat import PlainCheckpoints, own_log_file, without_anomaly_detection
 from recbole_genrec.config import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.memory import keep_freed_memory
 from recbole_genrec.model.abstract import GenerativeRecommender
+from recbole_genrec.record import generative_figures, log_summary, write_record
 from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, newest_resume_file
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.trainer import GenRecTrainer
@@ -77,10 +72,10 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, comma
             "best_valid_result": best_valid_result,
             "test_result": test_result,
             "checkpoint": str(trainer.saved_model_file),
-            **_generative_figures(network, trainer),
+            **generative_figures(network, trainer),
         }
-        _write_record(config, data, n_interactions, result, time.time() - started)
-        _log_summary(config, data, n_interactions, result, time.time() - started)
+        write_record(config, data, n_interactions, result, time.time() - started)
+        log_summary(config, data, n_interactions, result, time.time() - started)
         return result
 
 
@@ -118,18 +113,6 @@ def _resume(config: GenRecConfig, trainer) -> None:
             logger.info("resume is auto, but %s holds no run of %s to go on from: starting anew", config["checkpoint_dir"], config["model"])
     if path is not None:
         trainer.resume_checkpoint(path)
-
-
-def _fingerprint(data) -> str | None:
-    """What tells a data set from another; RecBole's other data sets and ready-made splits have no such thing."""
-    return data.fingerprint() if isinstance(data, GenRecDataset) and data.benchmark_filename_list is None else None
-
-
-def _generative_figures(network: torch.nn.Module, trainer) -> dict[str, Any]:
-    """Health of the semantic ids and seconds per stage; nothing for a model that has neither."""
-    if not isinstance(network, GenerativeRecommender):
-        return {}
-    return {"semantic_ids": network.semantic_ids.statistics(), "stage_seconds": trainer.progress.seconds}
 
 
 def create_dataset(config: GenRecConfig):
@@ -171,40 +154,6 @@ def create_trainer(config: GenRecConfig, network: torch.nn.Module):
     trainer.eval_collector = TopKCollector(config)
     trainer.saved_model_file = str(new_checkpoint_path(config))
     return trainer
-
-
-def _write_record(config: GenRecConfig, data, n_interactions: int, result: dict[str, Any], seconds: float) -> None:
-    """Write what is needed to cite or repeat a run beside its checkpoint, as JSON."""
-    record = {
-        "model": config["model"],
-        "dataset": config["dataset"],
-        "dataset_fingerprint": _fingerprint(data),
-        "n_users": data.user_num - 1,
-        "n_items": data.item_num - 1,
-        "n_interactions": n_interactions,
-        "seed": config["seed"],
-        "seconds": round(seconds, 1),
-        "given_settings": {key: value for key, value in config.external_config_dict.items() if key not in ("model", "dataset")},
-        "versions": {
-            "recbole_genrec": recbole_genrec.__version__,
-            "recbole": recbole.__version__,
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-            "python": platform.python_version(),
-        },
-        **result,
-    }
-    with replacing(Path(result["checkpoint"]).with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-
-
-def _log_summary(config: GenRecConfig, data, n_interactions: int, result: dict[str, Any], seconds: float) -> None:
-    logger.info("%s on %s, seed %s, %.1f s", config["model"], config["dataset"], config["seed"], seconds)
-    logger.info("data: %d users, %d items, %d interactions", data.user_num - 1, data.item_num - 1, n_interactions)
-    for name in ("semantic_ids", "stage_seconds", "best_valid_result", "test_result"):
-        if result.get(name):
-            logger.info("%s: %s", name, "    ".join(f"{key} : {round(value, 6)}" for key, value in result[name].items()))
-    logger.info("checkpoint: %s (its settings and metrics: %s)", result["checkpoint"], Path(result["checkpoint"]).with_suffix(".json"))
 
 
 def main(argv: list[str]) -> int:

@@ -21,6 +21,7 @@ RANKS = {
     "command_line": 9,
     "analysis": 8,
     "quick_start": 7,
+    "record": 6,
     "trainer": 6,
     "model": 5,
     "seq2seq": 4,
