@@ -74,9 +74,18 @@ class _Server(ThreadingHTTPServer):
         pass
 
 
+@pytest.fixture(autouse=True)
+def waits(monkeypatch):
+    """The seconds that fetch() would have waited before further attempts; it waits none of them."""
+    waited: list[float] = []
+    monkeypatch.setattr("recbole_genrec.data.prepare.download.sleep", waited.append)
+    return waited
+
+
 @pytest.fixture
-def server():
+def server(monkeypatch):
     """A LoopbackServer; see its attributes. A function in `files` may call handler.send_bytes(content, status, **headers)."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     running = _Server(("127.0.0.1", 0), _Handler)
     running.loopback = LoopbackServer(f"http://127.0.0.1:{running.server_address[1]}")
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
