@@ -1,0 +1,242 @@
+"""The file formats of the three releases of Amazon reviews, read line by line.
+
+- amazon-2014 (J. McAuley et al., SIGIR 2015): reviews are JSON lines; metadata are lines of Python literals, which are read as literals and
+  never evaluated.
+- amazon-2018 (J. Ni et al., EMNLP 2019): reviews and metadata are JSON lines; texts hold pieces of HTML and of scripts.
+- amazon-2023 (Y. Hou et al., arXiv 2403.03952): reviews are CSV with the columns user_id, parent_asin, rating, timestamp (milliseconds);
+  metadata are JSON lines.
+
+Files may be packed with gzip or plain.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import html
+import json
+import logging
+import re
+import zlib
+from array import array
+from pathlib import Path
+from typing import Any, BinaryIO, Callable, Collection, Iterator, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+TEXT_FIELDS = ("title", "brand", "categories", "description")
+# Characters of one field. The published processing of UniSRec and LC-Rec leaves texts of 2,000 characters and more out; a cut keeps more.
+TEXT_LIMIT = 2000
+_BROKEN_SHARE = 0.01
+_BROKEN = (ValueError, KeyError, TypeError, SyntaxError, MemoryError, RecursionError)
+_SCRIPT = re.compile(r"<(script|style)\b.*?(</\1\s*>|$)|<!--.*?(-->|$)", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+
+
+class Reviews(NamedTuple):
+    """Who reviewed what and when, in the order of the file.
+
+    users, items: int32 [N], rows of user_tokens and item_tokens, which are numbered by first appearance.
+    times: int64 [N], seconds since 1970 (amazon-2014, amazon-2018) or milliseconds (amazon-2023).
+    ratings: float32 [N], 1 .. 5.
+    n_skipped: lines that could not be read.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    ratings: np.ndarray
+    user_tokens: list[str]
+    item_tokens: list[str]
+    n_skipped: int
+
+
+class Metadata(NamedTuple):
+    """What items say about themselves: texts[item token] = one clean text for each of TEXT_FIELDS, "" where there is none."""
+
+    texts: dict[str, tuple[str, ...]]
+    n_skipped: int
+
+
+def read_reviews(path: Path, release: str, show_progress: bool) -> Reviews:
+    """Read a file of reviews; lines that cannot be read are skipped, counted and logged.
+
+    Args:
+        release: amazon-2014, amazon-2018 or amazon-2023.
+
+    Raises:
+        ValueError: the file is cut off or damaged, holds no review, or more than 1 % of its lines cannot be read.
+    """
+    lines = _Lines(path, _RELEASES[release].parse_review, show_progress)
+    user_codes: dict[str, int] = {}
+    item_codes: dict[str, int] = {}
+    users, items, times, ratings = array("i"), array("i"), array("q"), array("f")
+    for user, item, time, rating in filter(None, lines):
+        users.append(user_codes.setdefault(user, len(user_codes)))
+        items.append(item_codes.setdefault(item, len(item_codes)))
+        times.append(time)
+        ratings.append(rating)
+    if not users:
+        raise ValueError(f"the file {str(path)!r} holds no review: delete it and run again to fetch it anew")
+    columns = (np.array(users), np.array(items), np.array(times), np.array(ratings))
+    return Reviews(*columns, list(user_codes), list(item_codes), lines.n_broken)
+
+
+def read_metadata(path: Path, release: str, wanted: Collection[str], show_progress: bool) -> Metadata:
+    """Read the texts of the wanted items from a file of metadata; the first record of an item counts.
+
+    HTML is unescaped and its tags are removed, white space is one space, and a text is cut after TEXT_LIMIT characters. Brand is the
+    `store` of amazon-2023; its description begins with the list of features.
+
+    Raises:
+        ValueError: the file is cut off or damaged, or more than 1 % of its lines cannot be read.
+    """
+    form = _RELEASES[release]
+    texts: dict[str, tuple[str, ...]] = {}
+    missing = set(wanted)
+    pattern = re.compile(rb"""["']%s["']:\s*["']([^"']*)["']""" % form.item_key.encode())
+
+    def parse(line: bytes) -> tuple[str, tuple[str, ...]] | None:
+        # Most records are of items that nobody wants, and parsing is what takes the time.
+        found = pattern.findall(line)
+        if found and not any(token.decode("utf-8", "replace") in missing for token in found):
+            return None
+        record = form.parse_metadata(line)
+        token = record[form.item_key]
+        if token not in missing:
+            return None
+        fields = form.fields(record)
+        return token, tuple(_clean(fields[name]) for name in TEXT_FIELDS)
+
+    lines = _Lines(path, parse, show_progress)
+    for token, fields in filter(None, lines):
+        missing.discard(token)
+        texts[token] = fields
+    return Metadata(texts, lines.n_broken)
+
+
+class _Lines:
+    """The parsed lines of a file; n_broken counts those that its parser refused. Empty lines do not count."""
+
+    def __init__(self, path: Path, parse: Callable[[bytes], Any], show_progress: bool):
+        self._path, self._parse, self._show_progress = path, parse, show_progress
+        self.n_broken = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        n_lines, first_broken = 0, 0
+        for number, line in enumerate(tqdm(_raw_lines(self._path), self._path.name, unit=" lines", disable=not self._show_progress), 1):
+            if not line.strip():
+                continue
+            n_lines += 1
+            try:
+                parsed = self._parse(line)
+            except _BROKEN:
+                self.n_broken += 1
+                first_broken = first_broken or number
+                continue
+            yield parsed
+        if self.n_broken > _BROKEN_SHARE * n_lines:
+            raise ValueError(
+                f"{self.n_broken} of the {n_lines} lines of {str(self._path)!r} cannot be read (the first is line {first_broken}), which is "
+                f"more than {_BROKEN_SHARE:.0%}: delete the file and run again to fetch it anew"
+            )
+        if self.n_broken:
+            logger.warning("%s: skipped %d of %d lines, the first is line %d", self._path, self.n_broken, n_lines, first_broken)
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    try:
+        with _open(path) as file:
+            yield from file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"the file {str(path)!r} is cut off or damaged ({error}): delete it and run again to fetch it anew"
+        ) from error
+
+
+def _open(path: Path) -> BinaryIO:
+    with open(path, "rb") as file:
+        is_packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if is_packed else open(path, "rb")
+
+
+def _checked(user: Any, item: Any, time: Any, rating: Any) -> tuple[str, str, int, float]:
+    if not (isinstance(user, str) and isinstance(item, str) and user and item):
+        raise ValueError("a review needs a user and an item")
+    time = int(time)
+    if not 0 <= time < 2**53:
+        raise ValueError("a time is a number of seconds or milliseconds since 1970")
+    return user, item, time, float(rating)
+
+
+def _json_review(line: bytes) -> tuple[str, str, int, float]:
+    record = json.loads(line)
+    return _checked(record["reviewerID"], record["asin"], record["unixReviewTime"], record["overall"])
+
+
+def _csv_review(line: bytes) -> tuple[str, str, int, float] | None:
+    if line.startswith(b"user_id,"):
+        return None  # the header
+    user, item, rating, time = line.decode("utf-8").strip().split(",")
+    return _checked(user, item, time, rating)
+
+
+def _literal(line: bytes) -> dict[str, Any]:
+    return ast.literal_eval(line.decode("utf-8").strip())
+
+
+def _fields_2014(record: dict[str, Any]) -> dict[str, Any]:
+    categories = ", ".join(dict.fromkeys(_strings(record.get("categories"))))
+    return {**{name: record.get(name) for name in ("title", "brand", "description")}, "categories": categories}
+
+
+def _fields_2018(record: dict[str, Any]) -> dict[str, Any]:
+    title = " ".join(_strings(record.get("title")))
+    if "getTime" in title:
+        title = ""  # a script of the shop's page; the publishers' notebook drops these as unformatted rows
+    categories = []
+    for category in _strings(record.get("category")):
+        if "</span>" in category:
+            break  # from here on the list holds pieces of the page, not categories
+        categories.append(category)
+    brand = re.sub(r"^by\s*\n", "", " ".join(_strings(record.get("brand"))))
+    return {"title": title, "brand": brand, "categories": ", ".join(categories), "description": record.get("description")}
+
+
+def _fields_2023(record: dict[str, Any]) -> dict[str, Any]:
+    categories = ", ".join(dict.fromkeys(_strings([record.get("main_category"), record.get("categories")])))
+    description = [record.get("features"), record.get("description")]
+    return {"title": record.get("title"), "brand": record.get("store"), "categories": categories, "description": description}
+
+
+def _strings(value: Any) -> list[str]:
+    """All texts in nested lists, in order; nothing for None."""
+    if isinstance(value, (list, tuple)):
+        return [text for entry in value for text in _strings(entry)]
+    if isinstance(value, dict):
+        return _strings(list(value.values()))
+    return [] if value is None else [str(value)]
+
+
+def _clean(value: Any) -> str:
+    # Markup is rarely more than nine tenths of a text, and texts of megabytes need not be cleaned to be cut.
+    text = html.unescape(" ".join(_strings(value))[: 10 * TEXT_LIMIT])
+    text = " ".join(_TAG.sub(" ", _SCRIPT.sub(" ", text)).split())
+    return text[:TEXT_LIMIT].rstrip()
+
+
+class _Release(NamedTuple):
+    parse_review: Callable[[bytes], Any]
+    parse_metadata: Callable[[bytes], dict[str, Any]]
+    item_key: str
+    fields: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+_RELEASES = {
+    "amazon-2014": _Release(_json_review, _literal, "asin", _fields_2014),
+    "amazon-2018": _Release(_json_review, json.loads, "asin", _fields_2018),
+    "amazon-2023": _Release(_csv_review, json.loads, "parent_asin", _fields_2023),
+}
