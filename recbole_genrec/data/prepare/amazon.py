@@ -140,8 +140,8 @@ class _Lines:
             yield parsed
         if self.n_broken > _BROKEN_SHARE * n_lines:
             raise ValueError(
-                f"{self.n_broken} of the {n_lines} lines of {str(self._path)!r} cannot be read (the first is line {first_broken}), which is "
-                f"more than {_BROKEN_SHARE:.0%}: delete the file and run again to fetch it anew"
+                f"{self.n_broken} of the {n_lines} lines of {str(self._path)!r} cannot be read (the first is line {first_broken}), but at "
+                f"most {_BROKEN_SHARE:.0%} may be broken: delete the file and run again to fetch it anew"
             )
         if self.n_broken:
             logger.warning("%s: skipped %d of %d lines, the first is line %d", self._path, self.n_broken, n_lines, first_broken)

@@ -35,7 +35,7 @@ def one_line(text: str) -> str:
     A quotation mark at the start becomes a curly one, since RecBole's reader would take all up to the next mark for one field;
     halves of surrogate pairs, which UTF-8 cannot hold, are dropped.
     """
-    text = _BREAKS.sub(" ", text).strip().encode("utf-8", "ignore").decode("utf-8")
+    text = _BREAKS.sub(" ", text.encode("utf-8", "ignore").decode("utf-8")).strip()
     return f"\u201c{text[1:]}" if text.startswith('"') else text
 
 

@@ -58,8 +58,10 @@ def prepare(name: str, data_path: str | Path, mirror: str | None, show_progress:
     counts = _counts(interactions)
     _compare(name, counts, dump.counts)
     items = _items(interactions, metadata)
+    reading = _reading_counts(reviews, metadata, items)
+    logger.info("Data set %s: %d of %d items have no metadata, so no text", name, reading["items_without_metadata"], len(items))
     files = [_file_card(file, path) for file, path in ((dump.reviews, reviews_path), (dump.metadata, metadata_path))]
-    write_data_set(target, interactions, items, _card(dump, files, counts, _reading_counts(reviews, metadata, items)))
+    write_data_set(target, interactions, items, _card(dump, files, counts, reading))
     logger.info("Data set %s: the raw files stay in %s; remove them if you need the room", name, raw)
     return target
 
@@ -85,7 +87,8 @@ def _kept_rows(reviews: Reviews, metadata: Metadata, dump: Dump) -> np.ndarray:
     )
     if len(rows) == 0:
         raise ValueError(
-            f"the {_CORE}-core of {dump.reviews.name!r} is empty, so there is nothing to learn from: check that it is the file of {dump.page}"
+            f"the {_CORE}-core of {dump.reviews.name!r} is empty, but a data set needs interactions: check that the file is the one of "
+            f"{dump.page}"
         )
     return rows[history_order(reviews.users[rows], reviews.times[rows])]
 
@@ -126,9 +129,6 @@ def _items(interactions: pd.DataFrame, metadata: Metadata) -> pd.DataFrame:
     empty = ("",) * len(TEXT_FIELDS)
     items = pd.DataFrame([metadata.texts.get(token, empty) for token in tokens], columns=list(TEXT_FIELDS))
     items.insert(0, "item_id", tokens)
-    n_without = sum(token not in metadata.texts for token in tokens)
-    if n_without:
-        logger.info("Data set: %d of %d items have no metadata, so no text", n_without, len(tokens))
     return items
 
 
