@@ -18,6 +18,28 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """What some epochs in a row of a stage's cycle train, with an optimizer and a schedule that go on in the next cycle.
+
+    Attributes:
+        name: what the log calls it.
+        turns: epochs in a row.
+        groups: those of the stage's groups that are trained; everything else stays bit-identical, in evaluation mode.
+        losses: as those of a stage.
+        epochs: over so many of its own epochs, of all cycles, the learning rate falls.
+        scheduler, warmup_epochs: as those of a stage; the phase's own epochs are counted.
+    """
+
+    name: str
+    turns: int
+    groups: tuple[Group, ...]
+    losses: Callable[[Any], dict[str, Tensor]]
+    epochs: int
+    scheduler: str
+    warmup_epochs: float
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of a model's training.
 
@@ -33,6 +55,9 @@ class Stage:
             None: no validation, the last epoch's weights stand.
         validate: gives the validation's score from the validation part, the larger the better; None: `valid_metric` of the
             ranked lists. A score of another kind does not compete with those of later stages.
+        phases: where there are any, the epochs go through their turns in cycles, with the phases' groups, losses and schedules in
+            place of the stage's; validations then come at the ends of cycles.
+        keeps_best: whether the best weights of the stages before compete with this one's.
         report_every: epochs between two log lines (and resumable checkpoints).
         start, finish: called before the first and after the last epoch.
         before_epoch, after_epoch: called with the epoch's number, from 0.
@@ -48,8 +73,23 @@ class Stage:
     warmup_epochs: float
     stopping_step: int | None = None
     validate: Callable[[Any], float] | None = None
+    phases: tuple[Phase, ...] = ()
+    keeps_best: bool = True
     report_every: int = 1
     start: Callable[[], None] | None = None
     finish: Callable[[], None] | None = None
     before_epoch: Callable[[int], None] | None = None
     after_epoch: Callable[[int], None] | None = None
+
+    def cycle_epochs(self) -> int:
+        """Epochs until all phases have had their turns; 1 without phases."""
+        return sum(phase.turns for phase in self.phases) or 1
+
+    def turn(self, epoch: int) -> tuple[int, int]:
+        """The number of the phase that an epoch (from 0) belongs to, and how many epochs that phase has had before; (0, epoch) without."""
+        cycle, place = divmod(epoch, self.cycle_epochs())
+        for number, phase in enumerate(self.phases):
+            if place < phase.turns:
+                return number, cycle * phase.turns + place
+            place -= phase.turns
+        return 0, epoch

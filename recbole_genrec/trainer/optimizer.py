@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
+from typing import Iterator
 
 import torch
 from torch import nn
 
 from recbole_genrec.config_rules import SCHEDULERS
-from recbole_genrec.model.stage import Group, Stage
+from recbole_genrec.model.stage import Group, Phase, Stage
 
 LEARNERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
 class StageOptimizer:
-    """Trains exactly the parameters that a stage names, with scheduled learning rates and clipped gradients.
+    """Trains exactly the parameters that a stage or phase names, with scheduled learning rates and clipped gradients.
 
     Args:
         model: the model that the groups' names refer to.
-        stage: the stage.
+        stage: the stage, or a phase of one.
         learner: one of LEARNERS.
         max_norm: largest joint gradient norm of all groups; None: no clipping.
         steps_per_epoch: optimizer steps in an epoch.
@@ -27,7 +29,7 @@ class StageOptimizer:
         ValueError: if learner or scheduler is unknown.
     """
 
-    def __init__(self, model: nn.Module, stage: Stage, learner: str, max_norm: float | None, steps_per_epoch: int) -> None:
+    def __init__(self, model: nn.Module, stage: Stage | Phase, learner: str, max_norm: float | None, steps_per_epoch: int) -> None:
         if learner not in LEARNERS:
             raise ValueError(f"learner '{learner}' is unknown for a generative model; choose one of {', '.join(LEARNERS)}.")
         if stage.scheduler not in SCHEDULERS:
@@ -44,7 +46,7 @@ class StageOptimizer:
         self.total_steps = stage.epochs * steps_per_epoch
 
     def step(self, loss: torch.Tensor, step: int) -> None:
-        """Descend along the gradient of `loss`; `step` counts from 0 over the whole stage."""
+        """Descend along the gradient of `loss`; `step` counts from 0 over the whole stage or all turns of the phase."""
         factor = learning_rate_factor(self.scheduler, step, self.warmup_steps, self.total_steps)
         for group, base_rate in zip(self.optimizer.param_groups, self.base_rates):
             group["lr"] = base_rate * factor
@@ -58,6 +60,23 @@ class StageOptimizer:
 def named_parameters(model: nn.Module, group: Group) -> list[nn.Parameter]:
     """The parameters of a group, in the order of its names."""
     return [parameter for name in group.names for parameter in model.get_submodule(name).parameters()]
+
+
+@contextmanager
+def training_only(model: nn.Module, groups: tuple[Group, ...]) -> Iterator[None]:
+    """Within it only the groups' parameters ask for gradients, and parts without any of them are in evaluation mode."""
+    trained = {id(parameter) for group in groups for parameter in named_parameters(model, group)}
+    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in trained]
+    model.train()
+    for part in model.children():
+        part.train(any(id(parameter) in trained for parameter in part.parameters()))
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
 
 
 def learning_rate_factor(scheduler: str, step: int, warmup_steps: int, total_steps: int) -> float:

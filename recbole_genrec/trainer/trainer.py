@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Iterable
 
 import torch
 from recbole.trainer import Trainer
 from recbole.utils import dict2str, early_stopping
-from torch import nn
 from tqdm import tqdm
 
 from recbole_genrec.compat import without_anomaly_detection
@@ -20,36 +19,10 @@ from recbole_genrec.data.batches import ItemBatches, LengthBatches
 from recbole_genrec.model.stage import Stage
 from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, save_checkpoint
 from recbole_genrec.trainer.collector import TopKCollector
-from recbole_genrec.trainer.optimizer import StageOptimizer, named_parameters
+from recbole_genrec.trainer.optimizer import StageOptimizer, training_only
+from recbole_genrec.trainer.progress import Progress, check_same_settings
 
 logger = logging.getLogger(__name__)
-
-# What a resumed run may set otherwise, because no result depends on it.
-MAY_CHANGE = frozenset("resume show_progress data_path checkpoint_dir teacher_cache_dir gpu_id use_gpu state log_wandb".split())
-
-
-@dataclass
-class Progress:
-    """How far a run has come; with weights, optimizer and random state all that is needed to go on.
-
-    Attributes:
-        stage: number of the stage in progress.
-        epoch: epochs of it that are done; 0: it has not started.
-        bad_validations: validations of it since the last improvement.
-        best_score: best value of the validation metric, over all stages; None before the first validation.
-        best_result: all metrics of that validation.
-        stopped: whether early stopping has ended the stage.
-        seconds: wall time by stage name.
-    """
-
-    stage: int = 0
-    epoch: int = 0
-    bad_validations: int = 0
-    best_score: float | None = None
-    best_result: dict[str, float] | None = None
-    stopped: bool = False
-    seconds: dict[str, float] = field(default_factory=dict)
-
 
 class GenRecTrainer(Trainer):
     """Trains a GenerativeRecommender stage by stage; evaluates ranked lists with RecBole's evaluator.
@@ -63,7 +36,7 @@ class GenRecTrainer(Trainer):
         self.saved_model_file = str(new_checkpoint_path(config))
         self.resume_file = _resume_file(self.saved_model_file)
         self.progress = Progress()
-        self.optimizer_state: dict[str, Any] | None = None
+        self.optimizer_states: list[dict[str, Any]] = []
         self._clock = time.time()
 
     def _build_optimizer(self, **kwargs) -> None:
@@ -88,26 +61,33 @@ class GenRecTrainer(Trainer):
     def _run(self, stage: Stage, train_data, valid_data, show_progress: bool, callback_fn) -> None:
         """The epochs of one stage that are not done."""
         progress = self.progress
-        if progress.epoch == 0 and stage.start is not None:
-            stage.start()
+        if progress.epoch == 0:
+            self._start(stage)
         batches = self._batches(stage, train_data)
-        optimizer = StageOptimizer(self.model, stage, self.learner, self._max_norm(), len(batches))
-        if self.optimizer_state is not None:
-            optimizer.optimizer.load_state_dict(self.optimizer_state)
-            self.optimizer_state = None
-        with _training_only(self.model, stage), without_anomaly_detection():
+        optimizers = [StageOptimizer(self.model, phase, self.learner, self._max_norm(), len(batches)) for phase in stage.phases or (stage,)]
+        for optimizer, state in zip(optimizers, self.optimizer_states):
+            optimizer.optimizer.load_state_dict(state)
+        self.optimizer_states = []
+        with without_anomaly_detection():
             for epoch in self._epochs(stage, show_progress):
                 started = time.time()
-                losses = self._train(stage, epoch, batches, optimizer, show_progress)
+                losses = self._train(stage, epoch, batches, optimizers, show_progress)
                 if self._validates(stage, epoch, valid_data):
                     self._validate(stage, epoch, valid_data, show_progress, callback_fn)
                 progress.epoch = epoch + 1
                 if progress.epoch % stage.report_every == 0 or progress.epoch == stage.epochs or progress.stopped:
                     self._report(stage, epoch, losses, time.time() - started)
                     self._count_seconds(stage)
-                    self._save_progress(optimizer.optimizer.state_dict())
+                    self._save_progress([optimizer.optimizer.state_dict() for optimizer in optimizers])
                 if progress.stopped:
                     break
+
+    def _start(self, stage: Stage) -> None:
+        """What comes before the first epoch."""
+        if stage.start is not None:
+            stage.start()
+        if stage.epochs and not stage.keeps_best:
+            self.progress.best_score = self.progress.best_result = None
 
     def _finish(self, stage: Stage) -> None:
         """Go back to the best weights if there are any, and hand over to the next stage."""
@@ -124,7 +104,7 @@ class GenRecTrainer(Trainer):
         progress.stage, progress.epoch, progress.bad_validations, progress.stopped = progress.stage + 1, 0, 0, False
         if stage.validate is not None:
             progress.best_score = progress.best_result = None
-        self._save_progress(None)
+        self._save_progress([])
 
     def _count_seconds(self, stage: Stage) -> None:
         """Add the time since the last call to the stage's."""
@@ -149,19 +129,21 @@ class GenRecTrainer(Trainer):
         fields = (model.USER_ID, model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.ITEM_ID)
         return LengthBatches(train_data.dataset.inter_feat, stage.batch_size, seed, fields)
 
-    def _train(self, stage: Stage, epoch: int, batches, optimizer: StageOptimizer, show_progress: bool) -> dict[str, float]:
+    def _train(self, stage: Stage, epoch: int, batches, optimizers: list[StageOptimizer], show_progress: bool) -> dict[str, float]:
         """One pass over the batches; returns the mean of every loss term."""
         if stage.before_epoch is not None:
             stage.before_epoch(epoch)
-        self.model.train()
+        number, n_earlier = stage.turn(epoch)
+        phase, optimizer = stage.phases[number] if stage.phases else stage, optimizers[number]
         totals: dict[str, torch.Tensor] = {}
         bar = show_progress and stage.rows == "interactions"
         rows = tqdm(batches.epoch(epoch), total=len(batches), desc=f"{stage.name} {epoch}", ncols=100, disable=not bar)
-        for number, batch in enumerate(rows):
-            losses = stage.losses(batch.to(self.device))
-            optimizer.step(sum(losses.values()), epoch * len(batches) + number)
-            for name, loss in losses.items():
-                totals[name] = totals.get(name, 0.0) + loss.detach()
+        with training_only(self.model, phase.groups):
+            for step, batch in enumerate(rows, start=n_earlier * len(batches)):
+                losses = phase.losses(batch.to(self.device))
+                optimizer.step(sum(losses.values()), step)
+                for name, loss in losses.items():
+                    totals[name] = totals.get(name, 0.0) + loss.detach()
         means = {name: float(total) / len(batches) for name, total in totals.items()}
         if not all(math.isfinite(mean) for mean in means.values()):
             raise ValueError(f"stage {stage.name}, epoch {epoch}: a loss is not finite ({means}); lower its learning rate.")
@@ -194,15 +176,16 @@ class GenRecTrainer(Trainer):
         return score, {stage.name: score}, True
 
     def _validates(self, stage: Stage, epoch: int, valid_data) -> bool:
-        """After every `eval_step` epochs and after the last one; never if `eval_step` is 0."""
-        due = self.eval_step > 0 and ((epoch + 1) % self.eval_step == 0 or epoch + 1 == stage.epochs)
+        """After every `eval_step` epochs (cycles of epochs, if there are phases) and the last one; never if `eval_step` is 0."""
+        due = self.eval_step > 0 and ((epoch + 1) % (self.eval_step * stage.cycle_epochs()) == 0 or epoch + 1 == stage.epochs)
         return stage.stopping_step is not None and bool(valid_data) and due
 
     def _report(self, stage: Stage, epoch: int, losses: dict[str, float], seconds: float) -> None:
         terms = ", ".join(f"{name} {loss:.5f}" for name, loss in losses.items())
-        logger.info("stage %s epoch %d: %.1f s, losses: %s", stage.name, epoch, seconds, terms)
+        place = f"{stage.name}/{stage.phases[stage.turn(epoch)[0]].name}" if stage.phases else stage.name
+        logger.info("stage %s epoch %d: %.1f s, losses: %s", place, epoch, seconds, terms)
         for name, loss in losses.items():
-            self.tensorboard.add_scalar(f"{stage.name}/{name}", loss, epoch)
+            self.tensorboard.add_scalar(f"{place}/{name}", loss, epoch)
 
     def _max_norm(self) -> float | None:
         return None if self.clip_grad_norm is None else self.clip_grad_norm["max_norm"]
@@ -237,12 +220,12 @@ class GenRecTrainer(Trainer):
     def _load_weights(self, path: str) -> None:
         self.model.load_state_dict(load_checkpoint(path, self.device, **self._identity())["state_dict"])
 
-    def _save_progress(self, optimizer_state: dict[str, Any] | None) -> None:
+    def _save_progress(self, optimizer_states: list[dict[str, Any]]) -> None:
         content = {
             **self._identity(),
             "settings": self.config.settings(),
             "state_dict": self.model.state_dict(),
-            "optimizer": optimizer_state,
+            "optimizer": optimizer_states,
             "progress": asdict(self.progress),
             "random_state": torch.get_rng_state(),
             "saved_model_file": self.saved_model_file,
@@ -256,10 +239,11 @@ class GenRecTrainer(Trainer):
             FileNotFoundError, ValueError: if the file is missing, or of another model or data set.
         """
         content = load_checkpoint(resume_file, "cpu", **self._identity())
-        _check_same_settings(content["settings"], self.config.settings(), resume_file)
+        check_same_settings(content["settings"], self.config.settings(), resume_file)
         self.model.load_state_dict(content["state_dict"])
         self.progress = Progress(**content["progress"])
-        self.optimizer_state = content["optimizer"]
+        states = content["optimizer"]
+        self.optimizer_states = states if isinstance(states, list) else [] if states is None else [states]  # older files hold one or none
         self.saved_model_file = content["saved_model_file"]
         self.resume_file = _resume_file(self.saved_model_file)
         torch.set_rng_state(content["random_state"])
@@ -267,33 +251,6 @@ class GenRecTrainer(Trainer):
 
     def _identity(self) -> dict[str, str]:
         return {"model": self.config["model"], "dataset_fingerprint": self.model.dataset_fingerprint}
-
-
-class _training_only:
-    """Within it only the stage's parameters ask for gradients."""
-
-    def __init__(self, model: nn.Module, stage: Stage) -> None:
-        trained = {id(parameter) for group in stage.groups for parameter in named_parameters(model, group)}
-        self.frozen = [p for p in model.parameters() if p.requires_grad and id(p) not in trained]
-
-    def __enter__(self) -> None:
-        for parameter in self.frozen:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *error) -> None:
-        for parameter in self.frozen:
-            parameter.requires_grad_(True)
-
-
-def _check_same_settings(saved: dict[str, Any], given: dict[str, Any], resume_file: str) -> None:
-    """A run that goes on with other settings would be neither the old run nor a new one."""
-    changed = sorted(key for key in saved.keys() | given.keys() if saved.get(key) != given.get(key) and key not in MAY_CHANGE)
-    if changed:
-        key = changed[0]
-        raise ValueError(
-            f"{key} is {given.get(key)!r}, but the run that {str(resume_file)!r} belongs to has {saved.get(key)!r}; "
-            f"resume with the same settings (different are: {', '.join(changed)}), or start anew."
-        )
 
 
 def _resume_file(saved_model_file: str) -> str:
