@@ -9,11 +9,8 @@ does the same work in a fraction of the time.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import pickle
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,6 +20,8 @@ from tqdm import tqdm
 
 from recbole_genrec.data.batches import length_batches
 from recbole_genrec.data.dataset import GenRecDataset, Sequences
+from recbole_genrec.data.recbole_teacher import train_recbole_teacher
+from recbole_genrec.data.teacher_cache import Teacher, load_or_train
 
 logger = logging.getLogger(__name__)
 
@@ -42,17 +41,6 @@ _TEACHER_KEYS = (
 _FIELD_KEYS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD", "NEG_PREFIX")
 _N_POOL = 50
 _EVALUATION_BATCH = 512
-
-
-class Teacher(NamedTuple):
-    """item_embeddings: FloatTensor [n_items, D] (CPU), row i = internal item id i, row 0 zeros.
-
-    metrics: {"valid": {"recall@10", "ndcg@10"}, "test": the same, "best_epoch", "n_epochs"}; path: the file that holds the teacher.
-    """
-
-    item_embeddings: torch.Tensor
-    metrics: dict
-    path: str
 
 
 class Windows(NamedTuple):
@@ -154,29 +142,32 @@ def train_teacher(config, dataset: GenRecDataset) -> Teacher:
     Raises:
         ValueError: teacher_epochs < 1, or teacher_hidden_size is no multiple of teacher_n_heads.
     """
-    meta = _meta(config, dataset)
-    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
-    path = os.path.join(config["teacher_cache_dir"], f"SASRec-{dataset.dataset_name}-{digest}.pth")
-    saved = _load(path, meta)
-    if saved is None:
+
+    def train() -> dict:
         _check(config)
         device = torch.device(config["device"])
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(config["seed"])
             state_dict, metrics = _fit(config, dataset)
-        saved = {"state_dict": state_dict, "metrics": metrics, "meta": meta}
-        _save(saved, path)
-        _log("trained and saved to", path, metrics)
-    else:
-        _log("loaded from", path, saved["metrics"])
+        return {"state_dict": state_dict, "metrics": metrics}
+
+    saved, path = load_or_train(config["teacher_cache_dir"], "SASRec", dataset.dataset_name, _meta(config, dataset), train)
     item_embeddings = saved["state_dict"]["item_embedding.weight"].clone()
     item_embeddings[0] = 0
     return Teacher(item_embeddings, saved["metrics"], path)
 
 
-def teacher_embeddings(config, dataset: GenRecDataset) -> torch.Tensor:
-    """Item embeddings of the teacher, FloatTensor [n_items, teacher_hidden_size] (CPU), row 0 zeros; see train_teacher."""
-    return train_teacher(config, dataset).item_embeddings
+def teacher_embeddings(config, dataset: GenRecDataset, model_name: str) -> torch.Tensor:
+    """Item embeddings of a trained collaborative model, FloatTensor [n_items, D] (CPU), row 0 zeros, row i = internal item id i.
+
+    "SASRec" is the one of this module (teacher_* settings); any other name a general or sequential recommender of RecBole, trained
+    by RecBole's own trainer (teacher_settings).
+
+    Raises:
+        ValueError: see train_teacher and train_recbole_teacher.
+    """
+    train = train_teacher if model_name == "SASRec" else partial(train_recbole_teacher, model_name=model_name)
+    return train(config, dataset).item_embeddings
 
 
 def build_sasrec(config, dataset) -> SASRec:
@@ -242,34 +233,3 @@ def _check(config) -> None:
             f"teacher_hidden_size is {config['teacher_hidden_size']}, but it must be a multiple of teacher_n_heads "
             f"({config['teacher_n_heads']}): change one of them"
         )
-
-
-def _load(path: str, meta: dict) -> dict | None:
-    if not os.path.isfile(path):
-        return None
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["meta"] == meta:
-            return saved
-        reason = "it was made with other settings"
-    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        reason = f"it cannot be read ({type(error).__name__})"
-    logger.warning("the cached teacher %s is not used: %s; it will be trained again", path, reason)
-    return None
-
-
-def _save(saved: dict, path: str) -> None:
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    unfinished = f"{path}.{os.getpid()}"
-    try:
-        torch.save(saved, unfinished)
-        os.replace(unfinished, path)
-    finally:
-        if os.path.exists(unfinished):
-            os.remove(unfinished)
-
-
-def _log(what: str, path: str, metrics: dict) -> None:
-    figures = ", ".join(f"{part} {name} {value:.4f}" for part in ("valid", "test") for name, value in metrics[part].items())
-    epochs = f"best of {metrics['n_epochs']} epochs: {metrics['best_epoch'] + 1}"
-    logger.info("Teacher SASRec %s %s (%s): %s", what, path, epochs, figures)

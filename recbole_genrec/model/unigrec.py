@@ -34,7 +34,7 @@ class UniGRec(GenerativeRecommender):
 
     def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
         super().__init__(config, dataset, saved)
-        teacher = teacher_embeddings(config, dataset) if saved is None else saved["teacher"]
+        teacher = teacher_embeddings(config, dataset, "SASRec") if saved is None else saved["teacher"]
         self.register_buffer("teacher", teacher)
         hidden_size, teacher_size, code_dim = config["hidden_size"], teacher.shape[1], config["code_dim"]
         middle = [max(code_dim, teacher_size // 2), max(code_dim, teacher_size // 4)]
@@ -138,7 +138,7 @@ class UniGRec(GenerativeRecommender):
 
     def stages(self) -> tuple[Stage, ...]:
         """Soft tokenizer with annealing, joint training, fine-tuning on fixed semantic ids."""
-        return (self.tokenizer_stage(before_epoch=self.tokenizer.anneal), self._joint_stage(), self._finetune_stage())
+        return (self.tokenizer_stage(before_epoch=self.tokenizer.anneal), self._joint_stage(), self.finetune_stage())
 
     def _joint_stage(self) -> Stage:
         config = self.config
@@ -164,17 +164,3 @@ class UniGRec(GenerativeRecommender):
     def _switch_distillation(self, epoch: int) -> None:
         """Distillation waits until the recommender has learned something."""
         self.distills = epoch >= self.config["distillation_warmup_epochs"]
-
-    def _finetune_stage(self) -> Stage:
-        config = self.config
-        return Stage(
-            name="finetune",
-            rows="interactions",
-            groups=(Group(("token_table", "seq2seq"), config["finetune_learning_rate"], config["weight_decay"]),),
-            losses=self.losses,
-            epochs=config["finetune_epochs"],
-            batch_size=config["train_batch_size"],
-            scheduler=config["finetune_scheduler"],
-            warmup_epochs=0,
-            stopping_step=config["finetune_stopping_step"],
-        )

@@ -179,7 +179,7 @@ def test_a_cached_teacher_is_not_trained_again(make_config, monkeypatch, caplog)
     first = train_teacher(config, GenRecDataset(config))
     monkeypatch.setattr(collaborative, "_fit", None)
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
-        assert torch.equal(teacher_embeddings(config, GenRecDataset(config)), first.item_embeddings)
+        assert torch.equal(teacher_embeddings(config, GenRecDataset(config), "SASRec"), first.item_embeddings)
     assert [record.getMessage().startswith(f"Teacher SASRec loaded from {first.path}") for record in caplog.records] == [True]
     for change in ({"teacher_dropout_prob": 0.2}, {"seed": 2}, {"MAX_ITEM_LIST_LENGTH": 4}, {"user_inter_num_interval": "[5,inf)"}):
         changed = make_config(**change)
@@ -193,7 +193,7 @@ def test_training_is_deterministic_and_leaves_the_random_state_alone(make_config
         torch.manual_seed(number)
         before = torch.get_rng_state()
         config = make_config(teacher_cache_dir=str(tmp_path / f"cache{number}"))
-        results.append(teacher_embeddings(config, GenRecDataset(config)))
+        results.append(teacher_embeddings(config, GenRecDataset(config), "SASRec"))
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(*results)
 
