@@ -22,7 +22,7 @@ from logging import getLogger
 from pathlib import Path
 from socket import gaierror
 from time import sleep
-from typing import Any, BinaryIO, Iterator
+from typing import Any, Iterator
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -40,9 +40,9 @@ WAITS = (1.0, 5.0, 20.0)
 LONGEST_WAIT = 120.0
 _CHUNK = 1 << 18
 _GZIP_MAGIC = b"\x1f\x8b"
-# Trying again in a few seconds does not help.
+# Trying again in a few seconds does not help (a str: an address of an unknown kind).
 _LASTING = (str, gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError, FileNotFoundError, IsADirectoryError, PermissionError)
-_LASTING_NUMBERS = (errno.ENETUNREACH, errno.EHOSTUNREACH)
+_UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
 class _Unusable(Exception):
@@ -60,8 +60,8 @@ class _Interrupted(Exception):
 def fetch(file: RawFile, folder: Path, show_progress: bool) -> Path:
     """The path of the file in `folder`, downloaded if it is not there yet.
 
-    A file of that name that is there is used without a request; its checksum is compared if it is known. A download that ends early,
-    also by the user's interrupt, goes on at the next call.
+    A file that is there is checked as a download is and used without a request. A download that ends early, also by the user's
+    interrupt, goes on at the next call.
 
     Args:
         file: its addresses are tried in their order.
@@ -91,7 +91,8 @@ def fetch(file: RawFile, folder: Path, show_progress: bool) -> Path:
             part.finish()
             logger.info("%s is fetched: %s", path, _megabytes(path.stat().st_size))
             return path
-    part.remove_empty()
+    if not part.size():
+        part.remove()
     raise FileNotFoundError(
         f"{file.name} could not be fetched, tried were {', '.join(failures)}: fetch it by hand from one of these addresses and put it at"
         f" {path}, or name a folder or server that has it as the mirror (environment variable {MIRROR_VARIABLE})"
@@ -123,15 +124,13 @@ class _Part:
             return None
         return note if fits else None
 
-    def start(self, url: str, headers: Message, total: int | None) -> BinaryIO:
-        """Empty it and note the version that now arrives."""
+    def start(self, url: str, headers: Message, total: int | None) -> None:
+        """Empty it, and only then note the version that now arrives."""
         tag = headers.get("ETag", "")
         # A weak tag also stands for files that differ in bytes.
         version = tag if tag.startswith('"') else headers.get("Last-Modified")
-        # Empty first: bytes of one version must not stand beside the note of another.
-        stream = open(self.path, "wb")
+        self.path.write_bytes(b"")
         self.note_path.write_text(json.dumps({"url": url, "version": version, "total": total}), encoding="utf-8")
-        return stream
 
     def finish(self) -> None:
         with _disk(self.final):
@@ -141,10 +140,6 @@ class _Part:
     def remove(self) -> None:
         self.note_path.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
-
-    def remove_empty(self) -> None:
-        if not self.size():
-            self.remove()
 
 
 @contextmanager
@@ -164,8 +159,12 @@ def _fetch_from(url: str, file: RawFile, part: _Part, show_progress: bool) -> No
     while True:
         try:
             is_resumed = _receive(url, file, part, show_progress)
-            _check_arrived(file, part, is_resumed)
-            return
+            fault = _fault(part.path, file)
+            if not fault:
+                return
+            part.remove()
+            # The pieces may be sound, but of two versions.
+            raise _Interrupted(fault) if is_resumed else _Unusable(fault)
         except _Interrupted as error:
             if part.size() > furthest:
                 n_failed, furthest = 0, part.size()
@@ -197,11 +196,14 @@ def _receive(url: str, file: RawFile, part: _Part, show_progress: bool) -> bool:
         chunk = _read(response)
         if not offset:
             _check_beginning(chunk, file)
-        known = "an unknown size" if total is None else _megabytes(total)
-        logger.info("fetching %s (%s, %s of it there) from %s", file.name, known, _megabytes(offset), url)
-        # Whatever fails on the network's side is no OSError: see _read.
-        with _disk(part.final), open(part.path, "ab") if offset else part.start(url, headers, total) as stream:
-            with tqdm(total=total, initial=offset, unit="B", unit_scale=True, desc=file.name, disable=not show_progress) as bar:
+        size = "of unknown size" if total is None else _megabytes(total)
+        logger.info("fetching %s (%s, %s are there) from %s", file.name, size, _megabytes(offset), url)
+        # An OSError in here is the disk's: _read turns those of the network into others.
+        with _disk(part.final):
+            if not offset:
+                part.start(url, headers, total)
+            bar = tqdm(total=total, initial=offset, unit="B", unit_scale=True, desc=file.name, disable=not show_progress)
+            with bar, open(part.path, "ab") as stream:
                 while chunk:
                     stream.write(chunk)
                     bar.update(len(chunk))
@@ -226,7 +228,7 @@ def _open(url: str, offset: int, note: dict[str, Any] | None, part: _Part) -> An
             raise _Unusable(reason) from error
         raise _Interrupted(reason, _asked_wait(error.headers)) from error
     except URLError as error:
-        if isinstance(error.reason, _LASTING) or getattr(error.reason, "errno", None) in _LASTING_NUMBERS:
+        if isinstance(error.reason, _LASTING) or getattr(error.reason, "errno", None) in _UNREACHABLE:
             raise _Unusable(_words(error.reason)) from error
         raise _Interrupted(_words(error.reason)) from error
     except (ValueError, InvalidURL) as error:
@@ -263,21 +265,8 @@ def _check_beginning(chunk: bytes, file: RawFile) -> None:
         raise _Unusable("it is not compressed by gzip")
 
 
-def _check_arrived(file: RawFile, part: _Part, is_resumed: bool) -> None:
-    fault = _fault(part.path, file)
-    if fault:
-        part.remove()
-        # The pieces may be sound, but of two versions.
-        raise _Interrupted(fault) if is_resumed else _Unusable(fault)
-
-
 def _check_present(path: Path, file: RawFile) -> None:
-    fault = None
-    if file.sha256:
-        fault = _fault(path, file)
-    elif file.name.endswith(".gz"):
-        with open(path, "rb") as stream:
-            fault = None if stream.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC else "it is not compressed by gzip"
+    fault = _fault(path, file)
     if fault:
         raise ValueError(f"{path} is not the file that it should be ({fault}): remove it, and it is fetched again")
 
@@ -289,8 +278,8 @@ def _fault(path: Path, file: RawFile) -> str | None:
         with open(path, "rb") as stream:
             for chunk in iter(lambda: stream.read(_CHUNK), b""):
                 digest.update(chunk)
-        is_right = digest.hexdigest() == file.sha256.lower()
-        return None if is_right else f"its SHA-256 is {digest.hexdigest()}, not {file.sha256}"
+        found, wanted = digest.hexdigest(), file.sha256.lower()
+        return None if found == wanted else f"its SHA-256 is {found}, not {wanted}"
     if file.name.endswith(".gz"):
         try:
             with gzip.open(path) as stream:

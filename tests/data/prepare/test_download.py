@@ -1,0 +1,471 @@
+from __future__ import annotations
+
+import builtins
+import errno
+import gzip
+import hashlib
+import json
+import logging
+import os
+import socket
+import time
+from email.utils import formatdate
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recbole_genrec.data.prepare import download
+from recbole_genrec.data.prepare.catalog import RawFile
+from recbole_genrec.data.prepare.download import fetch
+
+# Incompressible, so that the file has several chunks of the size that `small_chunks` sets.
+ROWS = np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8).tobytes()
+WHOLE = gzip.compress(ROWS, mtime=0)
+OTHER = gzip.compress(ROWS[::-1], mtime=0)
+NAME = "reviews.json.gz"
+PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(download, "_CHUNK", 500)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "raw" / "amazon-2014"
+
+
+def raw_file(server, *paths: str, sha256: str | None = None) -> RawFile:
+    return RawFile(NAME, tuple(server.url + path for path in paths or ("/a",)), sha256)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def asked_ranges(server) -> list[str | None]:
+    return [headers.get("range") for _, headers in server.requests]
+
+
+def cut_after(n_bytes: int, content: bytes = WHOLE, **headers: str):
+    """The first answer promises the whole content and ends after n_bytes; the later ones keep the promise."""
+    answered = []
+
+    def answer(handler):
+        answered.append(True)
+        if len(answered) > 1:
+            handler.send_bytes(content, **headers)
+            return
+        handler.send_response(200)
+        sent = {"ETag": f'"{hash(content)}"', **headers}
+        for name, value in {"Content-Length": str(len(content)), **sent}.items():
+            if value:
+                handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(content[:n_bytes])
+
+    return answer
+
+
+def status_then(status: int, n_times: int, content: bytes = WHOLE, **headers: str):
+    answered = []
+
+    def answer(handler):
+        answered.append(True)
+        if len(answered) > n_times:
+            handler.send_bytes(content)
+        else:
+            handler.send_bytes(b"busy", status, **headers)
+
+    return answer
+
+
+def test_a_file_is_fetched_as_it_is(server, folder, waits, caplog):
+    server.files["/a"] = WHOLE
+    with caplog.at_level(logging.INFO):
+        path = fetch(raw_file(server), folder, False)
+    assert path == folder / NAME and path.read_bytes() == WHOLE
+    assert names(folder) == [NAME]
+    assert asked_ranges(server) == [None] and waits == []
+    assert f"from {server.url}/a" in caplog.text and "0.0 MB" in caplog.text
+
+
+def test_a_file_that_is_there_needs_no_request(server, folder):
+    folder.mkdir(parents=True)
+    (folder / NAME).write_bytes(WHOLE)
+    assert fetch(raw_file(server), folder, False) == folder / NAME
+    assert fetch(raw_file(server, sha256=hashlib.sha256(WHOLE).hexdigest().upper()), folder, False) == folder / NAME
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("content", "sha256", "said"),
+    [(WHOLE, "0" * 64, "SHA-256"), (PAGE, None, "damaged"), (WHOLE[:-100], None, "damaged")],
+)
+def test_a_wrong_file_that_is_there_is_refused_and_kept(server, folder, content, sha256, said):
+    folder.mkdir(parents=True)
+    (folder / NAME).write_bytes(content)
+    with pytest.raises(ValueError, match=f"(?s)not the file that it should be .*{said}.*remove it"):
+        fetch(raw_file(server, sha256=sha256), folder, False)
+    assert (folder / NAME).read_bytes() == content and server.requests == []
+
+
+def test_a_cut_connection_goes_on_where_it_ended(server, folder, waits):
+    server.files["/a"] = cut_after(2000)
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert asked_ranges(server) == [None, "bytes=2000-"]
+    assert server.requests[1][1]["if-range"] == f'"{hash(WHOLE)}"'
+    assert waits == [1.0] and names(folder) == [NAME]
+
+
+def test_the_next_call_goes_on_too(server, folder, monkeypatch):
+    server.files["/a"] = cut_after(2000)
+    monkeypatch.setattr(download, "WAITS", ())
+    with pytest.raises(FileNotFoundError, match=f"the connection ended after 2000 of {len(WHOLE)} bytes"):
+        fetch(raw_file(server), folder, False)
+    assert names(folder) == [f"{NAME}.part", f"{NAME}.part.json"]
+    assert (folder / f"{NAME}.part").read_bytes() == WHOLE[:2000]
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert asked_ranges(server) == [None, "bytes=2000-"]
+
+
+def test_last_modified_stands_in_for_a_weak_tag(server, folder):
+    date = "Wed, 21 Oct 2015 07:28:00 GMT"
+    server.files["/a"] = cut_after(2000, **{"ETag": 'W/"weak"', "Last-Modified": date})
+    fetch(raw_file(server), folder, False)
+    assert server.requests[1][1]["if-range"] == date
+
+
+def test_without_a_mark_of_the_version_it_starts_again(server, folder):
+    server.files["/a"] = cut_after(2000, ETag="")
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert asked_ranges(server) == [None, None]
+
+
+def test_a_server_that_knows_no_ranges_sends_it_all_again(server, folder):
+    first = cut_after(2000)
+
+    def without_ranges(handler):
+        del handler.headers["Range"]
+        first(handler)
+
+    server.files["/a"] = without_ranges
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert asked_ranges(server)[0] is None and len(server.requests) == 2
+
+
+def test_another_part_than_asked_is_not_appended(server, folder):
+    first = cut_after(2000)
+
+    def shifted(handler):
+        if "Range" in handler.headers:
+            handler.send_bytes(WHOLE[1990:], 206, Content_Range=f"bytes 1990-{len(WHOLE) - 1}/{len(WHOLE)}")
+        else:
+            first(handler)
+
+    server.files["/a"] = shifted
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert asked_ranges(server) == [None, "bytes=2000-", None]
+
+
+def test_a_file_that_changed_in_between_starts_again(server, folder, monkeypatch):
+    server.files["/a"] = cut_after(2000)
+    monkeypatch.setattr(download, "WAITS", ())
+    with pytest.raises(FileNotFoundError):
+        fetch(raw_file(server), folder, False)
+    server.files["/a"] = OTHER
+    assert fetch(raw_file(server), folder, False).read_bytes() == OTHER
+    assert asked_ranges(server) == [None, "bytes=2000-"]
+
+
+def test_pieces_of_two_versions_are_found_out_and_fetched_again(server, folder):
+    first = cut_after(2000, ETag='"same"')
+
+    def careless(handler):
+        if "Range" in handler.headers:
+            del handler.headers["If-Range"]
+            handler.send_bytes(OTHER, ETag='"same"')
+        else:
+            first(handler)
+
+    server.files["/a"] = careless
+    assert len(OTHER) == len(WHOLE)
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert asked_ranges(server) == [None, "bytes=2000-", None]
+
+
+def test_a_part_that_is_complete_needs_no_request(server, folder):
+    folder.mkdir(parents=True)
+    (folder / f"{NAME}.part").write_bytes(WHOLE)
+    note = {"url": f"{server.url}/a", "version": '"1"', "total": len(WHOLE)}
+    (folder / f"{NAME}.part.json").write_text(json.dumps(note))
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert server.requests == [] and names(folder) == [NAME]
+
+
+@pytest.mark.parametrize("note", ["{broken", "[]", "{}", '{"url": "http://127.0.0.1:1/else", "version": "1", "total": 9999}'])
+def test_a_part_of_unknown_origin_is_not_continued(server, folder, note):
+    folder.mkdir(parents=True)
+    (folder / f"{NAME}.part").write_bytes(OTHER[:1000])
+    (folder / f"{NAME}.part.json").write_text(note)
+    server.files["/a"] = WHOLE
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert asked_ranges(server) == [None]
+
+
+def test_a_range_beyond_the_end_starts_again(server, folder):
+    folder.mkdir(parents=True)
+    (folder / f"{NAME}.part").write_bytes(bytes(len(WHOLE)))
+    tag = f'"{hash(WHOLE)}"'
+    (folder / f"{NAME}.part.json").write_text(json.dumps({"url": f"{server.url}/a", "version": tag, "total": len(WHOLE) + 1}))
+    server.files["/a"] = WHOLE
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert asked_ranges(server) == [f"bytes={len(WHOLE)}-", None]
+
+
+def test_the_next_address_after_a_404(server, folder, waits):
+    server.files["/b"] = WHOLE
+    assert fetch(raw_file(server, "/a", "/b"), folder, False).read_bytes() == WHOLE
+    assert [path for path, _ in server.requests] == ["/a", "/b"] and waits == []
+
+
+def test_a_503_is_tried_again_with_growing_waits(server, folder, waits):
+    server.files["/a"] = status_then(503, 3)
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert len(server.requests) == 4 and waits == [1.0, 5.0, 20.0]
+
+
+def test_a_lasting_503_leads_to_the_next_address(server, folder):
+    server.files.update({"/a": status_then(503, 99), "/b": WHOLE})
+    assert fetch(raw_file(server, "/a", "/b"), folder, False).read_bytes() == WHOLE
+    assert [path for path, _ in server.requests] == ["/a"] * 4 + ["/b"]
+
+
+def test_progress_starts_the_row_of_waits_again(server, folder, waits):
+    """Six cuts, each a little further on: more than the attempts without progress that are allowed."""
+
+    def slow(handler):
+        start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
+        handler.send_response(206 if start else 200)
+        handler.send_header("Content-Length", str(len(WHOLE) - start))
+        handler.send_header("Content-Range", f"bytes {start}-{len(WHOLE) - 1}/{len(WHOLE)}")
+        handler.send_header("ETag", '"1"')
+        handler.end_headers()
+        handler.wfile.write(WHOLE[start : start + 750])
+
+    server.files["/a"] = slow
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert len(server.requests) == -(-len(WHOLE) // 750) and set(waits) == {1.0}
+
+
+@pytest.mark.parametrize("date", [False, True])
+def test_retry_after_is_honored(server, folder, waits, date):
+    asked = formatdate(time.time() + 60, usegmt=True) if date else "60"
+    server.files["/a"] = status_then(429, 1, Retry_After=asked)
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert len(waits) == 1 and 50 < waits[0] <= 60
+
+
+def test_a_retry_after_that_says_nothing_is_no_wait(server, folder, waits):
+    server.files["/a"] = status_then(503, 1, Retry_After="soon")
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert waits == [1.0]
+
+
+def test_a_server_that_asks_for_too_long_a_wait_is_left(server, folder, waits):
+    server.files.update({"/a": status_then(429, 99, Retry_After="3600"), "/b": WHOLE})
+    assert fetch(raw_file(server, "/a", "/b"), folder, False).read_bytes() == WHOLE
+    assert [path for path, _ in server.requests] == ["/a", "/b"] and waits == []
+
+
+@pytest.mark.parametrize("headers", [{"Content_Type": "text/html; charset=utf-8"}, {}])
+def test_a_page_instead_of_data_leads_to_the_next_address(server, folder, headers):
+    server.files.update({"/a": lambda handler: handler.send_bytes(b"\n " + PAGE, **headers), "/b": WHOLE})
+    assert fetch(raw_file(server, "/a", "/b"), folder, False).read_bytes() == WHOLE
+    with pytest.raises(FileNotFoundError, match="HTML page"):
+        fetch(raw_file(server, "/a"), folder / "else", False)
+    assert names(folder / "else") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(WHOLE[:-9], "damaged"), (WHOLE[:-8] + bytes(8), "damaged"), (WHOLE[:2000] + bytes(9) + WHOLE[2009:], "damaged"), (ROWS, "gzip")],
+)
+def test_damaged_gzip_is_found_out(server, folder, content, said):
+    server.files.update({"/a": content, "/b": WHOLE})
+    with pytest.raises(FileNotFoundError, match=said):
+        fetch(raw_file(server, "/a"), folder, False)
+    assert names(folder) == []
+    assert fetch(raw_file(server, "/a", "/b"), folder, False).read_bytes() == WHOLE
+
+
+def test_a_wrong_checksum_is_found_out(server, folder):
+    server.files.update({"/a": OTHER, "/b": WHOLE})
+    digest = hashlib.sha256(WHOLE).hexdigest()
+    with pytest.raises(FileNotFoundError, match=f"{hashlib.sha256(OTHER).hexdigest()}, not {digest}"):
+        fetch(raw_file(server, "/a", sha256=digest), folder, False)
+    assert names(folder) == []
+    assert fetch(raw_file(server, "/a", "/b", sha256=digest), folder, False).read_bytes() == WHOLE
+
+
+def test_a_length_that_is_too_large_is_found_out(server, folder, waits):
+    server.files.update({"/a": lambda handler: handler.send_bytes(WHOLE, Content_Length=str(len(WHOLE) + 10)), "/b": WHOLE})
+    assert fetch(raw_file(server, "/a", "/b"), folder, False).read_bytes() == WHOLE
+    assert [path for path, _ in server.requests] == ["/a"] * 4 + ["/b"]
+
+
+def test_a_file_without_a_length_is_fetched(server, folder):
+    def until_closed(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(WHOLE)
+
+    server.files["/a"] = until_closed
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+
+
+def test_a_plain_file_is_no_gzip_file(server, folder):
+    server.files["/a"] = b"user_id,parent_asin\n"
+    assert fetch(RawFile("a.csv", (f"{server.url}/a",), None), folder, False).read_bytes() == b"user_id,parent_asin\n"
+
+
+def test_a_server_that_falls_silent_is_tried_again(server, folder, waits, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    answered = []
+
+    def silent(handler):
+        answered.append(True)
+        if len(answered) > 2:
+            handler.send_bytes(WHOLE)
+        elif len(answered) == 2:
+            time.sleep(0.6)
+        else:
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(WHOLE)))
+            handler.send_header("ETag", f'"{hash(WHOLE)}"')
+            handler.end_headers()
+            handler.wfile.write(WHOLE[:2000])
+            handler.wfile.flush()
+            time.sleep(0.6)
+
+    server.files["/a"] = silent
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert len(server.requests) == 3 and waits == [1.0, 5.0]
+    assert asked_ranges(server)[1:] == ["bytes=2000-"] * 2
+
+
+def test_a_connection_without_an_answer_is_tried_again(server, folder):
+    answered = []
+
+    def hang_up(handler):
+        answered.append(True)
+        if len(answered) > 1:
+            handler.send_bytes(WHOLE)
+
+    server.files["/a"] = hang_up
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert len(server.requests) == 2
+
+
+def test_without_a_network_the_message_says_what_to_do(folder, waits):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}/reviews.json.gz"
+        with pytest.raises(FileNotFoundError) as caught:
+            fetch(RawFile(NAME, (address, "unknown://host/file", "http://[broken/file"), None), folder, False)
+    message = str(caught.value)
+    for part in (address, "Connection refused", "unknown://host/file", "by hand", str(folder / NAME), "RECBOLE_GENREC_MIRROR"):
+        assert part in message
+    assert "\n" not in message and waits == []
+    assert names(folder) == []
+
+
+def test_a_folder_may_be_the_mirror(folder, tmp_path, waits):
+    mirror = tmp_path / "my dumps"
+    mirror.mkdir()
+    file = RawFile(NAME, ((tmp_path / "nothing").as_uri(), mirror.as_uri(), (mirror / NAME).as_uri()), None)
+    (mirror / NAME).write_bytes(WHOLE)
+    assert fetch(file, folder, False).read_bytes() == WHOLE
+    assert waits == []
+
+
+def disk_that_fills(monkeypatch, after: int):
+    """A disk with room for `after` bytes of the .part file."""
+    real_open = builtins.open
+
+    def small_open(path, mode="r", *arguments, **others):
+        stream = real_open(path, mode, *arguments, **others)
+        if "a" not in mode:
+            return stream
+        real_write = stream.write
+
+        class Small:
+            def write(self, content):
+                if stream.tell() + len(content) > after:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return real_write(content)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                stream.close()
+
+        return Small()
+
+    monkeypatch.setattr(download, "open", small_open, raising=False)
+
+
+def test_a_full_disk_is_said_in_a_sentence_and_the_rest_comes_later(server, folder, monkeypatch):
+    server.files.update({"/a": WHOLE, "/b": WHOLE})
+    with monkeypatch.context() as patch:
+        disk_that_fills(patch, 1000)
+        with pytest.raises(OSError, match=f"{NAME} cannot be written .No space left on device.: make room") as caught:
+            fetch(raw_file(server, "/a", "/b"), folder, False)
+    assert not isinstance(caught.value, FileNotFoundError) and "\n" not in str(caught.value)
+    assert names(folder) == [f"{NAME}.part", f"{NAME}.part.json"]
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert asked_ranges(server) == [None, "bytes=1000-"]
+
+
+def test_an_unwritable_folder_is_said_before_any_request(server, folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be written .*choose another folder"):
+        fetch(raw_file(server), tmp_path / "file" / "raw", False)
+
+    def deny(path, *arguments, **others):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", deny)
+    with pytest.raises(OSError, match="cannot be written .Permission denied.: .*make .*the folder writable"):
+        fetch(raw_file(server), folder, False)
+    assert server.requests == []
+
+
+def test_an_interrupt_keeps_what_has_arrived(server, folder, monkeypatch):
+    server.files["/a"] = WHOLE
+    read, n_reads = download._read, []
+
+    def interrupted(response):
+        n_reads.append(True)
+        if len(n_reads) == 4:
+            raise KeyboardInterrupt
+        return read(response)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(raw_file(server), folder, False)
+    assert names(folder) == [f"{NAME}.part", f"{NAME}.part.json"]
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert asked_ranges(server) == [None, "bytes=1500-"]
+
+
+@pytest.mark.parametrize("show_progress", [False, True])
+def test_the_progress_bar_can_be_switched_off(server, folder, show_progress, capsys):
+    server.files["/a"] = WHOLE
+    fetch(raw_file(server), folder, show_progress)
+    captured = capsys.readouterr()
+    assert captured.out == "" and (NAME in captured.err) == show_progress
