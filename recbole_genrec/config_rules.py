@@ -13,6 +13,14 @@ CHOICES = {
     "softmax_scope": ("level", "full"),
     "tokenizer": ("rqvae", "residual_kmeans", "random"),
     "feature_scaling": ("standardize", "unit_norm", "raw"),
+    "quantization_reduction": ("sum", "mean"),
+    "residual_gradient": ("through", "blocked"),
+    "sia_sign": ("minus", "plus"),
+    "sia_path": ("own", "target"),
+    "schedule_span": ("own", "all"),
+    "keep_best": ("global", "stage"),
+    "retokenize_every": ("step", "epoch"),
+    "without": ("nothing", "sia", "psa", "alignment", "alternation", "end_to_end"),
 }
 
 
@@ -94,6 +102,8 @@ def _check_generative(settings: dict[str, Any], given: dict[str, Any]) -> None:
     if clipping is not None and (not isinstance(clipping, dict) or set(clipping) != {"max_norm"}):
         raise ValueError(f"clip_grad_norm is {clipping!r}, but has to be none or a largest norm: write {{max_norm: 1.0}}")
     _check_choices(settings)
+    if "cycle_epochs" in settings:
+        _check_cycles(settings["cycle_epochs"], settings["epochs"])
     _check_protocol(settings["eval_args"])
 
 
@@ -102,6 +112,15 @@ def _check_choices(settings: dict[str, Any]) -> None:
         choices = SCHEDULERS if key.endswith("scheduler") else CHOICES[key] if key in CHOICES else None
         if choices is not None and value not in choices:
             raise ValueError(f"{key} is {value!r}, but has to be one of {', '.join(choices)}: choose one")
+
+
+def _check_cycles(cycle_epochs: int, epochs: int) -> None:
+    if cycle_epochs < 2:
+        raise ValueError(f"cycle_epochs is {cycle_epochs}, but a cycle has one epoch for the tokenizer and more for the recommender: raise it")
+    if epochs % cycle_epochs:
+        raise ValueError(
+            f"epochs is {epochs}, but has to be a multiple of cycle_epochs, which is {cycle_epochs}: the last cycle would stop half-way"
+        )
 
 
 def _check_protocol(eval_args: Any) -> None:

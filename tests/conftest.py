@@ -62,6 +62,15 @@ SMALL_UNIGREC_SETTINGS = {
     "joint_tokenizer_learning_rate": 0.001,
     "finetune_epochs": 2,
 }
+SMALL_ETEGREC_SETTINGS = {
+    **{key: value for key, value in SMALL_UNIGREC_SETTINGS.items() if key.startswith("teacher")},
+    "joint_tokenizer_learning_rate": 0.01,
+    "epochs": 4,
+    "alignment_warmup_epochs": 1,
+    "sia_weight": 0.1,
+    "psa_weight": 0.1,
+    "finetune_epochs": 2,
+}
 
 
 @pytest.fixture
@@ -103,7 +112,8 @@ def small_settings(tiny_settings):
     """small_settings(model): settings of a whole run of a generative model on `tiny`."""
 
     def make(model: str) -> dict:
-        return {**tiny_settings, **SMALL_SETTINGS, **(SMALL_UNIGREC_SETTINGS if model == "UniGRec" else {})}
+        own = {"UniGRec": SMALL_UNIGREC_SETTINGS, "ETEGRec": SMALL_ETEGREC_SETTINGS}
+        return {**tiny_settings, **SMALL_SETTINGS, **own.get(model, {})}
 
     return make
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Callable
 
 import torch
@@ -145,6 +146,19 @@ class GenerativeRecommender(SequentialRecommender):
             scheduler=config["scheduler"],
             warmup_epochs=config["warmup_epochs"],
             stopping_step=config["stopping_step"],
+        )
+
+    def finetune_stage(self) -> Stage:
+        """Train the generator further on the same semantic ids, with a learning rate of its own."""
+        config = self.config
+        return replace(
+            self.recommender_stage(),
+            name="finetune",
+            groups=(Group(("token_table", "seq2seq"), config["finetune_learning_rate"], config["weight_decay"]),),
+            epochs=config["finetune_epochs"],
+            scheduler=config["finetune_scheduler"],
+            warmup_epochs=0,
+            stopping_step=config["finetune_stopping_step"],
         )
 
     # --- semantic ids -------------------------------------------------------------------------------------

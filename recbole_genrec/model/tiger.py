@@ -37,18 +37,7 @@ class TIGER(GenerativeRecommender):
                 codebook_size=config["codebook_size"],
                 kmeans_iterations=config["kmeans_iterations"],
             )
-        return RQVAE(
-            n_features=n_features,
-            hidden_sizes=config["tokenizer_hidden_sizes"],
-            code_dim=config["code_dim"],
-            n_levels=config["n_levels"],
-            codebook_size=config["codebook_size"],
-            commitment_weight=config["commitment_weight"],
-            reduction=config["quantization_reduction"],
-            residual_gradient=config["residual_gradient"],
-            restart_every=config["restart_every"],
-            kmeans_iterations=config["kmeans_iterations"],
-        )
+        return RQVAE.from_config(config, n_features)
 
     def n_context_tokens(self) -> int:
         """Hashed users, and a separator after every item if there is one."""

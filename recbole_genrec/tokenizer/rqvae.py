@@ -87,6 +87,22 @@ class RQVAE(ItemTokenizer):
         self.restart_every = restart_every
         self.kmeans_iterations = kmeans_iterations
 
+    @classmethod
+    def from_config(cls, config, n_features: int) -> RQVAE:
+        """The RQ-VAE that the settings describe, for features of this width."""
+        return cls(
+            n_features=n_features,
+            hidden_sizes=config["tokenizer_hidden_sizes"],
+            code_dim=config["code_dim"],
+            n_levels=config["n_levels"],
+            codebook_size=config["codebook_size"],
+            commitment_weight=config["commitment_weight"],
+            reduction=config["quantization_reduction"],
+            residual_gradient=config["residual_gradient"],
+            restart_every=config["restart_every"],
+            kmeans_iterations=config["kmeans_iterations"],
+        )
+
     @torch.no_grad()
     def start(self, features: Tensor, seed: int) -> None:
         self._check_finite(features)
