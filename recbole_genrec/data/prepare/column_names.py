@@ -1,0 +1,105 @@
+"""Which column of a user's table holds what: guessed from common names, or given."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_USERS = (
+    "user userid uid username reviewer reviewerid customer customerid visitor visitorid session sessionid member memberid buyer buyerid"
+    " client clientid account accountid author authorid profile profileid"
+)
+_ITEMS = (
+    "item itemid iid product productid sku skuid asin parentasin movie movieid book bookid isbn song songid track trackid artist"
+    " artistid article articleid news newsid video videoid game gameid business businessid recipe recipeid content contentid goods"
+    " goodsid stockcode"
+)
+_TIMES = "timestamp time ts unixtime unixreviewtime date datetime createdat eventtime reviewdate orderdate invoicedate purchasedate"
+_RATINGS = "rating ratings stars overall score"
+_KNOWN = {"user": _USERS.split(), "item": _ITEMS.split(), "time": _TIMES.split(), "rating": _RATINGS.split()}
+
+
+class ColumnNames(NamedTuple):
+    """Names of columns as the user gives them; None where they are to be guessed.
+
+    Attributes:
+        user, item, time, rating: columns of the interactions.
+        item_id: column of the item table that holds the values of `item`.
+    """
+
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    rating: str | None = None
+    item_id: str | None = None
+
+
+def find_interaction_columns(columns: list[str], given: ColumnNames, path: str) -> ColumnNames:
+    """The columns of a table of interactions: user and item, and time and rating if there are such columns.
+
+    Names are compared without case, spaces and punctuation: "User ID", "userId" and "user_id" are one.
+
+    Raises:
+        ValueError: a given column is not there, user or item has no candidate, one of the four has several, or two are one column.
+    """
+    found = {
+        "user": _find("user", columns, given.user, path, "--user_column"),
+        "item": _find("item", columns, given.item, path, "--item_column"),
+        "time": _find("time", columns, given.time, path, "--time_column"),
+        "rating": _find("rating", columns, given.rating, path, "--rating_column"),
+    }
+    for role in ("user", "item"):
+        if found[role] is None:
+            raise ValueError(f"{path!r} has the columns {columns}, none of which is known to hold the {role}: name it with --{role}_column")
+    chosen = [name for name in found.values() if name is not None]
+    twice = [name for name in chosen if chosen.count(name) > 1]
+    if twice:
+        raise ValueError(f"the column {twice[0]!r} of {path!r} is to be two things at once: name different columns with --..._column")
+    return ColumnNames(**found)
+
+
+def find_item_id_column(columns: list[str], given: str | None, item_column: str, path: str) -> str:
+    """The column of an item table that holds the item ids: the given one, else that named as in the interactions, else a guess.
+
+    Raises:
+        ValueError: the given column is not there, or the guess finds none or several.
+    """
+    if given is None and item_column in columns:
+        return item_column
+    found = _find("item", columns, given, path, "--item_id_column")
+    if found is None:
+        candidates = [name for name in columns if _plain(name) == "id"]
+        found = candidates[0] if len(candidates) == 1 else None
+    if found is None:
+        raise ValueError(f"{path!r} has the columns {columns}, none of which is known to hold the item ids: name it with --item_id_column")
+    return found
+
+
+def text_field_names(columns: list[str], path: str) -> list[str]:
+    """Names of the fields of an .item file, one for each column: letters, digits and underscores, and no name of an .inter field.
+
+    Raises:
+        ValueError: two columns get one name.
+    """
+    names = [re.sub(r"\W+", "_", column.strip()).strip("_") or "text" for column in columns]
+    names = [f"item_{name}" if name in ("user_id", "item_id", "timestamp", "rating") else name for name in names]
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            first, second = columns[names.index(name)], columns[position]
+            raise ValueError(f"the columns {first!r} and {second!r} of {path!r} would both be the field {name!r}: rename one")
+    return names
+
+
+def _find(role: str, columns: list[str], given: str | None, path: str, flag: str) -> str | None:
+    if given is not None:
+        if given not in columns:
+            raise ValueError(f"{flag} is {given!r}, but {path!r} has the columns {columns}: choose one of these")
+        return given
+    candidates = [name for name in columns if _plain(name) in _KNOWN[role]]
+    if len(candidates) > 1:
+        raise ValueError(f"{path!r} has several columns that could be the {role}, {candidates}: choose one with {flag}")
+    return candidates[0] if candidates else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()

@@ -1,0 +1,211 @@
+"""Tables of the user's own as they come: CSV, TSV, JSON lines and Parquet, read piece by piece, every value as text."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib.util
+import itertools
+import json
+import warnings
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, TextIO
+
+import pandas as pd
+
+_KINDS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "json lines",
+    ".ndjson": "json lines",
+    ".json": "json lines",
+    ".parquet": "parquet",
+}
+_SEPARATORS = {"csv": ",", "tsv": "\t"}
+_PIECE_ROWS = 500_000
+_LINES_FOR_KEYS = 1000
+
+
+def is_table_name(path: Path) -> bool:
+    """Whether the ending of a file name is one of those that TableFile reads."""
+    return _kind(path) is not None
+
+
+def as_text(value: Any) -> str:
+    """A value as text: nothing and NaN as the empty string, the entries of lists and the values of mappings joined by spaces."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return " ".join(filter(None, map(as_text, value)))
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+class TableFile:
+    """A file of rows with named columns.
+
+    Args:
+        path: .csv, .tsv, .jsonl, .ndjson or .json (one object per line), any of these with .gz; .parquet.
+        separator: what separates the columns of a CSV or TSV file; None for the comma or the tab of its name.
+
+    Attributes:
+        path: as given.
+        columns: names of the columns in file order; of JSON lines, the keys of the first 1000 lines.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another kind of file, pyarrow is missing, the file is empty, damaged or not UTF-8, it has one column, or two
+            columns of one name.
+    """
+
+    def __init__(self, path: Path, separator: str | None = None):
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {str(path)!r}: check the path")
+        self.path, kind = path, _kind(path)
+        if kind is None:
+            raise ValueError(f"{str(path)!r} is no table that can be read: give a file that ends with {', '.join(_KINDS)} (text also .gz)")
+        if separator is not None and (kind not in _SEPARATORS or len(separator) != 1):
+            raise ValueError(f"the separator {separator!r} for {str(path)!r} is not one character of a CSV or TSV file: leave it out")
+        if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
+            raise ValueError(f"{str(path)!r} is Parquet, and pyarrow is not installed: run `pip install pyarrow`, or write it as CSV")
+        self._kind, self._separator = kind, separator or _SEPARATORS.get(kind)
+        with self._in_one_sentence():
+            self.columns = self._read_columns()
+        self._check_columns()
+
+    def pieces(self, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
+        """The rows in file order, at most 500,000 in each table; every value is text, what is missing is the empty string.
+
+        The index of a piece goes on from that of the piece before; place() tells where such a row stands in the file.
+
+        Args:
+            columns: which columns; None for all, of JSON lines those of all lines.
+        """
+        with self._in_one_sentence():
+            if self._kind == "parquet":
+                yield from self._parquet_pieces(columns)
+            elif self._kind == "json lines":
+                yield from self._json_pieces(columns)
+            else:
+                yield from self._csv_pieces(columns)
+
+    def place(self, row: int) -> str:
+        """Words for the place of a row, which is counted from 0 as in the index of pieces()."""
+        if self._kind in _SEPARATORS:
+            return f"row {row + 1} below the header of {str(self.path)!r}"
+        return f"row {row + 1} of {str(self.path)!r}"
+
+    def _read_columns(self) -> list[str]:
+        if self._kind == "parquet":
+            from pyarrow import parquet
+
+            return list(parquet.ParquetFile(self.path).schema_arrow.names)
+        if self._kind == "json lines":
+            first = itertools.islice(self._records(), _LINES_FOR_KEYS)
+            return list(dict.fromkeys(key for record in first for key in record))
+        with self._open() as file:
+            return next(csv.reader(file, delimiter=self._separator), [])
+
+    def _check_columns(self) -> None:
+        names = self.columns
+        if not names:
+            raise ValueError(f"{str(self.path)!r} is empty: it needs a header and rows")
+        if len(names) == 1:
+            advice = 'name its separator, such as --separator=";"' if self._kind in _SEPARATORS else "give one with more"
+            raise ValueError(f"{str(self.path)!r} has one column only, {names[0]!r}: {advice}")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"{str(self.path)!r} has more than one column {repeated[0]!r}: give each a name of its own")
+
+    def _open(self) -> TextIO:
+        opener = gzip.open if self.path.suffix == ".gz" else open
+        return opener(self.path, "rt", encoding="utf-8-sig", newline="")
+
+    def _csv_pieces(self, columns: list[str] | None) -> Iterator[pd.DataFrame]:
+        with self._open() as file:
+            quoted = self._kind == "csv" or '"' in file.readline()
+        with self._open() as file:
+            # All columns are read: pandas does not notice rows that are too long when it is asked for some.
+            reader = pd.read_csv(
+                file,
+                sep=self._separator,
+                header=0,
+                names=self.columns,
+                index_col=False,
+                dtype=str,
+                na_filter=False,
+                quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+                chunksize=_PIECE_ROWS,
+            )
+            while True:
+                with warnings.catch_warnings():
+                    # A first row that is longer than the header would only be cut.
+                    warnings.simplefilter("error", pd.errors.ParserWarning)
+                    piece = next(reader, None)
+                if piece is None:
+                    return
+                yield piece if columns is None else piece[columns]
+
+    def _json_pieces(self, columns: list[str] | None) -> Iterator[pd.DataFrame]:
+        records, n_rows = self._records(), 0
+        while True:
+            rows = list(itertools.islice(records, _PIECE_ROWS))
+            if not rows:
+                return
+            names = columns or list(dict.fromkeys(key for row in rows for key in row))
+            index = range(n_rows, n_rows + len(rows))
+            yield pd.DataFrame({name: [as_text(row.get(name)) for row in rows] for name in names}, index=index, dtype=object)
+            n_rows += len(rows)
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        with self._open() as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    # Numbers stay as they are written: 1.0 and 007 are names here.
+                    record = json.loads(line, parse_int=str, parse_float=str)
+                except json.JSONDecodeError as error:
+                    raise ValueError(
+                        f"line {number} of {str(self.path)!r} is no JSON ({error.msg}): write one JSON object per line"
+                    ) from error
+                if not isinstance(record, dict):
+                    raise ValueError(f"line {number} of {str(self.path)!r} is no JSON object: write one object with named values per line")
+                yield record
+
+    def _parquet_pieces(self, columns: list[str] | None) -> Iterator[pd.DataFrame]:
+        from pyarrow import parquet
+
+        n_rows = 0
+        for batch in parquet.ParquetFile(self.path).iter_batches(batch_size=_PIECE_ROWS, columns=columns):
+            texts = {name: [as_text(value) for value in column.to_pylist()] for name, column in zip(batch.schema.names, batch.columns)}
+            yield pd.DataFrame(texts, index=range(n_rows, n_rows + batch.num_rows), dtype=object)
+            n_rows += batch.num_rows
+
+    @contextmanager
+    def _in_one_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise ValueError(
+                f"{str(self.path)!r} is not UTF-8 (it holds the byte 0x{byte:02x}): save it as UTF-8, for example with "
+                "`iconv -f latin1 -t utf-8`"
+            ) from error
+        except (pd.errors.ParserError, pd.errors.ParserWarning, csv.Error) as error:
+            reason = str(error).strip().replace("Error tokenizing data. C error: ", "").split("\n")[0]
+            raise ValueError(
+                f"{str(self.path)!r} is no table ({reason}): every row needs as many values as the header, and values that hold the "
+                "separator need quotation marks"
+            ) from error
+        except (EOFError, zlib.error, OSError) as error:
+            raise ValueError(f"{str(self.path)!r} cannot be read to its end ({error}): fetch or write it again") from error
+
+
+def _kind(path: Path) -> str | None:
+    is_packed = path.suffix.lower() == ".gz"
+    kind = _KINDS.get((path.with_suffix("") if is_packed else path).suffix.lower())
+    return None if is_packed and kind == "parquet" else kind
