@@ -12,7 +12,7 @@ CHOICES = {
     "learner": ("adamw", "adam", "sgd"),
     "softmax_scope": ("level", "full"),
     "tokenizer": ("rqvae", "residual_kmeans", "random"),
-    "feature_scaling": ("standardize", "unit_norm", "raw"),
+    "feature_scaling": ("standardize", "unit_norm", "centered", "raw"),
     "quantization_reduction": ("sum", "mean"),
     "residual_gradient": ("through", "blocked"),
     "sia_sign": ("minus", "plus"),
@@ -20,6 +20,13 @@ CHOICES = {
     "schedule_span": ("own", "all"),
     "keep_best": ("global", "stage"),
     "retokenize_every": ("step", "epoch"),
+    "variant": ("cka_ikd", "cka", "concat", "collaborative", "semantic", "concat_ikd", "collaborative_ikd"),
+    "integrated_embedding": ("anchor", "mean"),
+    "din_scorer": ("dot", "mlp"),
+    "adaption_norm": ("adaptive", "plain", "none"),
+    "alignment_similarity": ("cosine", "dot"),
+    "encoder_input": ("item_id", "code_sum", "code_flat"),
+    "generation_reduction": ("mean", "sum"),
     "without": ("nothing", "sia", "psa", "alignment", "alternation", "end_to_end"),
 }
 
