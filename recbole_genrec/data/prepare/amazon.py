@@ -31,7 +31,7 @@ TEXT_FIELDS = ("title", "brand", "categories", "description")
 # Characters of one field. The published processing of UniSRec and LC-Rec leaves texts of 2,000 characters and more out; a cut keeps more.
 TEXT_LIMIT = 2000
 _BROKEN_SHARE = 0.01
-_BROKEN = (ValueError, KeyError, TypeError, SyntaxError, MemoryError, RecursionError)
+_BROKEN = (ValueError, OverflowError, KeyError, TypeError, SyntaxError, MemoryError, RecursionError)
 _SCRIPT = re.compile(r"<(script|style)\b.*?(</\1\s*>|$)|<!--.*?(-->|$)", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 
