@@ -71,6 +71,21 @@ SMALL_ETEGREC_SETTINGS = {
     "psa_weight": 0.1,
     "finetune_epochs": 2,
 }
+SMALL_UNGER_SETTINGS = {
+    "counter_size": 0,
+    "embedding_size": 8,
+    "din_attention_hidden_sizes": [8, 4],
+    "din_scorer_hidden_sizes": [8],
+    "din_negatives": 4,
+    "adaption_hidden_size": 8,
+    "alignment_extra_items": 3,
+    "integration_epochs": 2,
+    "integration_batch_size": 8,
+    "integration_learning_rate": 0.01,
+    "integration_valid_users": 7,
+    "n_decoder_layers": 2,
+    "distillation_negatives": 6,
+}
 
 
 @pytest.fixture
@@ -112,7 +127,7 @@ def small_settings(tiny_settings):
     """small_settings(model): settings of a whole run of a generative model on `tiny`."""
 
     def make(model: str) -> dict:
-        own = {"UniGRec": SMALL_UNIGREC_SETTINGS, "ETEGRec": SMALL_ETEGREC_SETTINGS}
+        own = {"UniGRec": SMALL_UNIGREC_SETTINGS, "ETEGRec": SMALL_ETEGREC_SETTINGS, "UNGER": SMALL_UNGER_SETTINGS}
         return {**tiny_settings, **SMALL_SETTINGS, **own.get(model, {})}
 
     return make
