@@ -19,6 +19,7 @@ from recbole.utils import ModelType, get_trainer, init_seed
 from recbole_genrec.compat import PlainCheckpoints, own_log_file, without_anomaly_detection
 from recbole_genrec.config import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.data.files import ensure_folder
 from recbole_genrec.memory import keep_freed_memory
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.record import generative_figures, log_summary, write_record
@@ -119,7 +120,7 @@ def create_dataset(config: GenRecConfig):
     """The data set of a run: exact time order for every model, GenRecDataset for every sequential one.
 
     Raises:
-        FileNotFoundError: the folder or its .inter file is missing.
+        FileNotFoundError: the folder or its .inter file is missing and cannot be had.
         ValueError: the file does not hold what a run needs.
     """
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
@@ -127,6 +128,7 @@ def create_dataset(config: GenRecConfig):
         own = getattr(importlib.import_module("recbole.data.dataset"), f"{config['model']}Dataset", None)
         dataset_class = GenRecDataset if own is None else type(own.__name__, (own, GenRecDataset), {})
         return dataset_class(config)
+    ensure_folder(config)
     _require_file(config)
     data = create_recbole_dataset(config)
     # RecBole sorts by time in float32; its sort is stable and so keeps this exact order among times that become equal.

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_genrec.data.prefixes import Prefixes
+
 
 def shuffle_generator(seed: int, epoch: int) -> torch.Generator:
     """Random generator (CPU) that depends on (seed, epoch) only; both >= 0."""
@@ -49,7 +51,8 @@ class LengthBatches:
     given in fields; T is the longest history of the batch, the rest of item_id_list is 0 on the right.
 
     Args:
-        inter_feat: rows as RecBole's augmentation makes them, item_id_list [N, MAX_ITEM_LIST_LENGTH].
+        inter_feat: rows as RecBole's augmentation makes them, item_id_list [N, MAX_ITEM_LIST_LENGTH]; of Prefixes only the histories of
+            a batch are ever cut.
         batch_size: >= 1.
         seed: >= 0; shuffling depends on (seed, epoch) only.
         fields: names of the user, history, history length and target columns of inter_feat.
@@ -64,22 +67,27 @@ class LengthBatches:
         fields: tuple[str, str, str, str],
         n_pool: int = 50,
     ):
-        self.columns = {field: inter_feat[field] for field in fields}
-        _, self.history_field, self.length_field, _ = fields
+        self.rows = inter_feat[:]  # stays as it is when the caller sorts its own
+        self.fields = fields
+        _, self.history_field, length_field, _ = fields
+        self.lengths = self.rows[length_field]
         self.batch_size, self.seed, self.n_pool = batch_size, seed, n_pool
 
     def __len__(self) -> int:
-        return -(-len(self.columns[self.length_field]) // self.batch_size)
+        return -(-len(self.lengths) // self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Interaction]:
         """Yield every row exactly once, in the order of this epoch (>= 0)."""
-        lengths = self.columns[self.length_field]
-        for rows in length_batches(lengths, self.batch_size, self.seed, epoch, self.n_pool):
-            rows = rows.to(lengths.device)
-            longest = int(lengths[rows].max())
-            batch = {field: values[rows] for field, values in self.columns.items() if field != self.history_field}
-            batch[self.history_field] = self.columns[self.history_field][:, :longest][rows]
-            yield Interaction(batch)
+        for rows in length_batches(self.lengths, self.batch_size, self.seed, epoch, self.n_pool):
+            rows = rows.to(self.lengths.device)
+            yield self._batch(rows, int(self.lengths[rows].max()))
+
+    def _batch(self, rows: torch.Tensor, longest: int) -> Interaction:
+        if isinstance(self.rows, Prefixes):
+            return self.rows[rows].cut(self.fields, longest)
+        batch = {field: self.rows[field][rows] for field in self.fields if field != self.history_field}
+        batch[self.history_field] = self.rows[self.history_field][:, :longest][rows]
+        return Interaction(batch)
 
 
 class ItemBatches:

@@ -1,8 +1,10 @@
-"""RecBole's sequential data set with exact time order and fast augmentation.
+"""RecBole's sequential data set with exact time order, read fast and held once.
 
 The same class serves the generative models and RecBole's own sequential models, so that every model of a comparison sees
 the same histories, the same targets and the same split.
 """
+
+# Shapes: N interactions.
 
 from __future__ import annotations
 
@@ -10,16 +12,18 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 import warnings
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from recbole.data.dataset import SequentialDataset
-from recbole.data.interaction import Interaction
-from recbole.utils.url import decide_download, download_url, extract_zip, rename_atomic_files
+from recbole.utils import FeatureSource, FeatureType
+
+from recbole_genrec.data.files import check_inter_file, ensure_folder, is_plain, read_columns, read_header
+from recbole_genrec.data.interactions import Side, keep_by_number, leave_out, number_tokens
+from recbole_genrec.data.prefixes import Prefixes, all_prefixes
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +47,16 @@ class Sequences(NamedTuple):
 class GenRecDataset(SequentialDataset):
     """Sequential data set: histories in exact time order, one row per (history, next item).
 
-    Differences from RecBole's SequentialDataset:
+    Rows, columns, values, ids and counts are those of RecBole's SequentialDataset, except that
     - interactions are sorted by (user, time) in float64, ties in file order, before RecBole turns times into float32;
-    - augmentation is one gather instead of a loop over rows, with the same rows, columns and values;
     - validation and test rows are ordered by history length, so that evaluation batches need little padding.
+    Its way there is another: the interaction file is read in blocks and filtered by whole columns, and the sequences are held once;
+    rows are cut from them when a batch wants them (`inter_feat` is then a Prefixes).
+
+    A missing folder is made from a public dump or downloaded, where one of the two is known.
 
     Raises:
-        FileNotFoundError: the data set's folder or .inter file is missing and cannot be downloaded.
+        FileNotFoundError: the data set's folder or .inter file is missing and cannot be had.
         ValueError: the .inter file is empty, lacks a column, has no time for a row, or no user is long enough to be split.
     """
 
@@ -62,39 +69,39 @@ class GenRecDataset(SequentialDataset):
             super()._from_scratch()
 
     def _load_data(self, token, dataset_path):
-        if not os.path.exists(dataset_path):
-            self._download()
+        ensure_folder(self.config)
+        path = os.path.join(dataset_path, f"{token}.inter")
         if self.benchmark_filename_list is None:
-            self._check_inter_file(os.path.join(dataset_path, f"{token}.inter"))
+            check_inter_file(path, self.config)
         super()._load_data(token, dataset_path)
         if self.benchmark_filename_list is None:
-            self._check_interactions(os.path.join(dataset_path, f"{token}.inter"))
+            self._check_interactions(path)
 
-    def _check_inter_file(self, path: str) -> None:
-        if not os.path.isfile(path):
-            raise FileNotFoundError(
-                f"the folder {os.path.dirname(path)!r} has no file {os.path.basename(path)!r}: "
-                "put RecBole's atomic interaction file there, or point --data_path at the folder that holds the data set"
-            )
-        with open(path, encoding=self.config["encoding"]) as file:
-            header = file.readline().rstrip("\r\n").split(self.config["field_separator"])
-        fields = dict(column.split(":") for column in header if column.count(":") == 1)
-        if len(fields) != len(header):
-            raise ValueError(
-                f"the first line of {path!r} is {self.config['field_separator'].join(header)!r}, but RecBole needs columns named "
-                "'name:type': write a header such as 'user_id:token<TAB>item_id:token<TAB>timestamp:float'"
-            )
-        missing = [field for field in (self.uid_field, self.iid_field, self.time_field) if field not in fields]
-        if missing:
-            raise ValueError(
-                f"{path!r} has the columns {list(fields)} and lacks {missing}: "
-                "add them, or name your columns with USER_ID_FIELD, ITEM_ID_FIELD and TIME_FIELD"
-            )
-        if fields[self.time_field] != "float":
-            raise ValueError(
-                f"{path!r} declares {self.time_field!r} as {fields[self.time_field]!r}, but time order needs a number: "
-                f"write '{self.time_field}:float' in its header"
-            )
+    def _load_feat(self, filepath, source):
+        fast = source == FeatureSource.INTERACTION and self.benchmark_filename_list is None
+        columns = self._plain_columns(filepath, source) if fast else {}
+        if not columns:
+            return super()._load_feat(filepath, source)
+        for name, ftype in columns.items():
+            field = name.split(":")[0]
+            self.field2source[field], self.field2type[field], self.field2seqlen[field] = source, ftype, 1
+            if ftype == FeatureType.FLOAT:
+                self.field2bucketnum[field] = 2
+        are_tokens = {name: ftype == FeatureType.TOKEN for name, ftype in columns.items()}
+        feat = read_columns(filepath, are_tokens, self.config["field_separator"], self.config["encoding"])
+        feat.columns = [name.split(":")[0] for name in columns]
+        return feat
+
+    def _plain_columns(self, filepath: str, source: FeatureSource) -> dict[str, FeatureType]:
+        """The columns to load, by 'name:type'; empty if there is any that only RecBole's reader understands."""
+        types = {ftype.value: ftype for ftype in FeatureType}
+        header = [name.split(":") for name in read_header(filepath, self.config["field_separator"], self.config["encoding"])]
+        if any(ftype not in types for _, ftype in header) or not is_plain(filepath, self.config["field_separator"]):
+            return {}
+        wanted, unwanted = self._get_load_and_unload_col(source)
+        is_loaded = {field: (wanted is None or field in wanted) and field not in (unwanted or ()) for field, _ in header}
+        columns = {f"{field}:{ftype}": types[ftype] for field, ftype in header if is_loaded[field]}
+        return columns if set(columns.values()) <= {FeatureType.TOKEN, FeatureType.FLOAT} else {}
 
     def _check_interactions(self, path: str) -> None:
         if self.inter_feat is None or len(self.inter_feat) == 0:
@@ -108,46 +115,30 @@ class GenRecDataset(SequentialDataset):
                 f"{n_untimed} rows of {path!r} have no {self.time_field!r}, but histories are ordered by it: fill or remove them"
             )
 
-    def _download(self):
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        try:
-            if self.config["local_rank"] == 0:
-                self._fetch()
-        finally:
-            # RecBole waits here even when there is no process group, which ends the first run of a single process.
-            if distributed:
-                torch.distributed.barrier()
-
-    def _fetch(self) -> None:
-        folder = os.path.normpath(self.dataset_path)
-        url = self._get_download_url("url", allow_none=True)
-        advice = f"put {self.dataset_name}.inter into it, or set --data_path to the folder that holds the folder of this data set"
-        if url is None:
-            raise FileNotFoundError(f"the data folder {folder!r} does not exist and RecBole knows no download for it: {advice}")
-        parent = os.path.dirname(folder) or "."
-        os.makedirs(parent, exist_ok=True)
-        # A folder appears under its final name only when it is complete: an interrupted download is tried again.
-        unfinished = tempfile.mkdtemp(prefix=f".{self.dataset_name}-", dir=parent)
-        try:
-            if not decide_download(url):
-                raise OSError("the download was declined")
-            archive = download_url(url, unfinished)
-            extract_zip(archive, unfinished)
-            os.unlink(archive)
-            rename_atomic_files(unfinished, os.path.splitext(os.path.basename(archive))[0], self.dataset_name)
-            os.chmod(unfinished, 0o755)
-            os.replace(unfinished, folder)
-        except (OSError, RuntimeError, EOFError) as error:
-            raise FileNotFoundError(
-                f"the data folder {folder!r} does not exist and {url} cannot be downloaded ({error}): {advice}"
-            ) from error
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-
     def _remove_duplication(self):
         super()._remove_duplication()
         # RecBole sorts by time there with an unstable sort; the index still knows the file's order.
         self.inter_feat.sort_index(inplace=True)
+
+    def _filter_by_inter_num(self):
+        fields = {"user": self.uid_field, "item": self.iid_field}
+        if not all(isinstance(self.inter_feat[field].dtype, pd.CategoricalDtype) for field in fields.values()):
+            return super()._filter_by_inter_num()
+        listed = {name: getattr(self, f"{name}_feat") for name in fields}
+        sides = [
+            Side(
+                tokens=self.inter_feat[field].array,
+                intervals=self._parse_intervals_str(self.config[f"{name}_inter_num_interval"]),
+                listed=None if listed[name] is None else listed[name][field].to_numpy(),
+            )
+            for name, field in fields.items()
+        ]
+        kept = keep_by_number(sides)
+        if not kept.interactions.all():
+            self.inter_feat = self.inter_feat.take(np.flatnonzero(kept.interactions))
+        for (name, feat), is_kept in zip(listed.items(), kept.listed):
+            if feat is not None:
+                setattr(self, f"{name}_feat", feat.take(np.flatnonzero(is_kept)))
 
     def _reset_index(self):
         if len(self.inter_feat) == 0:
@@ -157,17 +148,30 @@ class GenRecDataset(SequentialDataset):
             )
         super()._reset_index()
 
+    def _remap(self, remap_list):
+        if not any(isinstance(feat[field].dtype, pd.CategoricalDtype) for feat, field, _ in remap_list):
+            return super()._remap(remap_list)
+        columns = [
+            feat[field].array if ftype == FeatureType.TOKEN else feat[field].agg(np.concatenate) for feat, field, ftype in remap_list
+        ]
+        ids, tokens = number_tokens([column if isinstance(column, pd.Categorical) else np.asarray(column) for column in columns])
+        id2token = np.array(["[PAD]", *tokens])
+        token2id = dict(zip(id2token.tolist(), range(len(id2token))))
+        for (feat, field, ftype), column in zip(remap_list, ids):
+            self.field2id_token.setdefault(field, id2token)
+            self.field2token_id.setdefault(field, token2id)
+            feat[field] = column if ftype == FeatureType.TOKEN else np.split(column, np.cumsum(feat[field].agg(len))[:-1])
+
     def _data_processing(self):
         super()._data_processing()
         if self.benchmark_filename_list is not None:
             return
-        self.inter_feat = self.inter_feat.sort_values(
-            [self.uid_field, self.time_field], kind="stable", ignore_index=True
-        )
-        counts = np.bincount(self.inter_feat[self.uid_field].to_numpy(), minlength=self.user_num)
+        users = self.inter_feat[self.uid_field].to_numpy()
+        self.inter_feat = self.inter_feat.take(np.lexsort((self.inter_feat[self.time_field].to_numpy(), users)))
+        self.inter_feat.reset_index(drop=True, inplace=True)
         self.sequences = Sequences(
             items=torch.from_numpy(self.inter_feat[self.iid_field].to_numpy(dtype=np.int64, copy=True)),
-            starts=torch.from_numpy(np.concatenate(([0], np.cumsum(counts)))),
+            starts=torch.from_numpy(np.concatenate(([0], np.cumsum(np.bincount(users, minlength=self.user_num))))),
         )
 
     def fingerprint(self) -> str:
@@ -189,26 +193,32 @@ class GenRecDataset(SequentialDataset):
         """
         self._aug_presets()
         self._check_field("uid_field", "time_field")
-        user = self.inter_feat[self.uid_field]
-        row = torch.arange(len(user))
-        is_first = torch.ones(len(user), dtype=torch.bool)
-        is_first[1:] = user[1:] != user[:-1]
-        first = torch.cummax(torch.where(is_first, row, 0), dim=0).values
+        columns = self.inter_feat.interaction
+        names = {field: getattr(self, f"{field}_list_field") for field in columns if field != self.uid_field}
+        self.inter_feat = all_prefixes(columns, self.uid_field, names, self.item_list_length_field, self.max_item_list_len)
 
-        target = row[~is_first]
-        length = (target - first[target]).clamp(max=self.max_item_list_len)
-        step = torch.arange(self.max_item_list_len)
-        is_padding = step >= length[:, None]
-        source = ((target - length)[:, None] + step).masked_fill(is_padding, 0)
+    def __getitem__(self, index, join=True):
+        rows = self.inter_feat[index]
+        rows = rows.cut() if isinstance(rows, Prefixes) else rows
+        return self.join(rows) if join else rows
 
-        columns = {field: values[target] for field, values in self.inter_feat.interaction.items()}
-        columns[self.item_list_length_field] = length
-        for field, values in self.inter_feat.interaction.items():
-            if field != self.uid_field:
-                history = values[source]
-                history[is_padding] = 0
-                columns[getattr(self, f"{field}_list_field")] = history
-        self.inter_feat = Interaction(columns)
+    def leave_one_out(self, group_by, leave_one_mode):
+        """RecBole's split of the same name, by whole columns.
+
+        Returns:
+            three data sets; without validation (or test) part the second (or third) has no rows.
+        """
+        n_left_out = {"valid_and_test": 2, "valid_only": 1, "test_only": 1}
+        if group_by is None or leave_one_mode not in n_left_out:
+            return super().leave_one_out(group_by, leave_one_mode)
+        rows = leave_out(self.inter_feat[group_by].numpy(), n_left_out[leave_one_mode])
+        nothing = np.zeros(0, dtype=np.int64)
+        if leave_one_mode == "valid_only":
+            rows.append(nothing)
+        elif leave_one_mode == "test_only":
+            rows.insert(1, nothing)
+        self._drop_unused_col()
+        return [self.copy(self.inter_feat[part]) for part in rows]
 
     def build(self):
         """Split into training, validation and test parts.
@@ -225,7 +235,7 @@ class GenRecDataset(SequentialDataset):
         train, valid, test = super().build()
         for part in (valid, test):
             order = torch.argsort(part.inter_feat[self.item_list_length_field], stable=True)
-            part.inter_feat = Interaction({field: values[order] for field, values in part.inter_feat.interaction.items()})
+            part.inter_feat = part.inter_feat[order]
         return [train, valid, test]
 
     def _check_lengths(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # What a resumed run may set otherwise, because no result depends on it.
-MAY_CHANGE = frozenset("resume show_progress data_path checkpoint_dir teacher_cache_dir gpu_id use_gpu state log_wandb".split())
+MAY_CHANGE = frozenset("resume show_progress data_path mirror checkpoint_dir teacher_cache_dir gpu_id use_gpu state log_wandb".split())
 
 
 @dataclass

@@ -12,7 +12,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.utils import data_preparation
 from recbole.utils import get_model
 
-import recbole_genrec.data.dataset as dataset_module
+from recbole_genrec.data import files
 from recbole_genrec.data.dataset import GenRecDataset
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
@@ -217,20 +217,20 @@ def test_a_failed_download_is_one_sentence_and_leaves_nothing(make_config, tmp_p
     def offline(url):
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr(dataset_module, "decide_download", offline)
-    with pytest.raises(FileNotFoundError, match="amazon-books' does not exist and https.* cannot be downloaded .*no network"):
-        GenRecDataset(make_config(name="amazon-books"))
+    monkeypatch.setattr(files, "decide_download", offline)
+    with pytest.raises(FileNotFoundError, match="ml-1m' does not exist and https.* cannot be downloaded .*no network"):
+        GenRecDataset(make_config(name="ml-1m"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_download_needs_no_process_group(make_config, tmp_path, monkeypatch):
     def archive(url, folder):
-        path = f"{folder}/Amazon_Books.zip"
+        path = f"{folder}/ml-1m.zip"
         with zipfile.ZipFile(path, "w") as file:
-            file.writestr("Amazon_Books.inter", HEADER + "\na\tx\t1\na\ty\t2\n")
+            file.writestr("ml-1m.inter", HEADER + "\na\tx\t1\na\ty\t2\n")
         return path
 
-    monkeypatch.setattr(dataset_module, "decide_download", lambda url: True)
-    monkeypatch.setattr(dataset_module, "download_url", archive)
-    assert GenRecDataset(make_config(name="amazon-books")).item_num == 3
-    assert [file.name for file in (tmp_path / "amazon-books").iterdir()] == ["amazon-books.inter"]
+    monkeypatch.setattr(files, "decide_download", lambda url: True)
+    monkeypatch.setattr(files, "download_url", archive)
+    assert GenRecDataset(make_config(name="ml-1m")).item_num == 3
+    assert [file.name for file in (tmp_path / "ml-1m").iterdir()] == ["ml-1m.inter"]
