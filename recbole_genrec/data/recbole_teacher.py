@@ -130,8 +130,8 @@ def _train(config: GenRecConfig, dataset: GenRecDataset, folder: str) -> dict:
     _, valid = trainer.fit(train_data, valid_data, verbose=False, show_progress=config["show_progress"], callback_fn=log_epoch)
     if valid is None:
         raise ValueError(
-            f"no epoch of the teacher {config['model']} was validated (epochs {config['epochs']}, eval_step {config['eval_step']}), but "
-            "the best one is kept: set both in teacher_settings to 1 or more, and epochs not below eval_step"
+            f"eval_step of the teacher {config['model']} is {config['eval_step']}, but the epoch with the best validation is kept: set it "
+            "to 1 or more in teacher_settings"
         )
     test = trainer.evaluate(test_data, show_progress=config["show_progress"])
     trainer.tensorboard.close()

@@ -243,3 +243,8 @@ def test_bad_settings_are_named(make_config):
         config = make_config(**settings)
         with pytest.raises(ValueError, match=message):
             train_teacher(config, GenRecDataset(config))
+
+
+def test_a_teacher_has_the_file_name_it_had_before_other_models_could_teach(make_config):
+    config = make_config(teacher_epochs=1)
+    assert train_teacher(config, GenRecDataset(config)).path.endswith("SASRec-toy-a2a5eb86256bda2e.pth")
