@@ -77,7 +77,7 @@ def test_a_teacher_is_the_model_that_a_run_of_it_trains(make, tiny_settings, mod
     """Weights and test metrics of `run`, which reads general data with RecBole's own class; rows compared by token."""
     config, dataset = make(model_name)
     teacher = train_recbole_teacher(config, dataset, model_name)
-    its_own = {**tiny_settings, **config["teacher_settings"], "seed": 1}
+    its_own = {**tiny_settings, **config["teacher_settings"], "seed": 1, "eval_batch_size": config["eval_batch_size"]}
     result = run(model_name, config_dict=its_own)
     table = load_plain(result["checkpoint"], "cpu")["state_dict"]["item_embedding.weight"]
     assert len(table) == (12 if model_name == "BERT4Rec" else 11)
