@@ -173,9 +173,9 @@ class UNGER(GenerativeRecommender):
         users = torch.randperm(len(rows), generator=generator)[: config["integration_valid_users"]].sort().values
         n_hits, k = 0, max(config["topk"])
         for part in users.split(VALIDATION_BATCH):
-            history, targets = (rows[field][part].to(self.integrated.device) for field in (self.ITEM_SEQ, self.ITEM_ID))
-            history = history[:, : int(rows[self.ITEM_SEQ_LEN][part].max())]
-            n_hits += int((self.din.rank(history, k) == targets.unsqueeze(1)).sum())
+            batch = rows[part]
+            history = batch[self.ITEM_SEQ][:, : int(batch[self.ITEM_SEQ_LEN].max())].to(self.integrated.device)
+            n_hits += int((self.din.rank(history, k).cpu() == batch[self.ITEM_ID].unsqueeze(1)).sum())
         return n_hits / len(users)
 
     # --- between the stages: codes --------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def unique_codes(points: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
     codes = codes.clone()
     for level in range(n_levels - 1):
         _make_room(points, codes, codebooks, level)
-    prefixes = codes[:, :-1].unique(dim=0, return_inverse=True)[1]
+    prefixes = F.pad(codes[:, :-1], (1, 0)).unique(dim=0, return_inverse=True)[1]
     for prefix in prefixes[counter_level(codes) > 0].unique():
         group = (prefixes == prefix).nonzero().squeeze(1)
         distances = _distances(points[group], codes[group, :-1], codebooks)
