@@ -54,7 +54,7 @@ class Stage:
         stopping_step: more validations without improvement than this end the stage, the best one's weights kept;
             None: no validation, the last epoch's weights stand.
         validate: gives the validation's score from the validation part, the larger the better; None: `valid_metric` of the
-            ranked lists. A score of another kind does not compete with those of later stages.
+            ranked lists. The next stage with a validation must not keep the best of a score of another kind.
         phases: where there are any, the epochs go through their turns in cycles, with the phases' groups, losses and schedules in
             place of the stage's; validations then come at the ends of cycles.
         keeps_best: whether the best weights of the stages before compete with this one's.

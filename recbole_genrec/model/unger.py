@@ -265,4 +265,4 @@ class UNGER(GenerativeRecommender):
         optional = tuple(name for name in ("item_table", "distillation") if hasattr(self, name))
         config = self.config
         group = Group(("token_table", "seq2seq", *optional), config["learning_rate"], config["weight_decay"])
-        return replace(self.recommender_stage(), groups=(group,))
+        return replace(self.recommender_stage(), groups=(group,), keeps_best=False)

@@ -102,8 +102,6 @@ class GenRecTrainer(Trainer):
         self._count_seconds(stage)
         logger.info("stage %s: done after %d epochs, %.1f s", stage.name, progress.epoch, progress.seconds[stage.name])
         progress.stage, progress.epoch, progress.bad_validations, progress.stopped = progress.stage + 1, 0, 0, False
-        if stage.validate is not None:
-            progress.best_score = progress.best_result = None
         self._save_progress([])
 
     def _count_seconds(self, stage: Stage) -> None:
