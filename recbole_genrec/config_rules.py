@@ -45,6 +45,7 @@ def check_rules(settings: dict[str, Any], given: dict[str, Any]) -> None:
     """
     _check_counts(settings)
     _check_metrics(settings)
+    _check_preloaded(settings)
     if "n_beams" in settings:
         _check_generative(settings, given)
 
@@ -81,6 +82,20 @@ def _check_metrics(settings: dict[str, Any]) -> None:
 def _result_names(metric: str, lengths: list[int]) -> list[str]:
     is_of_a_list = metric_types[metric.lower()] == EvaluatorType.RANKING and metric.lower() != "gauc"
     return [f"{metric}@{k}" for k in lengths] if is_of_a_list else [metric]
+
+
+def _check_preloaded(settings: dict[str, Any]) -> None:
+    """RecBole gives ids to the tokens of an additional file only by an alias, and else ends in a KeyError."""
+    aliases = {field for key, fields in settings.items() if key.startswith("alias_of_") for field in fields or []}
+    suffixes = settings["additional_feat_suffix"] or []
+    loaded = settings["load_col"] if isinstance(settings["load_col"], dict) else {}
+    added = {field for suffix in ([suffixes] if isinstance(suffixes, str) else suffixes) for field in loaded.get(suffix) or []}
+    for field in settings["preload_weight"] or {}:
+        if field in added and field not in aliases:
+            raise ValueError(
+                f"preload_weight has the id field {field!r}, but no alias says whose ids these are: "
+                f"set for example alias_of_item_id to [{field}]"
+            )
 
 
 def _check_generative(settings: dict[str, Any], given: dict[str, Any]) -> None:
@@ -123,7 +138,7 @@ def _check_choices(settings: dict[str, Any]) -> None:
 
 def _check_cycles(cycle_epochs: int, epochs: int) -> None:
     if cycle_epochs < 2:
-        raise ValueError(f"cycle_epochs is {cycle_epochs}, but a cycle has one epoch for the tokenizer and more for the recommender: raise it")
+        raise ValueError(f"cycle_epochs is {cycle_epochs}, but a cycle has an epoch of the tokenizer and some of the recommender: raise it")
     if epochs % cycle_epochs:
         raise ValueError(
             f"epochs is {epochs}, but has to be a multiple of cycle_epochs, which is {cycle_epochs}: the last cycle would stop half-way"
