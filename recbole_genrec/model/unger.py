@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,18 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_genrec.data.item_features import principal_components
 from recbole_genrec.data.text import text_fields
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.model.stage import Group, Stage
-from recbole_genrec.seq2seq.adaptive_norm import ModalityAdaption
-from recbole_genrec.seq2seq.din import DIN
-from recbole_genrec.seq2seq.sampled_losses import alignment, contrast_with_drawn, sampled_softmax
+from recbole_genrec.seq2seq.integration import Integration
+from recbole_genrec.seq2seq.sampled_losses import contrast_with_drawn
 from recbole_genrec.seq2seq.transformer import INITIAL_DEVIATION, Transformer, TransformerSize
 from recbole_genrec.tokenizer.base import ItemTokenizer
+from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
 from recbole_genrec.tokenizer.unique_kmeans import UniqueResidualKMeans
-
-logger = logging.getLogger(__name__)
 
 # The rows of the paper's ablation table and two it leaves out: what the codes are made of, and whether the generator distills it.
 VARIANTS = {
@@ -35,7 +31,6 @@ VARIANTS = {
     "collaborative_ikd": ("collaborative", True),
     "concat_ikd": ("concat", True),
 }
-VALIDATION_BATCH = 64
 
 
 class Distillation(nn.Module):
@@ -61,18 +56,8 @@ class UNGER(GenerativeRecommender):
         nn.init.normal_(self.token_table.weight, std=INITIAL_DEVIATION)
         self.register_buffer("integrated", torch.zeros(self.n_items, self._vector_size()))
         if self.source != "semantic":
-            self.din = DIN(
-                n_items=self.n_items,
-                size=config["embedding_size"],
-                attention_hidden_sizes=config["din_attention_hidden_sizes"],
-                scorer=config["din_scorer"],
-                scorer_hidden_sizes=config["din_scorer_hidden_sizes"],
-                windows=config["din_windows"],
-                dropout=config["din_dropout_prob"],
-            )
-        if self.source == "integrated":
-            sizes = (self.item_features.shape[1], config["adaption_hidden_size"], config["embedding_size"])
-            self.adaption = ModalityAdaption(*sizes, config["adaption_norm"])
+            n_features = self.item_features.shape[1] if self.source == "integrated" else 0
+            self.integration = Integration(config, self.n_items, n_features)
         if config["encoder_input"] == "item_id":
             self.item_table = nn.Embedding(self.n_items, config["hidden_size"])
             nn.init.normal_(self.item_table.weight, std=INITIAL_DEVIATION)
@@ -89,7 +74,7 @@ class UNGER(GenerativeRecommender):
     def _check_catalogue(self) -> None:
         super()._check_catalogue()
         n_codes, n_items = self.config["codebook_size"] ** self.config["n_levels"], self.n_items - 1
-        if n_codes < n_items:
+        if n_codes < n_items and not self.config["counter_size"]:
             raise ValueError(
                 f"n_levels and codebook_size give {n_codes} codes, but the catalogue has {n_items} items and each needs one of its own; "
                 "raise one of them."
@@ -104,7 +89,7 @@ class UNGER(GenerativeRecommender):
         wanted = self.config["item_features"]
         if not ("text" in wanted if isinstance(wanted, Mapping) else text_fields(self.config, dataset)):
             raise ValueError(
-                f"the variant {self.config['variant']!r} of UNGER needs semantic features, but item_features is {wanted!r} and the data set "
+                f"the variant {self.config['variant']!r} of UNGER needs semantic features, but item_features is {wanted!r} and "
                 f"{dataset.dataset_name!r} has no item text; add a text field (name:token_seq) to its .item file, give vectors with "
                 "item_features={text: vectors.npy}, or set variant to collaborative, which needs none."
             )
@@ -116,9 +101,10 @@ class UNGER(GenerativeRecommender):
         return {"semantic": semantic, "concat": components + collaborative}.get(self.source, collaborative)
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
-        """Residual k-means with unique codes (§3.3.5), on the items' vectors."""
+        """Residual k-means on the items' vectors (§3.3.5); it makes the codes unique unless a counter level does."""
         config = self.config
-        return UniqueResidualKMeans(
+        kind = ResidualKMeans if config["counter_size"] else UniqueResidualKMeans
+        return kind(
             n_features=self._vector_size(),
             n_levels=config["n_levels"],
             codebook_size=config["codebook_size"],
@@ -128,7 +114,8 @@ class UNGER(GenerativeRecommender):
     def make_seq2seq(self) -> Transformer:
         """A small Transformer (§4.1.3), with room for the distillation's token after the codes."""
         config = self.config
-        tokens_per_item = config["n_levels"] if config["encoder_input"] == "code_flat" else 1
+        n_levels = self.semantic_ids.n_levels
+        tokens_per_item = n_levels if config["encoder_input"] == "code_flat" else 1
         return Transformer(
             TransformerSize(
                 hidden_size=config["hidden_size"],
@@ -140,43 +127,22 @@ class UNGER(GenerativeRecommender):
                 hidden_dropout_prob=config["hidden_dropout_prob"],
                 attn_dropout_prob=config["attn_dropout_prob"],
                 n_source_positions=config["MAX_ITEM_LIST_LENGTH"] * tokens_per_item,
-                n_target_positions=config["n_levels"] + 2,
+                n_target_positions=n_levels + 2,
             )
         )
 
     # --- stage I: the integrated embedding ------------------------------------------------------------------
 
     def integration_losses(self, interaction) -> dict[str, Tensor]:
-        """Next item (equation 4), and alignment of what is known of the batch's items (equation 3)."""
-        history, targets = interaction[self.ITEM_SEQ], interaction[self.ITEM_ID]
-        negatives = self._drawn(len(targets), self.config["din_negatives"])
-        scores = self.din(history, torch.cat((targets.unsqueeze(1), negatives), dim=1))
-        losses = {"next_item": sampled_softmax(scores[:, 0], scores[:, 1:], negatives == targets.unsqueeze(1), self.n_items - 1)}
-        if self.source == "integrated" and self.config["alignment_weight"]:
-            losses["alignment"] = self.config["alignment_weight"] * self._align(targets)
-        return losses
-
-    def _align(self, targets: Tensor) -> Tensor:
-        """Over distinct items: the batch's targets and some others, or an item that is no target would never be aligned."""
-        items = torch.cat((targets, self._drawn(self.config["alignment_extra_items"]))).unique()
-        adapted = self.adaption(self.item_features[items])
-        return alignment(self.din.table(items), adapted, self.config["alignment_similarity"], self.config["alignment_temperature"])
-
-    def _drawn(self, *shape: int) -> Tensor:
-        """Item ids of that shape, drawn uniformly; on the CPU, so that all devices see the same."""
-        return torch.randint(1, self.n_items, shape).to(self.integrated.device)
+        """Next item and alignment."""
+        return self.integration.losses(interaction[self.ITEM_SEQ], interaction[self.ITEM_ID], self.item_features)
 
     def _recall(self, valid_data) -> float:
-        """Share of some validation users, always the same, whose next item is among the DIN's first of the whole catalogue."""
-        config, rows = self.config, valid_data.dataset.inter_feat
-        generator = torch.Generator().manual_seed(config["seed"])
-        users = torch.randperm(len(rows), generator=generator)[: config["integration_valid_users"]].sort().values
-        n_hits, k = 0, max(config["topk"])
-        for part in users.split(VALIDATION_BATCH):
-            batch = rows[part]
-            history = batch[self.ITEM_SEQ][:, : int(batch[self.ITEM_SEQ_LEN].max())].to(self.integrated.device)
-            n_hits += int((self.din.rank(history, k).cpu() == batch[self.ITEM_ID].unsqueeze(1)).sum())
-        return n_hits / len(users)
+        """The DIN's recall at the longest ranked list, of some validation users that are always the same."""
+        rows, generator = valid_data.dataset.inter_feat, torch.Generator().manual_seed(self.config["seed"])
+        chosen = torch.randperm(len(rows), generator=generator)[: self.config["integration_valid_users"]].sort().values
+        fields = (self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.ITEM_ID)
+        return self.integration.recall(rows[chosen], fields, max(self.config["topk"]))
 
     # --- between the stages: codes --------------------------------------------------------------------------
 
@@ -192,17 +158,14 @@ class UNGER(GenerativeRecommender):
         return self.integrated
 
     def _vectors(self) -> Tensor:
-        """What the variant makes codes of (§3.3.4, §4.4): [n_items, Z]."""
+        """What the variant makes codes of: [n_items, Z]."""
         if self.source == "semantic":
             return self.item_features
-        collaborative = self.din.table.weight
         if self.source == "concat":
-            reduced = principal_components("text", self.item_features, self._vector_size() - collaborative.shape[1])
-            return torch.cat((F.normalize(reduced, dim=1), F.normalize(collaborative, dim=1)), dim=1)
+            return self.integration.concatenated(self.item_features, self._vector_size() - self.config["embedding_size"])
         if self.source == "integrated" and self.config["integrated_embedding"] == "mean":
-            adapted = torch.cat([self.adaption(rows) for rows in self.item_features.split(2**14)])
-            return (F.normalize(collaborative, dim=1) + F.normalize(adapted, dim=1)) / 2
-        return collaborative
+            return self.integration.mean(self.item_features)
+        return self.integration.table
 
     # --- stage II: the generator ----------------------------------------------------------------------------
 
@@ -247,11 +210,11 @@ class UNGER(GenerativeRecommender):
 
     def _integration_stage(self) -> Stage:
         config = self.config
-        names = ("din", "adaption") if self.source == "integrated" else ("din",)
+        group = Group(("integration",), config["integration_learning_rate"], config["integration_weight_decay"])
         return Stage(
             name="integration",
             rows="interactions",
-            groups=(Group(names, config["integration_learning_rate"], config["integration_weight_decay"]),),
+            groups=(group,),
             losses=self.integration_losses,
             epochs=config["integration_epochs"],
             batch_size=config["integration_batch_size"],

@@ -15,8 +15,8 @@ def transformer() -> Transformer:
     """With weights of a size at which every part matters."""
     torch.manual_seed(0)
     module = Transformer(TransformerSize(**SIZES)).eval()
-    for weight in module.parameters():
-        nn.init.normal_(weight, std=0.4)
+    for name, weight in module.named_parameters():
+        nn.init.normal_(weight, 1.0 if "norm.weight" in name else 0.0, 0.4)
     return module
 
 
