@@ -166,7 +166,8 @@ def test_another_part_than_asked_is_not_appended(server, folder):
             first(handler)
 
     server.files["/a"] = shifted
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    # No compressed file: nothing in its bytes would show the mistake.
+    assert fetch(RawFile("a.csv", (f"{server.url}/a",), None), folder, False).read_bytes() == WHOLE
     assert asked_ranges(server) == [None, "bytes=2000-", None]
 
 
@@ -203,6 +204,16 @@ def test_a_part_that_is_complete_needs_no_request(server, folder):
     (folder / f"{NAME}.part.json").write_text(json.dumps(note))
     assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
     assert server.requests == [] and names(folder) == [NAME]
+
+
+def test_a_part_that_is_too_long_is_not_continued(server, folder):
+    folder.mkdir(parents=True)
+    (folder / f"{NAME}.part").write_bytes(WHOLE + b"more")
+    note = {"url": f"{server.url}/a", "version": f'"{hash(WHOLE)}"', "total": len(WHOLE)}
+    (folder / f"{NAME}.part.json").write_text(json.dumps(note))
+    server.files["/a"] = WHOLE
+    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert asked_ranges(server) == [None]
 
 
 @pytest.mark.parametrize("note", ["{broken", "[]", "{}", '{"url": "http://127.0.0.1:1/else", "version": "1", "total": 9999}'])
@@ -280,9 +291,12 @@ def test_a_server_that_asks_for_too_long_a_wait_is_left(server, folder, waits):
     assert [path for path, _ in server.requests] == ["/a", "/b"] and waits == []
 
 
-@pytest.mark.parametrize("headers", [{"Content_Type": "text/html; charset=utf-8"}, {}])
-def test_a_page_instead_of_data_leads_to_the_next_address(server, folder, headers):
-    server.files.update({"/a": lambda handler: handler.send_bytes(b"\n " + PAGE, **headers), "/b": WHOLE})
+@pytest.mark.parametrize(
+    ("page", "headers"),
+    [(b"\n " + PAGE, {}), (PAGE.lower()[15:], {}), (b"Please log in", {"Content_Type": "text/html; charset=utf-8"})],
+)
+def test_a_page_instead_of_data_leads_to_the_next_address(server, folder, page, headers):
+    server.files.update({"/a": lambda handler: handler.send_bytes(page, **headers), "/b": WHOLE})
     assert fetch(raw_file(server, "/a", "/b"), folder, False).read_bytes() == WHOLE
     with pytest.raises(FileNotFoundError, match="HTML page"):
         fetch(raw_file(server, "/a"), folder / "else", False)
@@ -297,7 +311,7 @@ def test_damaged_gzip_is_found_out(server, folder, content, said):
     server.files.update({"/a": content, "/b": WHOLE})
     with pytest.raises(FileNotFoundError, match=said):
         fetch(raw_file(server, "/a"), folder, False)
-    assert names(folder) == []
+    assert names(folder) == [] and len(server.requests) == 1
     assert fetch(raw_file(server, "/a", "/b"), folder, False).read_bytes() == WHOLE
 
 
