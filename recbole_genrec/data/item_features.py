@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from recbole_genrec.config import find_model
 from recbole_genrec.data.collaborative import teacher_embeddings
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.data.preloaded import preloaded_embeddings
+from recbole_genrec.data.sentence_encoder import PREFIX, encoder_features
 from recbole_genrec.data.text import text_fields, tfidf_features
 
 logger = logging.getLogger(__name__)
 
-SCALINGS = ("standardize", "unit_norm", "raw")
+SCALINGS = ("standardize", "unit_norm", "centered", "raw")
+_BLOCK = 65536
 
 
 class ItemFeatures(Mapping):
@@ -25,10 +30,11 @@ class ItemFeatures(Mapping):
     Args:
         features: name -> FloatTensor [n_items, d], one or more with the same n_items, as they came from their source.
         scaling: how matrix() scales rows 1 .. n_items - 1: "standardize" (each column to mean 0 and standard deviation 1, constant
-            columns to 0), "unit_norm" (each row of each feature to length 1, zero rows stay), "raw".
+            columns to 0), "unit_norm" (each row of each feature to length 1, zero rows stay), "centered" (unit_norm of what is left
+            when the mean of all items is taken off: sentence encoders point everything in one direction), "raw".
 
     Raises:
-        ValueError: no feature, wrong shape, a value that is not finite, or an unknown scaling.
+        ValueError: no feature, wrong shape, a value that is not finite, the same row for every item, or an unknown scaling.
     """
 
     def __init__(self, features: Mapping[str, torch.Tensor], scaling: str):
@@ -47,6 +53,11 @@ class ItemFeatures(Mapping):
             n_bad = int((~torch.isfinite(values)).any(1).sum())
             if n_bad:
                 raise ValueError(f"item feature {name!r} has NaN or infinite values in {n_bad} of {n_items} rows: clean them first")
+            if n_items > 2 and torch.equal(values[1:].amin(0), values[1:].amax(0)):
+                raise ValueError(
+                    f"item feature {name!r} has the same row for each of {n_items - 1} items, but codes are made from what tells items "
+                    "apart: check the source or use another one"
+                )
             self._features[name] = values.float().clone()
             self._features[name][0] = 0
 
@@ -55,13 +66,21 @@ class ItemFeatures(Mapping):
         """Features that item_features asks for.
 
         item_features is "auto" ({text: tfidf} if the data set has item text, else {cf: SASRec}) or a mapping name -> source; a
-        source is "tfidf", "SASRec" or the path of a .npy file whose rows are named by item_feature_tokens.
+        source is "tfidf", "sentence-transformers/<name or folder>", the path of a .npy file whose rows are named by
+        item_feature_tokens, "preloaded" (RecBole's preload_weight) or the name of a RecBole model, whose item embeddings are used.
+        With feature_pca each feature is reduced to so many principal components.
 
         Raises:
-            ValueError: unknown source, or a file that does not fit the data set. FileNotFoundError: a file is missing.
+            ValueError: unknown source, a file that does not fit the data set, or more components than there can be.
+            FileNotFoundError: a file is missing. ImportError: sentence-transformers is not installed.
         """
-        sources = _sources(config, dataset)
-        return cls({name: _read(source, config, dataset) for name, source in sources.items()}, config["feature_scaling"])
+        scaling, n_components = config["feature_scaling"], config["feature_pca"]
+        # All sources are looked up before the first is read: reading one may take minutes.
+        readers = {name: _reader(source) for name, source in _sources(config, dataset).items()}
+        features = cls({name: read(config, dataset) for name, read in readers.items()}, scaling)
+        if n_components is None:
+            return features
+        return cls({name: principal_components(name, values, n_components) for name, values in features.items()}, scaling)
 
     def matrix(self) -> torch.Tensor:
         """All features scaled and side by side, FloatTensor [n_items, sum of their widths], row 0 zeros."""
@@ -78,9 +97,42 @@ class ItemFeatures(Mapping):
         return len(self._features)
 
 
+def principal_components(name: str, values: torch.Tensor, n_components: int) -> torch.Tensor:
+    """The first principal components of rows 1 .. n_items - 1 (sklearn's PCA), FloatTensor [n_items, n_components], row 0 zeros.
+
+    In each direction the weight of the largest size is positive, so that the same values give the same components.
+    Components beyond the rank of the values are zeros.
+
+    Args:
+        name: of the feature, for the message.
+        values: FloatTensor [n_items, d].
+
+    Raises:
+        ValueError: n_components is no whole number of at least 1, or more than the items or columns.
+    """
+    most = min(len(values) - 1, values.size(1))
+    if not isinstance(n_components, int) or isinstance(n_components, bool) or not 1 <= n_components <= most:
+        raise ValueError(
+            f"feature_pca is {n_components!r}, but item feature {name!r} has {len(values) - 1} items and {values.size(1)} columns: give "
+            f"a whole number from 1 to {most}, or none"
+        )
+    mean = values[1:].mean(0, dtype=torch.double)
+    blocks = values[1:].split(_BLOCK)
+    scatter = sum((block - mean).T @ (block - mean) for block in blocks)
+    variances, directions = torch.linalg.eigh(scatter)
+    variances, directions = variances.flip(0)[:n_components], directions.flip(1)[:, :n_components]
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    # Rounding leaves directions without variance; standardizing would turn them into noise of size 1.
+    directions = directions * largest.sign() * (variances > 1e-12 * variances[0])
+    reduced = torch.cat([(block - mean) @ directions for block in blocks]).float()
+    return F.pad(reduced, (0, 0, 1, 0))
+
+
 def _scale(values: torch.Tensor, scaling: str) -> torch.Tensor:
     if scaling == "unit_norm":
         return F.normalize(values, dim=1)
+    if scaling == "centered":
+        return F.normalize(values - values.mean(0), dim=1)
     if scaling == "standardize":
         values = values.double()
         centered = values - values.mean(0)
@@ -94,6 +146,9 @@ def _scale(values: torch.Tensor, scaling: str) -> torch.Tensor:
 def _sources(config, dataset: GenRecDataset) -> dict[str, str]:
     wanted = config["item_features"]
     if isinstance(wanted, Mapping):
+        unnamed = [name for name in wanted if not isinstance(name, str)]
+        if unnamed:
+            raise ValueError(f"item_features names a feature {unnamed[0]!r}, but a name is text: write {{text: {wanted[unnamed[0]]}}}")
         return dict(wanted)
     if wanted != "auto":
         raise ValueError(
@@ -109,20 +164,29 @@ def _sources(config, dataset: GenRecDataset) -> dict[str, str]:
     return {"cf": "SASRec"}
 
 
-def _read(source: str, config, dataset: GenRecDataset) -> torch.Tensor:
+def _reader(source: str) -> Callable[[object, GenRecDataset], torch.Tensor]:
+    """What reads a source: a function of config and dataset that returns FloatTensor [n_items, d]."""
     if source == "tfidf":
-        return tfidf_features(config, dataset)
-    if source == "SASRec":
-        return teacher_embeddings(config, dataset)
-    if str(source).endswith(".npy"):
-        return _read_file(str(source), config["item_feature_tokens"] or f"{str(source)[:-4]}.tokens", dataset)
-    raise ValueError(
-        f"item_features names the source {source!r}, but a source is tfidf, SASRec or the path of a .npy file: use one of these"
-    )
+        return tfidf_features
+    if source == "preloaded":
+        return preloaded_embeddings
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return partial(encoder_features, source=source)
+    if isinstance(source, str) and source.endswith(".npy"):
+        return partial(_read_file, source)
+    try:
+        find_model(str(source))
+    except ValueError as error:
+        raise ValueError(
+            f"item_features names the source {source!r}, but a source is tfidf, {PREFIX}<name or folder>, the path of a .npy file, "
+            "preloaded or the name of a RecBole model such as SASRec: use one of these"
+        ) from error
+    return partial(teacher_embeddings, model_name=source)
 
 
-def _read_file(path: str, tokens_path: str, dataset: GenRecDataset) -> torch.Tensor:
+def _read_file(path: str, config, dataset: GenRecDataset) -> torch.Tensor:
     """Rows of a .npy file joined by item token; rows of items that the data set does not have are left out."""
+    tokens_path = config["item_feature_tokens"] or f"{path[:-4]}.tokens"
     for file in (path, tokens_path):
         if not os.path.isfile(file):
             raise FileNotFoundError(
@@ -150,6 +214,7 @@ def _read_file(path: str, tokens_path: str, dataset: GenRecDataset) -> torch.Ten
             f"{path!r} has no row for {len(missing)} of {len(items)} items (such as {', '.join(missing[:3])}): add rows for them, "
             "or filter them out of the data set"
         )
+    logger.info("Item features: %s has rows of all %d items and %d rows of others", path, len(items), len(tokens) - len(items))
     features = torch.zeros(len(items) + 1, values.shape[1])
     features[1:] = torch.from_numpy(np.asarray(values[[row_of[token] for token in items]], dtype=np.float32))
     return features

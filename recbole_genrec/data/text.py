@@ -1,10 +1,13 @@
-"""Item text -> vectors without a download: TF-IDF and truncated SVD over the text fields of the .item file."""
+"""Item text: one sentence per item from the fields of the .item file, and its vectors by TF-IDF and truncated SVD (no download)."""
 
 from __future__ import annotations
 
 import csv
 import logging
 import os
+import re
+from string import Formatter
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,25 +25,34 @@ def item_file(dataset: GenRecDataset) -> str:
     return os.path.join(dataset.dataset_path, f"{dataset.dataset_name}.item")
 
 
-def text_fields(config, dataset: GenRecDataset) -> list[str]:
-    """Names of the text fields to use, in the order of text_fields or of the file; empty if there is no .item file or no text.
+class Part(NamedTuple):
+    """One field of a template with the text that comes and goes with it."""
 
-    text_fields names them; without it they are all token_seq fields and all token fields that are no ids (item id, *_id).
+    before: str
+    field: str
+    after: str
+
+
+def text_fields(config, dataset: GenRecDataset) -> list[str]:
+    """Names of the text fields to use, in the order of text_template, text_fields or the file; empty without .item file or text.
+
+    Without the two settings they are all token_seq fields and all token fields that are no ids (item id, *_id).
 
     Raises:
-        ValueError: text_fields names a field that the file does not have.
+        ValueError: both settings are given, a template that cannot be read, or a field that the file does not have.
     """
+    key, wanted = _wanted_fields(config)
     path = item_file(dataset)
     if not os.path.isfile(path):
-        if config["text_fields"]:
-            raise ValueError(f"text_fields is {config['text_fields']}, but there is no file {path!r}: add it or drop text_fields")
+        if wanted:
+            raise ValueError(f"{key} is {config[key]!r}, but there is no file {path!r}: add it or drop {key}")
         return []
     types = _field_types(config, path)
-    if config["text_fields"]:
-        missing = [field for field in config["text_fields"] if field not in types]
-        if missing:
-            raise ValueError(f"text_fields names {missing}, but {path!r} has only {list(types)}: choose among these")
-        return list(config["text_fields"])
+    missing = [field for field in wanted if field not in types]
+    if missing:
+        raise ValueError(f"{key} names {missing}, but {path!r} has only {list(types)}: choose among these")
+    if wanted:
+        return wanted
     fields = [
         field
         for field, kind in types.items()
@@ -50,14 +62,46 @@ def text_fields(config, dataset: GenRecDataset) -> list[str]:
     return fields if any(types[field] == "token_seq" for field in fields) else []
 
 
-def item_sentences(config, dataset: GenRecDataset) -> list[str]:
-    """One sentence per item, list of n_items strings: its text fields joined by a space; row i = internal item id i.
+def parse_template(template: str) -> list[Part]:
+    """The fields of a text such as "Title: {title} ({year}). {description}" with the text that belongs to them.
 
-    Items are joined by token. Items that the .item file lacks, or whose fields are empty, have the empty string, as padding has;
-    their number is logged.
+    That is the text before a field, a closing bracket or quotation mark right after it, and all text after the last field.
 
     Raises:
-        ValueError: no text field, or no item of the data set has text.
+        ValueError: it is no text, has no field or a brace without its partner, or a field is more than a name.
+    """
+    if not isinstance(template, str):
+        raise ValueError(f"text_template is {template!r}, but has to be text with fields in braces: put it in quotes, as in '{{title}}'")
+    try:
+        pieces = list(Formatter().parse(" ".join(template.split())))
+    except ValueError as error:
+        raise ValueError(f"text_template is {template!r}, which cannot be read ({error}): write fields as {{title}}") from error
+    parts, text = [], ""
+    for literal, field, layout, conversion in pieces:
+        text += literal
+        if field is None:
+            continue
+        if layout or conversion:
+            raise ValueError(f"text_template is {template!r}, but a field is only a name in braces: write {{{field}}}")
+        closing = re.match(r"[)\]}\"»”]*", text).group() if parts else ""
+        if closing:
+            parts[-1] = parts[-1]._replace(after=closing)
+        parts.append(Part(text[len(closing) :], field, ""))
+        text = ""
+    if not parts:
+        raise ValueError(f"text_template is {template!r}, but it needs a field in braces: write for example '{{title}}'")
+    return [*parts[:-1], parts[-1]._replace(after=text)]
+
+
+def item_sentences(config, dataset: GenRecDataset) -> list[str]:
+    """One sentence per item, list of n_items strings; row i = internal item id i.
+
+    A sentence is the item's text fields joined by a space, or text_template filled with them, without the fields that the item lacks
+    and the text that belongs to them (see parse_template). Items are joined by token; of several lines of one item the first counts.
+    Items that the .item file lacks, or whose fields are empty, have the empty string, as padding has. The log counts all of these.
+
+    Raises:
+        ValueError: no text field, a file that is no table, or no item of the data set has text.
     """
     path = item_file(dataset)
     fields = text_fields(config, dataset)
@@ -66,17 +110,22 @@ def item_sentences(config, dataset: GenRecDataset) -> list[str]:
             f"the data set {dataset.dataset_name!r} has no text field in {path!r}: add one (name:token_seq), or set item_features "
             "to another source, such as {cf: SASRec}"
         )
-    table = _read_items(config, path).drop_duplicates(dataset.iid_field).set_index(dataset.iid_field)
-    sentences = table[fields].agg(" ".join, axis=1).str.split().str.join(" ")
-    tokens = dataset.field2id_token[dataset.iid_field]
-    sentences = sentences.reindex([str(token) for token in tokens[1:]]).fillna("")
-    n_empty, n_items = int((sentences == "").sum()), len(sentences)
+    joined = [Part(" " if number else "", field, "") for number, field in enumerate(fields)]
+    parts = joined if config["text_template"] is None else parse_template(config["text_template"])
+    tokens = pd.Index([str(token) for token in dataset.field2id_token[dataset.iid_field][1:]])
+    table = _read_items(config, path, dataset.iid_field, fields)
+    n_missing, n_unused = int((~tokens.isin(table.index)).sum()), int((~table.index.isin(tokens)).sum())
+    sentences = _fill(table.reindex(tokens).fillna(""), parts)
+    n_empty, n_items = sentences.count(""), len(sentences)
     if n_empty == n_items:
         raise ValueError(
             f"none of the {n_items} items of {dataset.dataset_name!r} has text in {path!r}: check that its {dataset.iid_field!r} "
             "column holds the item tokens of the .inter file"
         )
-    logger.info("Item text: %s of %d items, %d without text", " + ".join(fields), n_items, n_empty)
+    logger.info(
+        "Item text from %s: items %d, without text %d, not in the .item file %d, only in the .item file %d",
+        *(" + ".join(fields), n_items, n_empty, n_missing, n_unused),
+    )
     return ["", *sentences]
 
 
@@ -111,28 +160,70 @@ def tfidf_features(config, dataset: GenRecDataset) -> torch.Tensor:
     return features
 
 
+def _wanted_fields(config) -> tuple[str, list[str]]:
+    """The setting that names the text fields, and the names; no names if neither setting is given."""
+    fields, template = config["text_fields"], config["text_template"]
+    if template is None:
+        return "text_fields", [fields] if isinstance(fields, str) else list(fields or [])
+    if fields:
+        raise ValueError(
+            f"text_fields is {fields!r} and text_template {template!r}, but a template names its fields itself: set one of the two to none"
+        )
+    return "text_template", list(dict.fromkeys(part.field for part in parse_template(template)))
+
+
+def _fill(table: pd.DataFrame, parts: list[Part]) -> list[str]:
+    sentences = np.full(len(table), "", dtype=object)
+    for number, (before, field, after) in enumerate(parts):
+        values = table[field].map(_tidy).to_numpy(dtype=object)
+        # A sentence that begins in the middle of the template does not begin with a separator.
+        beginning = before if number == 0 else before.lstrip(" .,;:!?/|–—-")
+        opening = np.where(sentences == "", np.array(beginning, dtype=object), np.array(before, dtype=object))
+        sentences = np.where(values == "", sentences, sentences + opening + values + after)
+    return sentences.tolist()
+
+
+def _tidy(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _field_types(config, path: str) -> dict[str, str]:
     with open(path, encoding=config["encoding"]) as file:
         header = file.readline().rstrip("\r\n").split(config["field_separator"])
-    if any(column.count(":") != 1 for column in header):
+    columns = [column.split(":") for column in header]
+    if any(len(column) != 2 for column in columns) or len({name for name, _ in columns}) != len(columns):
         raise ValueError(
             f"the first line of {path!r} is {config['field_separator'].join(header)!r}, but RecBole needs columns named "
-            "'name:type': write a header such as 'item_id:token<TAB>title:token_seq'"
+            "'name:type', each once: write a header such as 'item_id:token<TAB>title:token_seq'"
         )
-    return dict(column.split(":") for column in header)
+    return dict(columns)
 
 
-def _read_items(config, path: str) -> pd.DataFrame:
+def _read_items(config, path: str, item_field: str, fields: list[str]) -> pd.DataFrame:
+    """The text fields of the file by item token, one row per token."""
     names = list(_field_types(config, path))
-    # QUOTE_NONE: a title that begins with a quotation mark would swallow the lines after it.
-    return pd.read_csv(
-        path,
-        sep=config["field_separator"],
-        names=names,
-        skiprows=1,
-        index_col=False,
-        dtype=str,
-        keep_default_na=False,
-        quoting=csv.QUOTE_NONE,
-        encoding=config["encoding"],
-    )
+    if item_field not in names:
+        raise ValueError(f"{path!r} has the columns {names} and lacks {item_field!r}: name its column of item tokens so")
+    try:
+        # QUOTE_NONE: a title that begins with a quotation mark would swallow the lines after it.
+        table = pd.read_csv(
+            path,
+            sep=config["field_separator"],
+            names=names,
+            skiprows=1,
+            usecols=list(dict.fromkeys([item_field, *fields])),
+            index_col=False,
+            dtype=str,
+            keep_default_na=False,
+            quoting=csv.QUOTE_NONE,
+            encoding=config["encoding"],
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{path!r} cannot be read as a table ({' '.join(str(error).split())}): give every line the {len(names)} columns of the header"
+        ) from error
+    table = table.set_index(item_field, drop=False)
+    is_repeated = table.index.duplicated()
+    if is_repeated.any():
+        logger.warning("lines of %r with an item token that stands above: %d; an item's first line counts", path, is_repeated.sum())
+    return table[~is_repeated]

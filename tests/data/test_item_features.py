@@ -29,6 +29,8 @@ def make_dataset(tmp_path, monkeypatch):
             "item_features": "auto",
             "item_feature_tokens": None,
             "text_fields": None,
+            "text_template": None,
+            "feature_pca": None,
             "text_dim": 8,
             "feature_scaling": "raw",
         }
@@ -60,10 +62,10 @@ def test_rows_of_a_file_are_joined_by_item_token(make_dataset, write):
 
 def test_tokens_may_lie_elsewhere_and_features_stand_side_by_side(make_dataset, write, tmp_path):
     (tmp_path / "names.txt").write_text("x\ny\nz\nw\nv\n")
-    sources = {"one": write(VALUES), "two": write([[1]] * 5, name="other")}
+    sources = {"one": write(VALUES), "two": write([[5], [6], [7], [8], [9]], name="other")}
     features = ItemFeatures.from_dataset(*make_dataset(item_features=sources, item_feature_tokens=str(tmp_path / "names.txt")))
     assert len(features) == 2
-    assert features.matrix().tolist() == [[0, 0, 0], [4, 40, 1], [3, 30, 1], [2, 20, 1], [1, 10, 1]]
+    assert features.matrix().tolist() == [[0, 0, 0], [4, 40, 5], [3, 30, 6], [2, 20, 7], [1, 10, 8]]
 
 
 def test_auto_prefers_text(make_dataset):
@@ -76,7 +78,7 @@ def test_auto_prefers_text(make_dataset):
 
 def test_auto_without_text_takes_the_teacher_and_says_so(make_dataset, monkeypatch, caplog):
     table = torch.arange(10.0).view(5, 2)
-    monkeypatch.setattr(item_features, "teacher_embeddings", lambda config, dataset: table)
+    monkeypatch.setattr(item_features, "teacher_embeddings", lambda config, dataset, model_name: table)
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
         features = ItemFeatures.from_dataset(*make_dataset())
     assert len(caplog.messages) == 1
@@ -153,4 +155,4 @@ def test_unknown_scaling_and_uneven_rows_are_named():
     with pytest.raises(ValueError, match="feature_scaling is 'minmax'"):
         ItemFeatures({"a": torch.ones(3, 1)}, "minmax")
     with pytest.raises(ValueError, match=r"'b' has the shape \[4, 1\], but needs 3 rows"):
-        ItemFeatures({"a": torch.ones(3, 1), "b": torch.ones(4, 1)}, "raw")
+        ItemFeatures({"a": torch.arange(3.0)[:, None], "b": torch.ones(4, 1)}, "raw")

@@ -27,7 +27,7 @@ def make_dataset(tmp_path, monkeypatch):
 
     def make(items=ITEMS, name="toy", tokens="xyzwv", **settings):
         base = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "train_neg_sample_args": None}
-        base.update({"MAX_ITEM_LIST_LENGTH": 3, "text_fields": None, "text_dim": 128})
+        base.update({"MAX_ITEM_LIST_LENGTH": 3, "text_fields": None, "text_template": None, "text_dim": 128})
         if name == "toy":
             (tmp_path / name).mkdir(exist_ok=True)
             lines = [f"a\t{token}\t{step}" for step, token in enumerate(tokens)]
@@ -42,17 +42,87 @@ def make_dataset(tmp_path, monkeypatch):
     return make
 
 
-def test_sentences_are_joined_by_item_token(make_dataset, caplog):
+def test_sentences_are_joined_by_item_token_and_counted(make_dataset, caplog):
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
         sentences = item_sentences(*make_dataset())
     # Internal ids follow the interactions: x, y, z, w, v; y has no words and v no line.
     assert sentences == ["", "Blue guitar strings", "", '"Red guitar 1999', "blue drum 1999", ""]
-    assert caplog.messages == ["Item text: title + year of 5 items, 2 without text"]
+    repeated, counts = caplog.messages
+    assert repeated.endswith("toy.item' with an item token that stands above: 1; an item's first line counts")
+    assert counts == "Item text from title + year: items 5, without text 2, not in the .item file 1, only in the .item file 1"
+
+
+def test_short_lines_lack_their_last_fields(make_dataset):
+    items = "item_id:token\ttitle:token_seq\tbrand:token\nx\tdrum\ny\thorn\tAcme\n"
+    assert item_sentences(*make_dataset(items=items))[1:3] == ["drum", "horn Acme"]
+
+
+CATALOGUE = (
+    "item_id:token\ttitle:token_seq\tbrand:token\tprice:float\tdescription:token_seq\n"
+    "x\tRed  drum\tAcme\t3.50\tLoud. \n"
+    "y\t \tAcme\t2\tQuiet.\n"
+    "z\tHorn\t\t\t\n"
+    "w\t\t\t\tNo name.\n"
+    "v\t\t\t\t\n"
+)
+FILLED = {
+    "Title: {title}. Brand: {brand}. {description}": [
+        "Title: Red drum. Brand: Acme. Loud.",
+        "Brand: Acme. Quiet.",
+        "Title: Horn",
+        "No name.",
+        "",
+    ],
+    "{title} ({brand}), {price} dollars.": ["Red drum (Acme), 3.50 dollars.", "(Acme), 2 dollars.", "Horn", "", ""],
+    "passage: \n {description}": ["passage: Loud.", "passage: Quiet.", "", "passage: No name.", ""],
+    "{{{title}}} by {brand} - {title}": ["{Red drum} by Acme - Red drum", "by Acme", "{Horn} - Horn", "", ""],
+    "By {brand}: {description} (end)": ["By Acme: Loud. (end)", "By Acme: Quiet. (end)", "", "No name. (end)", ""],
+}
+
+
+@pytest.mark.parametrize("template", FILLED)
+def test_a_template_loses_what_belongs_to_missing_fields(make_dataset, template):
+    assert item_sentences(*make_dataset(items=CATALOGUE, text_template=template)) == ["", *FILLED[template]]
+
+
+def test_a_template_names_the_text_fields(make_dataset):
+    assert text_fields(*make_dataset(items=CATALOGUE, text_template="{price} {title} {price}")) == ["price", "title"]
+
+
+def test_a_template_without_words_of_its_own_gives_the_same_tfidf(make_dataset):
+    joined = tfidf_features(*make_dataset(items=CATALOGUE, text_fields=["title", "brand", "description"]))
+    assert torch.equal(tfidf_features(*make_dataset(items=CATALOGUE, text_template="{title}. {brand}: {description}")), joined)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{title} {colour}", r"text_template names \['colour'\], but .* has only \['item_id', 'title', 'brand'"),
+        ("{title} {}", r"text_template names \[''\]"),
+        ("{title", "cannot be read"),
+        ("title}", "cannot be read"),
+        ("just text", "needs a field in braces"),
+        ("{price:.2f}", "only a name in braces: write {price}"),
+        ("{title!r}", "only a name in braces: write {title}"),
+        ({"title": None}, "has to be text with fields in braces: put it in quotes"),
+    ],
+)
+def test_unusable_templates_are_named(make_dataset, template, message):
+    with pytest.raises(ValueError, match=message):
+        item_sentences(*make_dataset(items=CATALOGUE, text_template=template))
+
+
+def test_a_template_and_fields_contradict_each_other(make_dataset):
+    with pytest.raises(ValueError, match="set one of the two to none"):
+        text_fields(*make_dataset(items=CATALOGUE, text_template="{title}", text_fields=["title"]))
+    with pytest.raises(ValueError, match="text_template is '{title}', but there is no file"):
+        text_fields(*make_dataset(items=None, text_template="{title}"))
 
 
 def test_text_fields_choose_and_order(make_dataset):
     assert text_fields(*make_dataset()) == ["title", "year"]
     assert item_sentences(*make_dataset(text_fields=["year", "title"]))[3] == '1999 "Red guitar'
+    assert text_fields(*make_dataset(text_fields="year")) == ["year"]
     assert text_fields(*make_dataset(items=None)) == []
     assert text_fields(*make_dataset(items="item_id:token\tyear:token\nx\t1999\n")) == []
 
@@ -98,6 +168,8 @@ def test_a_single_word_is_a_feature(make_dataset):
         ("item_id:token\ttitle:token_seq\nq\tdrum\n", {}, "none of the 5 items of 'toy' has text"),
         ("item_id:token\ttitle:token_seq\nx\t! ?\n", {}, "no word of two or more letters"),
         ("item_id\ttitle\nx\tdrum\n", {}, "needs columns named 'name:type'"),
+        ("item_id:token\ttitle:token_seq\ttitle:token\nx\tdrum\thorn\n", {}, "'name:type', each once"),
+        ("asin:token\ttitle:token_seq\nx\tdrum\n", {}, "has the columns .'asin', 'title'. and lacks 'item_id'"),
         (ITEMS, {"text_dim": 0}, "text_dim is 0"),
     ],
 )
