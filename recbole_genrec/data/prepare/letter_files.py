@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_genrec.data.prepare.own_files import check_target, checked_tokens, file_entry, filter_and_write, item_texts
+from recbole_genrec.data.prepare.cell_values import Tokens
+from recbole_genrec.data.prepare.own_files import check_target, file_entry, filter_and_write, item_texts
 from recbole_genrec.data.prepare.table_files import as_text
 
 logger = logging.getLogger(__name__)
@@ -93,15 +94,16 @@ def _read_interactions(path: Path) -> pd.DataFrame:
     if lengths.sum() == 0:
         raise ValueError(f"{str(path)!r} holds no interaction: give a file of the form {{user: [item ids in order]}}")
     users = np.repeat(np.arange(len(sequences)), lengths)
-    items = pd.Series([as_text(item) for sequence in sequences.values() for item in sequence])
+    items = pd.Series([as_text(item) for sequence in sequences.values() for item in sequence], dtype=object)
     names = list(sequences)
 
     def place(row: int) -> str:
         return f"the sequence of user {names[users[row]]!r} of {str(path)!r}"
 
-    tokens = checked_tokens(items, "item", place)
-    if tokens.isna().any():
-        raise ValueError(f"an item id in {place(int(np.flatnonzero(tokens.isna())[0]))} is empty: remove it")
+    tokens = Tokens("item", place)
+    numbers = tokens.numbers(items)
+    if (numbers < 0).any():
+        raise ValueError(f"an item id in {place(int((numbers < 0).argmax()))} is empty: remove it")
     n_empty = int((lengths == 0).sum())
     if n_empty:
         logger.warning("%d of %d users have no interactions and are left out", n_empty, len(sequences))
@@ -109,7 +111,7 @@ def _read_interactions(path: Path) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "user_id": pd.Categorical.from_codes(users, names),
-            "item_id": tokens,
+            "item_id": tokens.categories(numbers),
             "timestamp": np.arange(len(users)) - starts[users],
         }
     )
@@ -121,7 +123,8 @@ def _read_items(path: Path) -> pd.DataFrame:
         raise ValueError(f"{str(path)!r} holds no item: remove it, or give a file of the form {{item id: {{title: ...}}}}")
     fields = list(dict.fromkeys(field for record in texts.values() for field in record))
     rows = pd.DataFrame({field: [as_text(record.get(field)) for record in texts.values()] for field in fields}, dtype=object)
-    rows.insert(0, "", checked_tokens(pd.Series(list(texts)), "item", lambda row: repr(str(path))))
+    tokens = Tokens("item", lambda row: repr(str(path)))
+    rows.insert(0, "", tokens.categories(tokens.numbers(pd.Series(list(texts), dtype=object))))
     return item_texts(rows, "", str(path))
 
 

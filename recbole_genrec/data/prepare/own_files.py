@@ -13,8 +13,8 @@ from typing import Any, Callable
 import numpy as np
 import pandas as pd
 import yaml
-from pandas.api.types import union_categoricals
 
+from recbole_genrec.data.prepare.cell_values import Tokens, is_iso_date, ratings, times
 from recbole_genrec.data.prepare.column_names import ColumnNames, find_interaction_columns, find_item_id_column, text_field_names
 from recbole_genrec.data.prepare.filters import k_core as rows_of_k_core
 from recbole_genrec.data.prepare.folder import require_free, write_data_set
@@ -22,10 +22,6 @@ from recbole_genrec.data.prepare.named import is_known
 from recbole_genrec.data.prepare.table_files import TableFile
 
 logger = logging.getLogger(__name__)
-
-# What ends a field or a line in some reader: tabs, and all that str.splitlines knows.
-_BREAKS = "[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]"
-_DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d+))?)?\s*(Z|UTC|[+-]\d\d:?\d\d)?")
 
 
 def prepare_own_files(
@@ -136,25 +132,6 @@ def filter_and_write(
     write_data_set(target, interactions, items, card, add_files)
 
 
-def checked_tokens(values: pd.Series, kind: str, place: Callable[[int], str]) -> pd.Series:
-    """Ids as categories of text without white space around it; an empty id is a missing value.
-
-    Args:
-        values: text.
-        kind: what they are ids of, for messages.
-        place: words for the place of a row, by index.
-
-    Raises:
-        ValueError: an id has a tab or a line break inside.
-    """
-    tokens = values.str.strip().astype("category")
-    bad = tokens.cat.categories[tokens.cat.categories.str.contains(_BREAKS)]
-    if len(bad):
-        row = tokens.index[tokens.isin(bad)][0]
-        raise ValueError(f"the {kind} id {tokens[row]!r} in {place(row)} holds a tab or a line break: clean it first")
-    return tokens.cat.remove_categories([""]) if "" in tokens.cat.categories else tokens
-
-
 def _time_words(column: str | None, is_date: bool | None) -> str:
     if column is None:
         return "position in the file, which has no column of times"
@@ -163,26 +140,29 @@ def _time_words(column: str | None, is_date: bool | None) -> str:
 
 def _read_interactions(table: TableFile, columns: ColumnNames) -> tuple[pd.DataFrame, int, bool | None]:
     """The rows that have a user and an item, the number of the others, and whether times are dates (None without such a column)."""
+    users, items = Tokens("user", table.place), Tokens("item", table.place)
     parts, n_rows, is_date = [], 0, None
     for piece in table.pieces([name for name in columns if name is not None]):
         n_rows += len(piece)
-        part = pd.DataFrame({"user_id": checked_tokens(piece[columns.user], "user", table.place)})
-        part["item_id"] = checked_tokens(piece[columns.item], "item", table.place)
-        if columns.time is None:
-            part["timestamp"] = part.index.to_numpy()
-        part = part.dropna()
-        if columns.time is not None and len(part):
-            texts = piece.loc[part.index, columns.time].str.strip()
-            is_date = _DATE.fullmatch(texts.iloc[0]) is not None if is_date is None else is_date
-            part["timestamp"] = _times(texts, is_date, table)
+        part = {"user_id": users.numbers(piece[columns.user]), "item_id": items.numbers(piece[columns.item])}
+        is_whole = (part["user_id"] >= 0) & (part["item_id"] >= 0)
+        part, piece = {name: numbers[is_whole] for name, numbers in part.items()}, piece[is_whole]
         if columns.rating is not None:
-            part["rating"] = _ratings(piece.loc[part.index, columns.rating], table)
-        parts.append(part)
+            part["rating"] = ratings(piece[columns.rating], table.place)
+        if columns.time is None:
+            part["timestamp"] = piece.index.to_numpy()
+        elif len(piece):
+            texts = piece[columns.time]
+            is_date = is_iso_date(texts.iloc[0]) if is_date is None else is_date
+            part["timestamp"] = times(texts, is_date, table.place)
+        if len(piece):
+            parts.append(part)
     if n_rows == 0:
         raise ValueError(f"{str(table.path)!r} has a header and no rows: a data set needs interactions")
-    rows = _joined(parts)
-    if len(rows) == 0:
+    if not parts:
         raise ValueError(f"none of the {n_rows} rows of {str(table.path)!r} has both a user and an item: check the chosen columns")
+    rows = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    rows = pd.DataFrame({**rows, "user_id": users.categories(rows["user_id"]), "item_id": items.categories(rows["item_id"])})
     if len(rows) < n_rows:
         logger.warning("%d of %d rows have no user or no item and are left out", n_rows - len(rows), n_rows)
     if columns.time is None:
@@ -190,57 +170,13 @@ def _read_interactions(table: TableFile, columns: ColumnNames) -> tuple[pd.DataF
     return rows, n_rows - len(rows), is_date
 
 
-def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """Parts below one another; pandas would turn categories that differ into one Python string per row."""
-    columns: dict[str, Any] = {name: union_categoricals([part[name] for part in parts]) for name in ("user_id", "item_id")}
-    for name in parts[0].columns[2:]:
-        columns[name] = np.concatenate([part[name].to_numpy() for part in parts])
-    return pd.DataFrame(columns)
-
-
-def _times(texts: pd.Series, is_date: bool, table: TableFile) -> np.ndarray:
-    if is_date:
-        codes, distinct = pd.factorize(texts)
-        values = np.array([_seconds(text) for text in distinct])[codes]
-    else:
-        values = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        wanted = "an ISO date such as 2024-05-31 or 2024-05-31T14:00:00Z, as in the rows before" if is_date else "a number or an ISO date"
-        row = texts.index[bad[0]]
-        raise ValueError(f"the time {texts[row]!r} in {table.place(row)} is not {wanted}: correct it, or name another --time_column")
-    return values
-
-
-def _seconds(text: str) -> float:
-    """Seconds since 1970 of an ISO date, NaN if it is none."""
-    found = _DATE.fullmatch(text)
-    if found is None:
-        return np.nan
-    day, clock, fraction, zone = found.groups()
-    offset = "+00:00" if zone in (None, "Z", "UTC") else f"{zone[:3]}:{zone[-2:]}"
-    try:
-        return datetime.fromisoformat(f"{day}T{clock or '00:00'}{offset}").timestamp() + float(f"0.{fraction or 0}")
-    except ValueError:
-        return np.nan
-
-
-def _ratings(texts: pd.Series, table: TableFile) -> np.ndarray:
-    texts = texts.str.strip()
-    values = pd.to_numeric(texts.where(texts != ""), errors="coerce").to_numpy(dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(values) & (texts != "").to_numpy())
-    if len(bad):
-        row = texts.index[bad[0]]
-        raise ValueError(f"the rating {texts[row]!r} in {table.place(row)} is no number: correct it, or name another --rating_column")
-    return values
-
-
 def _read_items(table: TableFile, column: str) -> pd.DataFrame:
     pieces = list(table.pieces())
     if not pieces or not sum(map(len, pieces)):
         raise ValueError(f"{str(table.path)!r} has a header and no rows: leave --items out, or give a table with items")
     rows = pd.concat(pieces).fillna("")
-    rows[column] = checked_tokens(rows[column], "item", table.place)
+    tokens = Tokens("item", table.place)
+    rows[column] = tokens.categories(tokens.numbers(rows[column]))
     return item_texts(rows, column, str(table.path))
 
 
