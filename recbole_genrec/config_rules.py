@@ -29,6 +29,9 @@ CHOICES = {
     "generation_reduction": ("mean", "sum"),
     "without": ("nothing", "sia", "psa", "alignment", "alternation", "end_to_end"),
 }
+_AT_LEAST_ONE = frozenset(
+    "epochs n_beams MAX_ITEM_LIST_LENGTH n_decoder_layers din_negatives distillation_negatives integration_valid_users".split()
+)
 
 
 def check_rules(settings: dict[str, Any], given: dict[str, Any]) -> None:
@@ -54,9 +57,9 @@ def _check_counts(settings: dict[str, Any]) -> None:
     for key, value in settings.items():
         if value is None:
             continue
-        if key in ("epochs", "n_beams", "MAX_ITEM_LIST_LENGTH") or key.endswith("batch_size"):
+        if key in _AT_LEAST_ONE or key.endswith("batch_size"):
             least = 1
-        elif key == "n_user_tokens" or (key.endswith("_epochs") and not key.endswith("warmup_epochs")):
+        elif key in ("n_user_tokens", "alignment_extra_items") or (key.endswith("_epochs") and not key.endswith("warmup_epochs")):
             least = 0
         else:
             continue

@@ -79,8 +79,15 @@ class UNGER(GenerativeRecommender):
                 f"n_levels and codebook_size give {n_codes} codes, but the catalogue has {n_items} items and each needs one of its own; "
                 "raise one of them."
             )
-        if not all(isinstance(size, int) and size > 0 for size in self.config["din_windows"]) or not self.config["din_windows"]:
-            raise ValueError(f"din_windows is {self.config['din_windows']}, but has to be whole numbers of at least 1, such as [20].")
+        windows = self.config["din_windows"]
+        if not windows or not all(isinstance(size, int) and size > 0 for size in windows):
+            raise ValueError(f"din_windows is {windows}, but has to be whole numbers of at least 1, such as [20].")
+        for key in ("alignment_temperature", "distillation_temperature"):
+            if not self.config[key] > 0:
+                raise ValueError(f"{key} is {self.config[key]}, but has to be above 0, as it divides similarities; raise it.")
+        for key in ("alignment_weight", "distillation_weight"):
+            if self.config[key] < 0:
+                raise ValueError(f"{key} is {self.config[key]}, but has to be at least 0; raise it.")
 
     def make_features(self, dataset) -> Tensor:
         """The semantic features; none for collaborative codes."""

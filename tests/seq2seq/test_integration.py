@@ -10,8 +10,8 @@ from recbole_genrec.seq2seq.integration import Integration
 from recbole_genrec.seq2seq.sampled_losses import alignment
 
 SETTINGS = dict(
-    embedding_size=4, din_attention_hidden_sizes=[6], din_scorer="mlp", din_scorer_hidden_sizes=[5], din_windows=[2, 1], din_dropout_prob=0.0,
-    adaption_hidden_size=7, adaption_norm="adaptive", din_negatives=60, alignment_extra_items=0, alignment_weight=1.0,
+    embedding_size=4, din_attention_hidden_sizes=[6], din_scorer="mlp", din_scorer_hidden_sizes=[5], din_windows=[2, 1],
+    din_dropout_prob=0.0, adaption_hidden_size=7, adaption_norm="adaptive", din_negatives=60, alignment_extra_items=0, alignment_weight=1.0,
     alignment_similarity="cosine", alignment_temperature=1.0,
 )  # fmt: skip
 HISTORIES = torch.tensor([[3, 1, 4], [9, 2, 0], [6, 0, 0]])
