@@ -184,9 +184,7 @@ def _folder_that_becomes(target: Path) -> Iterator[Path]:
         unfinished = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=target.parent))
         unfinished.chmod(0o755)
         yield unfinished
-        if target.exists():
-            target.rmdir()  # empty, or made meanwhile by somebody else: then this fails
-        os.replace(unfinished, target)
+        os.replace(unfinished, target)  # fails if somebody has filled the target meanwhile
     except OSError as error:
         raise ValueError(_refusal(target, error)) from error
     finally:

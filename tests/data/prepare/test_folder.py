@@ -67,6 +67,7 @@ def test_more_rows_than_a_chunk(tmp_path, monkeypatch):
         np.array([1.4e9, 1400000001.0, 0.0]),
         np.array([1452647382123.0, 0.1 + 0.2, 1e-300]),
         np.array([1e300, -2.5, 2.0**60]),
+        np.array([1e19, 1.0, 2.0]),
         np.array([1.1, 2.2, 3.3], dtype=np.float32),
     ],
 )
@@ -95,8 +96,11 @@ def test_text_becomes_one_line(text, line):
 def test_text_with_breaks_and_quotes_is_read_by_pandas_row_by_row(tmp_path):
     titles = ['"unbalanced', 'a "middle" mark', "a\nb\tc", "x,y;z"]
     write(tmp_path / "shop", items=pd.DataFrame({"item_id": list("abcd"), "title": titles}))
+    expected = ["\u201cunbalanced", 'a "middle" mark', "a b c", "x,y;z"]
     read = pd.read_csv(tmp_path / "shop" / "shop.item", sep="\t", engine="python")
-    assert read["title:token_seq"].tolist() == ["\u201cunbalanced", 'a "middle" mark', "a b c", "x,y;z"]
+    assert read["title:token_seq"].tolist() == expected
+    lines = (tmp_path / "shop" / "shop.item").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[1] for line in lines[1:]] == expected
 
 
 @pytest.mark.parametrize(
@@ -134,6 +138,17 @@ def test_a_taken_target_is_refused_and_kept(tmp_path):
             refused()
     assert os.listdir(tmp_path / "shop") == ["mine.txt"]
     assert not is_complete(tmp_path / "shop")
+
+
+def test_a_target_that_somebody_fills_meanwhile_is_kept(tmp_path):
+    def fill(unfinished):
+        (tmp_path / "shop").mkdir()
+        (tmp_path / "shop" / "theirs.txt").write_text("theirs")
+
+    with pytest.raises(ValueError, match="cannot be written"):
+        write_data_set(tmp_path / "shop", interactions(), None, CARD, fill)
+    assert os.listdir(tmp_path) == ["shop"]
+    assert os.listdir(tmp_path / "shop") == ["theirs.txt"]
 
 
 def test_an_empty_folder_is_no_obstacle(tmp_path):
