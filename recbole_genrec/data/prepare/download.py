@@ -70,8 +70,7 @@ def fetch(file: RawFile, folder: Path, show_progress: bool) -> Path:
 
     Raises:
         FileNotFoundError: no address gave the file; the message says what was tried and how to get it by hand.
-        OSError: the folder cannot be written, or the disk is full.
-        ValueError: the file that is there is not the right one.
+        ValueError: the folder cannot be written, the disk is full, or the file that is there is not the right one.
     """
     path = Path(folder) / file.name
     if path.is_file():
@@ -147,7 +146,7 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(
+        raise ValueError(
             f"{path} cannot be written ({error.strerror or error}): make room or the folder writable, or choose another folder;"
             " the next call goes on with what has arrived"
         ) from error

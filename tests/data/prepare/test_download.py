@@ -218,14 +218,14 @@ def test_a_folder_may_be_the_mirror(folder, tmp_path, waits):
 
 def test_an_unwritable_folder_is_said_before_any_request(server, folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cannot be written .*choose another folder"):
+    with pytest.raises(ValueError, match="cannot be written .*choose another folder"):
         fetch(raw_file(server), tmp_path / "file" / "raw", False)
 
     def deny(path, *arguments, **others):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "touch", deny)
-    with pytest.raises(OSError, match="cannot be written .Permission denied.: .*make .*the folder writable"):
+    with pytest.raises(ValueError, match="cannot be written .Permission denied.: .*make .*the folder writable"):
         fetch(raw_file(server), folder, False)
     assert server.requests == []
 
