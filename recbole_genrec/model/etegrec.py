@@ -41,6 +41,7 @@ class ETEGRec(GenerativeRecommender):
         self.psa_weight = 0.0 if without in ("psa", "alignment") else config["psa_weight"]
         self.aligns = False
         self.seen: dict[str, list[Tensor]] = {}
+        self.codes_before = self.semantic_ids.codes  # before the epoch in progress
         self.start_recommender()
 
     def make_tokenizer(self, n_features: int) -> RQVAE:
@@ -195,16 +196,17 @@ class ETEGRec(GenerativeRecommender):
     def _switch_alignment(self, epoch: int) -> None:
         """Alignment waits until the recommender has learned something (released code)."""
         self.aligns = epoch >= self.config["alignment_warmup_epochs"]
-        self.seen = {}
+        self.seen, self.codes_before = {}, self.semantic_ids.codes.clone()
 
     def _end_epoch(self, epoch: int) -> None:
         """Name the items anew whenever the tokenizer has been trained, and log the figures of the epoch."""
         n_turns = self.config["cycle_epochs"] if self.config["without"] != "alternation" else 1
         figures = [f"{name} {float(torch.stack(values).mean()):.5g}" for name, values in self.seen.items()] or ["no alignment"]
         if epoch % n_turns == 0:
-            figures.append(f"code churn {self.refresh_semantic_ids():.2%}")
-            n_unique = len(self.semantic_ids.codes[1:, : self.tokenizer.n_levels].unique(dim=0))
-            figures.append(f"unique ids {n_unique} of {self.n_items - 1} before the counter")
+            self.refresh_semantic_ids()
+            codes, before = (each[1:, : self.tokenizer.n_levels] for each in (self.semantic_ids.codes, self.codes_before))
+            figures.append(f"code churn {(codes != before).any(dim=1).float().mean():.2%}")
+            figures.append(f"unique ids {len(codes.unique(dim=0))} of {len(codes)} before the counter")
         logger.info("cycle %d epoch %d: %s", epoch // n_turns, epoch, ", ".join(figures))
 
     def _restart_stage(self) -> Stage:
