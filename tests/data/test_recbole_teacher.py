@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from recbole.trainer import Trainer
 
 import recbole_genrec.data.recbole_teacher as recbole_teacher
 from recbole_genrec.compat import load_plain
@@ -194,15 +195,24 @@ def test_a_teacher_writes_its_file_and_nothing_else(make, tmp_path):
     assert os.listdir(tmp_path / "teacher") == [os.path.basename(path)]
 
 
-def test_epochs_are_logged_and_the_best_is_kept(make, caplog):
-    config, dataset = make("BPR", epochs=4, stopping_step=4)
+def test_epochs_are_logged_and_the_best_is_kept(make, seen, monkeypatch, caplog):
+    tables, scores = [], [0.25, 0.5, 0.375, 0.125]
+
+    def scripted(self, valid_data, show_progress=False):
+        tables.append(self.model.item_embedding.weight.detach().clone())
+        return scores[len(tables) - 1], {"ndcg@5": scores[len(tables) - 1]}
+
+    monkeypatch.setattr(Trainer, "_valid_epoch", scripted)
+    config, dataset = make("BPR", epochs=9, stopping_step=1)
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
-        metrics = train_recbole_teacher(config, dataset, "BPR").metrics
+        teacher = train_recbole_teacher(config, dataset, "BPR")
     lines = [line for line in caplog.messages if " epoch " in line]
     assert [line.split(":")[0] for line in lines] == [f"Teacher BPR epoch {epoch}" for epoch in range(4)]
-    scores = [float(line.split("valid NDCG@5 ")[1]) for line in lines]
-    assert metrics["n_epochs"] == 4
-    assert scores[metrics["best_epoch"]] == max(scores) == round(metrics["valid"]["ndcg@5"], 4)
+    assert [float(line.split("valid NDCG@5 ")[1]) for line in lines] == [0.25, 0.5, 0.375, 0.125]
+    assert torch.equal(teacher.item_embeddings[1:], tables[1][1:])
+    assert not torch.equal(tables[1], tables[3])
+    assert teacher.metrics["valid"] == {"ndcg@5": 0.5}
+    assert (teacher.metrics["best_epoch"], teacher.metrics["n_epochs"]) == (1, 4)
 
 
 def test_lightgcn_gives_what_it_ranks_with(make, seen, tiny_sequences):
@@ -265,6 +275,16 @@ def test_what_cannot_teach_is_refused(make, tmp_path, model_name, teacher_settin
     with pytest.raises(ValueError, match=message):
         teacher_embeddings(config, dataset, model_name)
     assert not (tmp_path / "teacher").exists()
+
+
+@pytest.mark.parametrize("model_name", ["BPR", "GRU4Rec"])
+@pytest.mark.parametrize(("old", "new"), [("u3\t", "other\t"), ("u3\ti5\t", "u3\ti9\t"), ("i9\t", "other\t"), ("1400000004", "1300000004")])
+def test_files_that_change_during_a_run_are_noticed(make, tiny_data, model_name, old, new):
+    config, dataset = make(model_name)
+    file = tiny_data / "tiny" / "tiny.inter"
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=f"the teacher {model_name} would see other users, items or interactions than its run"):
+        teacher_embeddings(config, dataset, model_name)
 
 
 def test_teacher_settings_are_a_mapping(make):
