@@ -72,6 +72,10 @@ def test_consistent_settings_pass():
         ({"finetune_scheduler": "Cosine"}, "finetune_scheduler is 'Cosine', but has to be one of constant"),
         ({"tokenizer": "vq"}, "tokenizer is 'vq', but has to be one of rqvae, residual_kmeans"),
         ({"feature_scaling": None}, "feature_scaling is None, but has to be one of standardize, unit_norm, raw"),
+        ({"cycle_epochs": 1, "epochs": 4}, "cycle_epochs is 1, but a cycle has an epoch of the tokenizer and some of the recommender"),
+        ({"cycle_epochs": 4, "epochs": 6}, "epochs is 6, but has to be a multiple of cycle_epochs, which is 4"),
+        ({"sia_sign": "-"}, "sia_sign is '-', but has to be one of minus, plus"),
+        ({"without": "x"}, "without is 'x', but has to be one of nothing, sia, psa, alignment, alternation, end_to_end"),
         ({"enable_amp": True}, "enable_amp is True, but generative models train in full precision"),
         ({"clip_grad_norm": 1.0}, r"clip_grad_norm is 1.0, but has to be none or a largest norm: write \{max_norm: 1.0\}"),
         ({"clip_grad_norm": {"norm_type": 2}}, "clip_grad_norm is {'norm_type': 2}"),
@@ -87,6 +91,7 @@ def test_contradictions_of_a_generative_model_are_refused(change, sentence):
 @pytest.mark.parametrize(
     "change",
     [{"clip_grad_norm": None}, {"softmax_scope": "full"}, {"tokenizer": "residual_kmeans"}, {"learner": "sgd"}]
+    + [{"cycle_epochs": 2, "epochs": 4}, {"sia_path": "target"}, {"keep_best": "stage"}]
     + [{"scheduler": "inverse_sqrt"}, {"feature_scaling": "unit_norm"}, {"feature_scaling": "raw"}],
 )
 def test_choices_of_a_generative_model_pass(change):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from recbole_genrec.model.stage import Group, Stage
+from recbole_genrec.model.stage import Group, Phase, Stage
 
 
 def make_stage(**fields) -> Stage:
@@ -17,6 +17,25 @@ def test_a_stage_does_nothing_that_it_does_not_say():
     assert stage.stopping_step is None, "no validation"
     assert [stage.start, stage.finish, stage.before_epoch, stage.after_epoch] == [None] * 4
     assert stage.report_every == 1
+    assert (stage.phases, stage.keeps_best) == ((), True)
+
+
+def make_phase(name: str, turns: int) -> Phase:
+    return Phase(name=name, turns=turns, groups=(), losses=dict, epochs=1, scheduler="constant", warmup_epochs=0)
+
+
+def test_phases_take_turns():
+    stage = make_stage(phases=(make_phase("first", 1), make_phase("second", 3), make_phase("third", 2)))
+    assert stage.cycle_epochs() == 6
+    turns = [stage.turn(epoch) for epoch in range(14)]
+    assert [number for number, _ in turns] == [0, 1, 1, 1, 2, 2] * 2 + [0, 1]
+    for phase in range(3):
+        assert [earlier for number, earlier in turns if number == phase] == list(range([3, 7, 4][phase]))
+
+
+def test_without_phases_every_epoch_is_a_cycle():
+    assert make_stage().cycle_epochs() == 1
+    assert [make_stage().turn(epoch) for epoch in range(3)] == [(0, 0), (0, 1), (0, 2)]
 
 
 def test_stages_are_data():
@@ -35,7 +54,7 @@ def test_what_a_stage_is_about_has_no_default(field):
         Stage(**given)
 
 
-@pytest.mark.parametrize("model", ["TIGER", "UniGRec"])
+@pytest.mark.parametrize("model", ["TIGER", "UniGRec", "ETEGRec"])
 def test_every_model_declares_stages_with_their_own_names(make_experiment, model):
     stages = make_experiment(model).model.stages()
     assert len({stage.name for stage in stages}) == len(stages)

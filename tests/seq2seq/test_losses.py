@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from recbole_genrec.seq2seq.losses import contrastive, symmetric_kl
+from recbole_genrec.seq2seq.losses import contrastive, first_rows, symmetric_kl, symmetric_kl_of_logits
 
 
 def random_probabilities(*shape: int, seed: int) -> torch.Tensor:
@@ -52,6 +52,39 @@ def test_symmetric_kl_trains_both_sides():
     assert all(each.grad.abs().max() > 1e-3 for each in logits)
     moved = [(each - 0.1 * each.grad).softmax(-1) for each in logits]
     assert symmetric_kl(*moved) < divergence
+
+
+def test_symmetric_kl_of_logits_literal():
+    """Squared distances 0, 1, 4 and 1, 0, 4: with their minus sign, and with the released code's plus sign."""
+    first, second = torch.tensor([[0.0, 1.0, 4.0]]), torch.tensor([[1.0, 0.0, 4.0]])
+    assert symmetric_kl_of_logits(-first, -second).item() == pytest.approx(0.91202, abs=1e-5)
+    assert symmetric_kl_of_logits(first, second).item() == pytest.approx(0.05893, abs=1e-5)
+    assert symmetric_kl_of_logits(second, first).item() == symmetric_kl_of_logits(first, second).item()
+    assert symmetric_kl_of_logits(first, first + 7).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_symmetric_kl_of_logits_is_the_mean_over_rows_and_levels():
+    first, second = torch.randn(4, 3, 7), torch.randn(4, 3, 7)
+    expected = symmetric_kl(first.softmax(-1), second.softmax(-1))
+    torch.testing.assert_close(symmetric_kl_of_logits(first, second), expected)
+    twice = [torch.cat((each, each)).repeat(1, 2, 1) for each in (first, second)]
+    torch.testing.assert_close(symmetric_kl_of_logits(*twice), expected)
+
+
+def test_symmetric_kl_of_logits_knows_the_smallest_probabilities():
+    """Far beyond what a float can hold: a difference of d in the logits of two codes costs about 2 d."""
+    logits = torch.tensor([300.0, -300.0], requires_grad=True)
+    divergence = symmetric_kl_of_logits(logits, logits.detach().flip(0))
+    assert divergence.item() == pytest.approx(1200)
+    divergence.backward()
+    assert logits.grad.tolist() == pytest.approx([1, -1])
+
+
+@pytest.mark.parametrize(
+    "item_ids, rows", [([7], [0]), ([4, 5, 8, 5, 9], [0, 1, 2, 4]), ([9, 9, 1, 9, 1], [0, 2]), ([3, 2, 1], [0, 1, 2]), ([6, 6, 6], [0])]
+)
+def test_first_rows(item_ids, rows):
+    assert first_rows(torch.tensor(item_ids)).tolist() == rows
 
 
 def naive_contrastive(students, teachers, item_ids, temperature):

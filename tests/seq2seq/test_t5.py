@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from recbole_genrec.seq2seq.dropout import Dropout
-from recbole_genrec.seq2seq.t5 import T5, RMSNorm, T5Size, relative_buckets
+from recbole_genrec.seq2seq.t5 import T5, RMSNorm, T5Size, mean_state, relative_buckets
 
 SMALL = T5Size(32, 48, 2, 2, 16, 0.0, 0.0)
 UNEVEN = T5Size(24, 40, 3, 3, 20, 0.0, 0.0)  # n_heads * head_size differs from hidden_size
@@ -243,3 +243,9 @@ def test_rows_do_not_depend_on_their_batch(make_model):
         together = model(source, target)
         order = torch.tensor([3, 0, 4, 2, 1])
         torch.testing.assert_close(model(source[order], target[order]), together[order], atol=1e-5, rtol=0)
+
+
+def test_mean_state_is_over_real_tokens():
+    states = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 1.0]], [[9.0, 9.0]] * 3])
+    mask = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
+    assert mean_state(states, mask).tolist() == [[2.0, 3.0], [7.0, 5.0], [0.0, 0.0]]

@@ -170,6 +170,60 @@ def test_training_lowers_the_reconstruction_error():
     assert after <= 1
 
 
+def test_the_way_through_the_levels():
+    """What is left after all levels is the vector without its codewords; with given codes the way is theirs."""
+    model, latent = tokenizer(n_levels=3, codebook_size=8, code_dim=4), torch.randn(20, 4)
+    residuals, codes = model.follow(latent)
+    terms = model.quantizer_terms(latent)
+    assert torch.equal(terms.residuals, residuals) and torch.equal(terms.codes, codes)
+    assert torch.equal(residuals[:, 0], latent)
+    taken = torch.stack([model.codebooks[level, codes[:, level]] for level in range(3)], dim=1)
+    torch.testing.assert_close(latent - terms.quantized, residuals[:, 2] - taken[:, 2])
+    torch.testing.assert_close(residuals[:, 1], residuals[:, 0] - taken[:, 0])
+    forced, given = model.follow(latent, codes.flip(0))
+    assert torch.equal(given, codes.flip(0))
+    torch.testing.assert_close(forced[:, 1], latent - taken.flip(0)[:, 0])
+
+
+def test_closeness_gives_the_distribution_of_codes():
+    """ETEGRec's equation 6: distances 0, 1 and 4; the most probable code is the assigned one."""
+    model = tokenizer(n_levels=1, codebook_size=3, code_dim=1)
+    model.codebooks.data = torch.tensor([[[0.0], [1.0], [2.0]]])
+    shares = model.closeness(torch.zeros(1, 1, 1)).softmax(-1)[0, 0]
+    torch.testing.assert_close(shares, torch.tensor([0.72140, 0.26539, 0.01321]), atol=1e-5, rtol=0)
+    model, latent = tokenizer(n_levels=3, codebook_size=8, code_dim=4), torch.randn(20, 4)
+    residuals, codes = model.follow(latent)
+    shares = model.closeness(residuals).softmax(-1)
+    torch.testing.assert_close(shares, (-(residuals.unsqueeze(2) - model.codebooks).square().sum(-1)).softmax(-1))
+    assert torch.equal(shares.argmax(-1), codes)
+
+
+@pytest.mark.parametrize("residual_gradient, n_levels", [("through", 3), ("blocked", 1)])
+def test_levels_whose_distances_reach_the_encoder(residual_gradient, n_levels):
+    """In the released code the straight-through value inside the residual cancels the gradient of the levels after the first."""
+    model = tokenizer(n_levels=3, codebook_size=8, code_dim=4, residual_gradient=residual_gradient)
+    latent = torch.randn(5, 4, requires_grad=True)
+    closeness = model.closeness(model.follow(latent)[0])[..., 0] - model.closeness(model.follow(latent)[0])[..., 1]
+    for level in range(3):
+        gradients = torch.autograd.grad(closeness[:, level].sum(), (latent, model.codebooks), retain_graph=True, allow_unused=True)
+        assert (gradients[0] is not None and bool(gradients[0].any())) == (level < n_levels)
+        assert gradients[1][level].any()
+
+
+@pytest.mark.parametrize("residual_gradient", ["through", "blocked"])
+def test_reconstruction_goes_straight_through_the_quantizer(residual_gradient):
+    """The gradient of the decoder's input is that of the latent vector, once and not once per level; codebooks get none."""
+    model = tokenizer(n_levels=3, codebook_size=8, code_dim=4, residual_gradient=residual_gradient)
+    latent = torch.randn(9, 4, requires_grad=True)
+    model.encoder = model.decoder = nn.Identity()
+    outcome = model.autoencode(latent)
+    torch.testing.assert_close(outcome.reconstructed, model.quantizer_terms(latent).quantized)
+    direction = torch.randn(9, 4)
+    (outcome.reconstructed * direction).sum().backward()
+    torch.testing.assert_close(latent.grad, direction)
+    assert model.codebooks.grad is None or not model.codebooks.grad.any()
+
+
 def test_paper_sizes():
     model = tokenizer(n_features=768, hidden_sizes=[512, 256, 128], code_dim=32, n_levels=3, codebook_size=256)
     assert [layer.out_features for layer in model.encoder if isinstance(layer, nn.Linear)] == [512, 256, 128, 32]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from recbole_genrec.model.stage import Group, Stage
-from recbole_genrec.trainer.optimizer import StageOptimizer, learning_rate_factor, named_parameters
+from recbole_genrec.trainer.optimizer import StageOptimizer, learning_rate_factor, named_parameters, training_only
 
 
 def make_stage(*groups: Group, epochs: int = 5, scheduler: str = "constant", warmup_epochs: float = 0) -> Stage:
@@ -122,3 +122,19 @@ def test_named_parameters_of_nested_modules():
     assert [id(weight) for weight in found] == [id(weight) for weight in (other.weight, other.bias, inner.weight, inner.bias)]
     with pytest.raises(AttributeError):
         named_parameters(model, Group(("nobody",), 0.1, 0.0))
+
+
+def test_within_training_only_the_rest_neither_asks_for_gradients_nor_drops_out():
+    model = make_model().eval()
+    model["rest"].bias.requires_grad_(False)
+    with training_only(model, (Group(("first", "second"), 0.1, 0.0),)):
+        assert [part.training for part in model.values()] == [True, True, False]
+        assert [parameter.requires_grad for parameter in model.parameters()] == [True] * 4 + [False] * 2
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True] * 5 + [False], "as it was before"
+
+
+def test_training_only_gives_gradients_back_after_an_error():
+    model = make_model()
+    with pytest.raises(RuntimeError), training_only(model, (Group(("first",), 0.1, 0.0),)):
+        raise RuntimeError
+    assert all(parameter.requires_grad for parameter in model.parameters())
