@@ -45,8 +45,7 @@ def encoder_features(config, dataset: GenRecDataset, source: str) -> torch.Tenso
     def make() -> np.ndarray:
         return encode(sentences, name, config["device"], config["text_batch_size"], config["show_progress"])
 
-    readable = f"{dataset.dataset_name}-{os.path.basename(name)}"
-    vectors = cached_features(config["feature_cache_dir"], readable, key, len(sentences), make)
+    vectors = cached_features(config["feature_cache_dir"], dataset.dataset_name, key, len(sentences), make)
     features = torch.zeros(len(sentences) + 1, vectors.shape[1])
     features[1:] = torch.from_numpy(vectors)
     return features
@@ -122,8 +121,8 @@ def _load_encoder(name: str, device):
             '`pip install "recbole-genrec[text]"` (in a checkout: `pip install -e ".[text]"`), or use the item feature source tfidf'
         ) from error
     try:
-        # What lies on this disk first: no request, and no minute of retries where there is no network.
-        return SentenceTransformer(name, device=str(device), local_files_only=True)
+        # What lies on this disk first: no request, and no minutes of retries where there is no network.
+        return SentenceTransformer(name if os.path.isdir(name) else _cached_folder(name), device=str(device))
     except Exception as error:
         # It raises OSError, ValueError, KeyError, SafetensorError ... according to what it finds instead.
         if os.path.isdir(name):
@@ -139,6 +138,12 @@ def _load_encoder(name: str, device):
             f"the encoder {name!r} is no folder here and cannot be had from the hub ({_short(error)}): correct the name, give "
             f"{PREFIX}<folder of a saved model>, or use the item feature source tfidf"
         ) from error
+
+
+def _cached_folder(name: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, cache_dir=os.environ.get("SENTENCE_TRANSFORMERS_HOME"), local_files_only=True)
 
 
 def _ask_hub(name: str) -> None:
