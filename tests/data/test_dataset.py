@@ -1,5 +1,4 @@
 import logging
-import sys
 import urllib.error
 import zipfile
 
@@ -16,29 +15,6 @@ from recbole_genrec.data import files
 from recbole_genrec.data.dataset import GenRecDataset
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
-
-
-@pytest.fixture
-def make_config(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["pytest"])
-
-    def make(rows=None, name="toy", model="SASRec", header=HEADER, **settings):
-        if rows is not None:
-            (tmp_path / name).mkdir(exist_ok=True)
-            lines = ["\t".join(map(str, row)) for row in rows]
-            (tmp_path / name / f"{name}.inter").write_text("\n".join([header, *lines]) + "\n")
-        columns = [column.split(":")[0] for column in header.split("\t")]
-        base = {
-            "data_path": str(tmp_path),
-            "load_col": {"inter": columns},
-            "MAX_ITEM_LIST_LENGTH": 3,
-            "train_neg_sample_args": None,
-            "seed": 1,
-        }
-        return Config(model=model, dataset=name, config_dict={**base, **settings})
-
-    return make
-
 
 def sequence(user, items, start=0):
     return [(user, item, start + step) for step, item in enumerate(items)]
