@@ -179,7 +179,7 @@ class GenRecTrainer(Trainer):
         return stage.stopping_step is not None and bool(valid_data) and due
 
     def _report(self, stage: Stage, epoch: int, losses: dict[str, float], seconds: float) -> None:
-        terms = ", ".join(f"{name} {loss:.5f}" for name, loss in losses.items())
+        terms = ", ".join(f"{name} {loss:.5g}" for name, loss in losses.items())
         place = f"{stage.name}/{stage.phases[stage.turn(epoch)[0]].name}" if stage.phases else stage.name
         logger.info("stage %s epoch %d: %.1f s, losses: %s", place, epoch, seconds, terms)
         for name, loss in losses.items():
