@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,7 @@ def _report(target: Path, data_path: str) -> None:
     counts = json.loads((target / CARD_NAME).read_text(encoding="utf-8"))["counts"]
     files = ", ".join(sorted(file.name for file in target.iterdir()))
     start = "python run_recbole_genrec.py" if os.path.isfile("run_recbole_genrec.py") else "recbole-genrec run"
-    elsewhere = "" if data_path == _default_data_path() else f" --data_path={data_path}"
+    elsewhere = "" if data_path == _default_data_path() else f" {shlex.quote(f'--data_path={data_path}')}"
     sys.stdout.write(
         f"{target}: {files}\n"
         f"{counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions\n"
