@@ -6,10 +6,11 @@ import pytest
 import torch
 from recbole.config import Config
 from scipy.stats import zscore
+from sklearn.decomposition import PCA
 
 import recbole_genrec.data.item_features as item_features
 from recbole_genrec.data.dataset import GenRecDataset
-from recbole_genrec.data.item_features import ItemFeatures
+from recbole_genrec.data.item_features import ItemFeatures, principal_components
 
 
 @pytest.fixture
@@ -87,6 +88,92 @@ def test_auto_without_text_takes_the_teacher_and_says_so(make_dataset, monkeypat
     assert not features["cf"][0].any()
 
 
+def test_every_source_is_read_by_its_own_reader(make_dataset, write, monkeypatch):
+    def give(first):
+        return torch.tensor([[0.0], [first], [3], [4], [5]])
+
+    monkeypatch.setattr(item_features, "tfidf_features", lambda config, dataset: give(1))
+    monkeypatch.setattr(item_features, "preloaded_embeddings", lambda config, dataset: give(2))
+    monkeypatch.setattr(item_features, "teacher_embeddings", lambda config, dataset, model_name: give({"BPR": 3, "SASRec": 4}[model_name]))
+    monkeypatch.setattr(item_features, "encoder_features", lambda config, dataset, source: give(len(source)))
+    sources = {"a": "SASRec", "b": "BPR", "c": "preloaded", "d": "sentence-transformers/it", "e": write(VALUES), "f": "tfidf"}
+    features = ItemFeatures.from_dataset(*make_dataset(item_features=sources))
+    assert list(features) == list(sources)
+    assert features.matrix()[1].tolist() == [4, 3, 2, 24, 1, 10, 1]
+
+
+def test_text_and_teacher_stand_side_by_side(make_dataset, monkeypatch):
+    table = torch.arange(10.0).view(5, 2)
+    monkeypatch.setattr(item_features, "teacher_embeddings", lambda config, dataset, model_name: table)
+    items = "item_id:token\ttitle:token_seq\nx\tred drum\ny\tdrum\nz\tflute\nw\tred flute\n"
+    features = ItemFeatures.from_dataset(*make_dataset(items=items, item_features={"text": "tfidf", "cf": "SASRec"}))
+    assert torch.equal(features.matrix(), torch.cat([features["text"], features["cf"]], dim=1))
+    assert [values.shape for values in features.values()] == [(5, 3), (5, 2)]
+
+
+def test_an_unknown_source_is_refused_before_another_is_read(make_dataset, monkeypatch):
+    monkeypatch.setattr(item_features, "teacher_embeddings", lambda *given, **settings: pytest.fail("a teacher was trained"))
+    with pytest.raises(ValueError, match="names the source 'SASRek'"):
+        ItemFeatures.from_dataset(*make_dataset(item_features={"cf": "SASRec", "more": "SASRek"}))
+
+
+def seeded(n_items: int, width: int, rank: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n_items, rank, generator=generator) @ torch.randn(rank, width, generator=generator) + 3
+
+
+@pytest.mark.parametrize("block", [7, 65536])
+def test_principal_components_are_those_of_sklearn(block, monkeypatch):
+    monkeypatch.setattr(item_features, "_BLOCK", block)
+    values = seeded(41, 6, 6)
+    reduced = principal_components("a", values, 4)
+    assert not reduced[0].any()
+    pca = PCA(4, svd_solver="full").fit(values[1:].double().numpy())
+    largest = np.abs(pca.components_).argmax(1)
+    signs = np.sign(pca.components_[range(4), largest])
+    np.testing.assert_allclose(reduced[1:].numpy(), pca.transform(values[1:].double().numpy()) * signs, atol=1e-5)
+
+
+def test_components_beyond_the_rank_are_zeros():
+    reduced = principal_components("a", seeded(41, 6, 2), 4)
+    assert reduced[1:, :2].std(0).min() > 0.1
+    assert not reduced[:, 2:].any()
+    matrix = ItemFeatures({"a": reduced}, "standardize").matrix()
+    assert not matrix[:, 2:].any()
+
+
+def test_components_are_made_of_each_feature_before_scaling(make_dataset, write):
+    first, second = seeded(5, 4, 4).numpy(), seeded(5, 3, 3).numpy() * 5
+    sources = {"one": write(first), "two": write(second, name="other")}
+    config, dataset = make_dataset(item_features=sources, feature_pca=2, feature_scaling="standardize")
+    matrix = ItemFeatures.from_dataset(config, dataset).matrix()
+    # Rows of the file: w z y x v; of the data set: x y z w.
+    parts = [principal_components("a", torch.from_numpy(np.vstack([values[:1], values[[3, 2, 1, 0]]])), 2) for values in (first, second)]
+    np.testing.assert_allclose(matrix[1:].numpy(), zscore(torch.cat(parts, dim=1)[1:].double().numpy()), atol=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [0, 3, 2.5, True])
+def test_components_that_cannot_be_are_refused(make_dataset, write, wanted):
+    config, dataset = make_dataset(item_features={"mine": write(VALUES)}, feature_pca=wanted)
+    with pytest.raises(ValueError, match="feature 'mine' has 4 items and 2 columns: give a whole number from 1 to 2, or none"):
+        ItemFeatures.from_dataset(config, dataset)
+
+
+def test_no_more_components_than_items():
+    with pytest.raises(ValueError, match="has 3 items and 9 columns: give a whole number from 1 to 3"):
+        principal_components("a", seeded(4, 9, 3), 4)
+
+
+@pytest.mark.parametrize("row", [[0.0, 0.0], [0.3, -7.0]])
+def test_a_feature_that_is_the_same_for_all_items_is_refused(row):
+    values = torch.tensor([[9.0, 9.0]] + [row] * 3)
+    with pytest.raises(ValueError, match="item feature 'a' has the same row for each of 3 items"):
+        ItemFeatures({"a": values}, "raw")
+    values[2, 1] += 1
+    assert len(ItemFeatures({"a": values}, "raw")) == 1
+    assert len(ItemFeatures({"a": values[:2]}, "raw")) == 1
+
+
 def test_standardize_is_the_z_score_over_items():
     torch.manual_seed(0)
     values = torch.randn(50, 4) * torch.tensor([1.0, 1e-6, 1e4, 1.0]) + torch.tensor([3.0, 0.0, 1e4, 0.0])
@@ -144,6 +231,9 @@ def test_missing_and_pickled_files_are_named(make_dataset, write, tmp_path):
         ({"item_features": "text"}, "item_features is 'text'"),
         ({"item_features": {}}, "item_features is empty"),
         ({"item_features": {"text": "bert"}}, "names the source 'bert'"),
+        ({"item_features": {"text": None}}, "names the source None"),
+        ({"item_features": {"text": ["tfidf"]}}, r"names the source \['tfidf'\]"),
+        ({"item_features": {1: "tfidf"}}, "names a feature 1, but a name is text: write {text: tfidf}"),
     ],
 )
 def test_unknown_sources_are_named(make_dataset, settings, message):
