@@ -19,6 +19,9 @@ CHOICES = {
     "sia_path": ("own", "target"),
     "schedule_span": ("own", "all"),
     "keep_best": ("global", "stage"),
+    "last_level": ("nearest", "sinkhorn"),
+    "collision_repair": ("matching", "sinkhorn", "none"),
+    "beam_temperature": ("training", "one"),
     "retokenize_every": ("step", "epoch"),
     "variant": ("cka_ikd", "cka", "concat", "collaborative", "semantic", "concat_ikd", "collaborative_ikd"),
     "integrated_embedding": ("anchor", "mean"),
@@ -30,8 +33,11 @@ CHOICES = {
     "without": ("nothing", "sia", "psa", "alignment", "alternation", "end_to_end"),
 }
 _AT_LEAST_ONE = frozenset(
-    "epochs n_beams MAX_ITEM_LIST_LENGTH n_decoder_layers din_negatives distillation_negatives integration_valid_users".split()
+    "epochs n_beams MAX_ITEM_LIST_LENGTH n_decoder_layers din_negatives distillation_negatives integration_valid_users n_groups"
+    " regroup_every".split()
 )
+_ABOVE_ZERO = frozenset("alignment_temperature distillation_temperature contrastive_temperature".split())
+_NOT_NEGATIVE = frozenset("alignment_weight distillation_weight".split())
 
 
 def check_rules(settings: dict[str, Any], given: dict[str, Any]) -> None:
@@ -124,6 +130,7 @@ def _check_generative(settings: dict[str, Any], given: dict[str, Any]) -> None:
     if settings["enable_amp"]:
         raise ValueError("enable_amp is True, but generative models train in full precision only: leave it out")
     clipping = settings["clip_grad_norm"]
+    _check_numbers(settings)
     if clipping is not None and (not isinstance(clipping, dict) or set(clipping) != {"max_norm"}):
         raise ValueError(f"clip_grad_norm is {clipping!r}, but has to be none or a largest norm: write {{max_norm: 1.0}}")
     _check_choices(settings)
@@ -146,6 +153,17 @@ def _check_cycles(cycle_epochs: int, epochs: int) -> None:
         raise ValueError(
             f"epochs is {epochs}, but has to be a multiple of cycle_epochs, which is {cycle_epochs}: the last cycle would stop half-way"
         )
+
+
+def _check_numbers(settings: dict[str, Any]) -> None:
+    for key, value in settings.items():
+        if key in _ABOVE_ZERO and not value > 0:
+            raise ValueError(f"{key} is {value!r}, but has to be above 0, as it divides similarities: raise it")
+        if key in _NOT_NEGATIVE and not value >= 0:
+            raise ValueError(f"{key} is {value!r}, but has to be at least 0: raise it")
+    windows = settings.get("din_windows", [1])
+    if not isinstance(windows, list) or not windows or not all(isinstance(size, int) and size > 0 for size in windows):
+        raise ValueError(f"din_windows is {windows!r}, but has to be whole numbers of at least 1: write for example [20]")
 
 
 def _check_protocol(eval_args: Any) -> None:

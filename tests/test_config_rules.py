@@ -71,7 +71,7 @@ def test_consistent_settings_pass():
         ({"tokenizer_scheduler": None}, "tokenizer_scheduler is None, but has to be one of constant"),
         ({"finetune_scheduler": "Cosine"}, "finetune_scheduler is 'Cosine', but has to be one of constant"),
         ({"tokenizer": "vq"}, "tokenizer is 'vq', but has to be one of rqvae, residual_kmeans"),
-        ({"feature_scaling": None}, "feature_scaling is None, but has to be one of standardize, unit_norm, raw"),
+        ({"feature_scaling": None}, "feature_scaling is None, but has to be one of standardize, unit_norm, centered, raw"),
         ({"cycle_epochs": 1, "epochs": 4}, "cycle_epochs is 1, but a cycle has an epoch of the tokenizer and some of the recommender"),
         ({"cycle_epochs": 4, "epochs": 6}, "epochs is 6, but has to be a multiple of cycle_epochs, which is 4"),
         ({"sia_sign": "-"}, "sia_sign is '-', but has to be one of minus, plus"),

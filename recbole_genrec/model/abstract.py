@@ -16,11 +16,13 @@ from torch.nn import functional as F
 
 from recbole_genrec.data.item_features import ItemFeatures
 from recbole_genrec.model.stage import Group, Stage
+from recbole_genrec.semantic_ids.files import read_semantic_ids
 from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
 from recbole_genrec.semantic_ids.trie import CompleteTree
 from recbole_genrec.seq2seq.beam_search import Beams, beam_search
 from recbole_genrec.seq2seq.t5 import T5, T5Size
 from recbole_genrec.tokenizer.base import ItemTokenizer
+from recbole_genrec.tokenizer.given_codes import GivenCodes
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ class GenerativeRecommender(SequentialRecommender):
         super().__init__(config, dataset)
         self.config = config
         self.dataset_fingerprint = dataset.fingerprint()
+        self.item_tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
+        self.is_restored = saved is not None
         self._check_catalogue()
         features = self.make_features(dataset) if saved is None else saved["item_features"]
         self.register_buffer("item_features", features)
@@ -70,6 +74,15 @@ class GenerativeRecommender(SequentialRecommender):
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """The tokenizer of the paper, for item features of this width."""
         raise NotImplementedError
+
+    def given_tokenizer(self, n_features: int) -> GivenCodes:
+        """The codes of `semantic_ids_file` in place of a tokenizer; a restored model has its own and needs no file."""
+        config = self.config
+        codes = torch.zeros(self.n_items - 1, config["n_levels"], dtype=torch.long)
+        if not self.is_restored:
+            sizes = (config["n_levels"], config["codebook_size"], config["counter_size"])
+            codes = read_semantic_ids(config["semantic_ids_file"], self.item_tokens, *sizes)
+        return GivenCodes(codes, n_features=n_features, codebook_size=config["codebook_size"])
 
     def make_seq2seq(self) -> nn.Module:
         """What reads histories and writes names: a T5, or a module with its methods."""
@@ -121,7 +134,7 @@ class GenerativeRecommender(SequentialRecommender):
             name="tokenizer",
             rows="items",
             groups=(Group(("tokenizer",), config["tokenizer_learning_rate"], config["tokenizer_weight_decay"]),),
-            losses=lambda item_ids: self.tokenizer.losses(self.item_features[item_ids]),
+            losses=lambda item_ids: self.tokenizer.losses(self.tokenizer_input()[item_ids]),
             epochs=epochs,
             batch_size=config["tokenizer_batch_size"],
             scheduler=config["tokenizer_scheduler"],

@@ -18,7 +18,9 @@ from recbole_genrec.seq2seq.integration import Integration
 from recbole_genrec.seq2seq.sampled_losses import contrast_with_drawn
 from recbole_genrec.seq2seq.transformer import INITIAL_DEVIATION, Transformer, TransformerSize
 from recbole_genrec.tokenizer.base import ItemTokenizer
+from recbole_genrec.tokenizer.given_codes import GivenCodes, random_codes
 from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
+from recbole_genrec.tokenizer.rqvae import RQVAE
 from recbole_genrec.tokenizer.unique_kmeans import UniqueResidualKMeans
 
 # The rows of the paper's ablation table and two it leaves out: what the codes are made of, and whether the generator distills it.
@@ -73,21 +75,15 @@ class UNGER(GenerativeRecommender):
 
     def _check_catalogue(self) -> None:
         super()._check_catalogue()
-        n_codes, n_items = self.config["codebook_size"] ** self.config["n_levels"], self.n_items - 1
-        if n_codes < n_items and not self.config["counter_size"]:
+        config, n_items = self.config, self.n_items - 1
+        n_codes = config["codebook_size"] ** config["n_levels"]
+        if n_codes < n_items and not config["counter_size"]:
             raise ValueError(
                 f"n_levels and codebook_size give {n_codes} codes, but the catalogue has {n_items} items and each needs one of its own; "
                 "raise one of them."
             )
-        windows = self.config["din_windows"]
-        if not windows or not all(isinstance(size, int) and size > 0 for size in windows):
-            raise ValueError(f"din_windows is {windows}, but has to be whole numbers of at least 1, such as [20].")
-        for key in ("alignment_temperature", "distillation_temperature"):
-            if not self.config[key] > 0:
-                raise ValueError(f"{key} is {self.config[key]}, but has to be above 0, as it divides similarities; raise it.")
-        for key in ("alignment_weight", "distillation_weight"):
-            if self.config[key] < 0:
-                raise ValueError(f"{key} is {self.config[key]}, but has to be at least 0; raise it.")
+        if config["tokenizer"] == "rqvae" and not config["counter_size"]:
+            raise ValueError("counter_size is 0, but an RQ-VAE gives some items the same codes; set counter_size to 256.")
 
     def make_features(self, dataset) -> Tensor:
         """The semantic features; none for collaborative codes."""
@@ -108,11 +104,16 @@ class UNGER(GenerativeRecommender):
         return {"semantic": semantic, "concat": components + collaborative}.get(self.source, collaborative)
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
-        """Residual k-means on the items' vectors (§3.3.5); it makes the codes unique unless a counter level does."""
-        config = self.config
+        """Residual k-means on the items' vectors (§3.3.5), unique unless a counter level makes it so; or what §4.6 compares it with."""
+        config, size = self.config, self._vector_size()
+        if config["tokenizer"] == "rqvae":
+            return RQVAE.from_config(config, size)
+        if config["tokenizer"] == "random":
+            codes = random_codes(self.n_items - 1, config["n_levels"], config["codebook_size"], config["seed"])
+            return GivenCodes(codes, n_features=size, codebook_size=config["codebook_size"])
         kind = ResidualKMeans if config["counter_size"] else UniqueResidualKMeans
         return kind(
-            n_features=self._vector_size(),
+            n_features=size,
             n_levels=config["n_levels"],
             codebook_size=config["codebook_size"],
             kmeans_iterations=config["kmeans_iterations"],

@@ -140,6 +140,21 @@ def test_the_other_integrated_embedding(make_experiment):
     torch.testing.assert_close(model.integrated[1:], model.integration.mean(model.item_features)[1:])
 
 
+@pytest.mark.parametrize("tokenizer, counter_size", [("random", 0), ("rqvae", 10)])
+def test_other_quantizers_name_the_same_vectors(make_experiment, make_batch, tokenizer, counter_size):
+    experiment = make_experiment("UNGER", tokenizer=tokenizer, counter_size=counter_size)
+    model, stage = experiment.name_items(), experiment.model.stages()[1]
+    assert stage.epochs == (4 if tokenizer == "rqvae" else 0)
+    assert torch.equal(model.integrated[1:], model.integration.table[1:])
+    if tokenizer == "rqvae":
+        expected = model.tokenizer.losses(model.integrated[[3, 5]])
+        assert {name: loss.item() for name, loss in stage.losses(torch.tensor([3, 5])).items()} == pytest.approx(
+            {name: loss.item() for name, loss in expected.items()}
+        )
+    assert len(model.semantic_ids.codes[1:].unique(dim=0)) == 10
+    assert model.losses(make_batch(HISTORIES, TARGETS))["generation"].isfinite()
+
+
 def test_collaborative_codes_need_no_features(make_experiment, monkeypatch):
     monkeypatch.setattr("recbole_genrec.data.item_features.ItemFeatures.from_dataset", lambda *given: pytest.fail("features were made"))
     assert make_experiment("UNGER", variant="collaborative").model.item_features.shape == (11, 0)
@@ -170,9 +185,10 @@ def test_a_whole_run_and_its_checkpoint(small_settings, variant):
     [
         ({"variant": "unger"}, "variant is 'unger', but has to be one of cka_ikd, cka, concat, collaborative, semantic, concat_ikd, coll"),
         ({"n_levels": 1}, "n_levels and codebook_size give 4 codes, but the catalogue has 10 items and each needs one of its own; raise"),
-        ({"din_windows": [5, 0]}, "din_windows is [5, 0], but has to be whole numbers of at least 1, such as [20]."),
-        ({"din_windows": []}, "din_windows is [], but has to be whole numbers of at least 1, such as [20]."),
+        ({"din_windows": [5, 0]}, "din_windows is [5, 0], but has to be whole numbers of at least 1: write for example [20]"),
+        ({"din_windows": []}, "din_windows is [], but has to be whole numbers of at least 1: write for example [20]"),
         ({"integration_epochs": -1}, "integration_epochs is -1, but has to be a whole number of at least 0: give one"),
+        ({"tokenizer": "rqvae"}, "counter_size is 0, but an RQ-VAE gives some items the same codes; set counter_size to 256."),
         ({"encoder_input": "codes"}, "encoder_input is 'codes', but has to be one of item_id, code_sum, code_flat: choose one"),
         ({"item_features": "{cf: SASRec}"}, "needs semantic features, but item_features is {'cf': 'SASRec'} and 'tiny' has no"),
         ({"distillation_negatives": 0}, "distillation_negatives is 0, but has to be a whole number of at least 1: give one"),
@@ -204,6 +220,8 @@ def test_without_text_it_says_what_to_provide(small_settings, tmp_path, capsys):
 def test_vectors_of_a_file_are_text_enough(make_experiment, tmp_path):
     np.save(tmp_path / "text.npy", np.random.default_rng(0).normal(size=(10, 5)).astype(np.float32))
     (tmp_path / "text.tokens").write_text("\n".join(f"i{item}" for item in range(1, 11)) + "\n")
-    model = make_experiment("UNGER", item_features={"text": str(tmp_path / "text.npy")}).model
+    _, model, train, _, _ = make_experiment("UNGER", item_features={"text": str(tmp_path / "text.npy")})
     assert model.integration.adaption.widen.in_features == 5
-    assert torch.allclose(model.item_features[1:].norm(dim=1), torch.ones(10)), "centered, then of length 1"
+    rows = [int(token[1:]) - 1 for token in train.dataset.field2id_token["item_id"][1:]]
+    given = torch.from_numpy(np.load(tmp_path / "text.npy"))[rows]
+    torch.testing.assert_close(model.item_features[1:], F.normalize(given - given.mean(0), dim=1))

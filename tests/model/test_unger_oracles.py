@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from recbole_genrec.compat import without_anomaly_detection
 from recbole_genrec.model.unger import UNGER
 from recbole_genrec.seq2seq.transformer import Transformer, TransformerSize
 from recbole_genrec.trainer.optimizer import StageOptimizer, learning_rate_factor
@@ -75,17 +76,19 @@ def test_equal_vectors_leave_the_distillation_at_its_ceiling(make_experiment, ma
     """Six drawn items: log 7 for a target that is not among them, log 6 for one that is."""
     model = make_experiment("UNGER").name_items()
     model.integrated[:] = 1
-    losses = [model.losses(make_batch([[1]], [5]))["distillation"].item() for _ in range(20)]
+    with torch.no_grad():
+        losses = [model.losses(make_batch([[1]], [5]))["distillation"].item() for _ in range(20)]
     assert {round(loss, 5) for loss in losses} == {round(math.log(7), 5), round(math.log(6), 5)}
 
 
 def steps(model, stage, batch, n_steps: int) -> list[float]:
     torch.manual_seed(7)
     optimizer, sums = StageOptimizer(model.train(), stage, "adamw", 1.0, n_steps), []
-    for step in range(n_steps):
-        loss = sum(stage.losses(batch).values())
-        optimizer.step(loss, step)
-        sums.append(round(loss.item(), 6))
+    with without_anomaly_detection():
+        for step in range(n_steps):
+            loss = sum(stage.losses(batch).values())
+            optimizer.step(loss, step)
+            sums.append(round(loss.item(), 6))
     return sums
 
 
@@ -106,12 +109,11 @@ def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
 
 
 def test_the_din_learns_them_too(make_experiment, make_batch):
-    for scorer in ("dot", "mlp"):
-        model = make_experiment("UNGER", din_scorer=scorer, integration_warmup_epochs=0, variant="collaborative", din_negatives=30).model
-        batch = make_batch(HISTORIES, TARGETS)
-        steps(model, model.stages()[0], batch, 200)
-        ranked = model.eval().integration.din.rank(batch["item_id_list"], 3)
-        assert (ranked == batch["item_id"][:, None]).any(1).float().mean() > 0.7, "order does not reach a sum over one window"
+    model = make_experiment("UNGER", integration_warmup_epochs=0, variant="collaborative", din_negatives=30).model
+    batch = make_batch(HISTORIES, TARGETS)
+    steps(model, model.stages()[0], batch, 150)
+    ranked = model.eval().integration.din.rank(batch["item_id_list"], 3)
+    assert (ranked == batch["item_id"][:, None]).any(1).float().mean() > 0.7, "order does not reach a sum over one window"
 
 
 def test_without_weight_the_distillation_changes_nothing(make_experiment, make_batch):
