@@ -115,6 +115,16 @@ class GenRecDataset(SequentialDataset):
                 f"{n_untimed} rows of {path!r} have no {self.time_field!r}, but histories are ordered by it: fill or remove them"
             )
 
+    def _filter_nan_user_or_item(self):
+        # RecBole takes labels of rows for their positions: once rows are gone, it removes others than those without an id.
+        fields = {"user_feat": [self.uid_field], "item_feat": [self.iid_field], "inter_feat": [self.uid_field, self.iid_field]}
+        for name, ids in fields.items():
+            feat = getattr(self, name)
+            is_missing = None if feat is None else feat[ids].isna().any(axis=1).to_numpy()
+            if is_missing is not None and is_missing.any():
+                logger.warning("%d rows of %s have no %s: they are left out", is_missing.sum(), name, " or ".join(ids))
+                setattr(self, name, feat.take(np.flatnonzero(~is_missing)))
+
     def _remove_duplication(self):
         super()._remove_duplication()
         # RecBole sorts by time there with an unstable sort; the index still knows the file's order.

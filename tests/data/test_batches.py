@@ -2,7 +2,9 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_genrec.data import prefixes
 from recbole_genrec.data.batches import LengthBatches, length_batches
+from recbole_genrec.data.prefixes import all_prefixes
 
 
 @pytest.fixture
@@ -12,6 +14,16 @@ def rows():
     items = torch.randint(1, 99, (1003, 20), generator=generator).masked_fill(torch.arange(20) >= length[:, None], 0)
     number = torch.arange(1003)
     return Interaction({"user_id": number, "item_id": number + 5, "item_length": length, "item_id_list": items, "rating": number})
+
+
+@pytest.fixture
+def lazy_rows():
+    """The prefixes of 60 users with 1 to 30 items."""
+    generator = torch.Generator().manual_seed(1)
+    user = torch.arange(60).repeat_interleave(torch.randint(1, 31, (60,), generator=generator))
+    flat = {"user_id": user, "item_id": torch.randint(1, 99, (len(user),), generator=generator), "rating": torch.rand(len(user))}
+    return all_prefixes(flat, "user_id", {"item_id": "item_id_list", "rating": "rating_list"}, "item_length", 20)
+
 
 FIELDS = ("user_id", "item_id_list", "item_length", "item_id")
 
@@ -66,3 +78,48 @@ def test_bad_sizes_are_named(rows):
         length_batches(rows["item_length"], 0, seed=0, epoch=0, n_pool=1)
     with pytest.raises(ValueError, match="0 rows"):
         length_batches(torch.zeros(0, dtype=torch.long), 2, seed=0, epoch=0, n_pool=1)
+
+
+def test_batches_of_given_seeds_stay_what_they_are():
+    """A run that was started with an earlier version goes on with the batches it would have had."""
+    lengths = torch.arange(20) % 5 + 1
+    batches = length_batches(lengths, 4, seed=3, epoch=1, n_pool=2)
+    assert [batch.tolist() for batch in batches] == [
+        [0, 11, 1, 2],
+        [12, 17, 3, 19],
+        [15, 18, 9, 14],
+        [7, 13, 8, 4],
+        [5, 10, 16, 6],
+    ]
+
+
+def test_lazy_rows_give_the_batches_of_ordinary_rows(lazy_rows):
+    lazy = LengthBatches(lazy_rows, 32, seed=3, fields=FIELDS, n_pool=5)
+    ordinary = LengthBatches(lazy_rows.cut(), 32, seed=3, fields=FIELDS, n_pool=5)
+    assert len(lazy) == len(ordinary) > 20
+    for epoch in (0, 1):
+        for mine, other in zip(lazy.epoch(epoch), ordinary.epoch(epoch)):
+            assert set(mine) == set(other) == set(FIELDS)
+            assert all(torch.equal(mine[field], other[field]) for field in FIELDS)
+
+
+def test_lazy_histories_are_cut_as_wide_as_the_batch(lazy_rows, monkeypatch):
+    widths, cut = [], prefixes.cut_histories
+
+    def record(values, target, length, width):
+        widths.append((len(target), width))
+        return cut(values, target, length, width)
+
+    monkeypatch.setattr(prefixes, "cut_histories", record)
+    batches = LengthBatches(lazy_rows, 32, seed=3, fields=FIELDS)
+    assert widths == []
+    expected = [(len(batch), int(batch["item_length"].max())) for batch in batches.epoch(0)]
+    assert widths == expected
+    assert len({width for _, width in widths}) > 3
+
+
+def test_batches_do_not_follow_a_later_sorting(lazy_rows):
+    batches = LengthBatches(lazy_rows, 32, seed=3, fields=FIELDS)
+    before = [batch["item_id_list"] for batch in batches.epoch(0)]
+    lazy_rows.sort(by="item_id")
+    assert all(torch.equal(a, batch["item_id_list"]) for a, batch in zip(before, batches.epoch(0)))

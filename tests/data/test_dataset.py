@@ -8,13 +8,12 @@ import pytest
 import torch
 from recbole.config import Config
 from recbole.data.dataset import SequentialDataset
-from recbole.data.utils import data_preparation
-from recbole.utils import get_model
 
 from recbole_genrec.data import files
 from recbole_genrec.data.dataset import GenRecDataset
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
+
 
 def sequence(user, items, start=0):
     return [(user, item, start + step) for step, item in enumerate(items)]
@@ -136,16 +135,6 @@ def test_items_known_only_to_the_item_file_are_no_candidates(make_config, tmp_pa
     config = make_config(sequence("a", "xyzw"))
     (tmp_path / "toy" / "toy.item").write_text("item_id:token\ttitle:token_seq\nx\tone\nq\ttwo\n")
     assert GenRecDataset(config).item_num == 5
-
-
-@pytest.mark.parametrize("model", ["SASRec", "BERT4Rec", "GRU4Rec"])
-def test_recboles_models_take_the_data(make_config, model):
-    rows = [row for user in range(8) for row in sequence(f"u{user}", "xyzwvu")]
-    config = make_config(rows, model=model, loss_type="CE", mask_ratio=0.5, train_batch_size=4)
-    train_data, valid_data, test_data = data_preparation(config, GenRecDataset(config))
-    recommender = get_model(model)(config, train_data._dataset).to(config["device"])
-    assert torch.isfinite(recommender.calculate_loss(next(iter(train_data)).to(config["device"])))
-    assert len(valid_data.dataset) == len(test_data.dataset) == 8
 
 
 def test_short_users_are_counted(make_config, caplog):

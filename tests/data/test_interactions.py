@@ -49,7 +49,7 @@ def filtered_by_loops(users, items, names, intervals):
         if not any(banned):
             return rows, listed
         listed = [
-            None if some is None else [row for row in some if names[number][row] not in banned[number]] for number, some in enumerate(listed)
+            None if some is None else [row for row in some if file[row] not in ban] for some, file, ban in zip(listed, names, banned)
         ]
         rows = [row for row in rows if users[row] not in banned[0] and items[row] not in banned[1]]
 
@@ -90,7 +90,8 @@ def test_numbers_are_those_of_one_factorization():
     first = np.array(["c", "a", nan, "c", "b"], dtype=object)
     second = np.array(["d", "a", "e", nan, "d"], dtype=object)
     theirs, tokens = pd.factorize(np.concatenate([first, second]))
-    for columns in ([pd.Categorical(first), second], [pd.Categorical(first, ["x", "b", "c", "a"]), pd.Categorical(second)], [first, second]):
+    unused = pd.Categorical(first, ["x", "b", "c", "a"])
+    for columns in ([pd.Categorical(first), second], [unused, pd.Categorical(second)], [first, second]):
         ids, names = number_tokens(columns)
         assert names.tolist() == tokens.tolist() == ["c", "a", "b", "d", "e"]
         assert np.concatenate(ids).tolist() == (theirs + 1).tolist()
