@@ -25,12 +25,12 @@ RECOMMENDER = ("token_table", "seq2seq", "sequence_adapter", "preference_adapter
 class View(NamedTuple):
     """What the recommender knows of U histories, in the spaces of the tokenizer."""
 
-    sequence: Tensor  # [U, C], z^E of equation 14
-    preference: Tensor  # [U, F], h^D of section 3.3.2
+    sequence: Tensor  # [U, C], z^E of "Sequence-Item Alignment"
+    preference: Tensor  # [U, F], h^D of "Preference-Semantic Alignment"
 
 
 class ETEGRec(GenerativeRecommender):
-    """Tokenizer and recommender take turns; two alignments let each of them learn from the other (§3)."""
+    """Tokenizer and recommender take turns; two alignments let each of them learn from the other."""
 
     def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
         super().__init__(config, dataset, saved)
@@ -45,7 +45,7 @@ class ETEGRec(GenerativeRecommender):
         self.start_recommender()
 
     def make_tokenizer(self, n_features: int) -> RQVAE:
-        """RQ-VAE (§3.2.1)."""
+        """RQ-VAE ("Item Tokenizer")."""
         return RQVAE.from_config(self.config, n_features)
 
     @torch.no_grad()
@@ -61,7 +61,7 @@ class ETEGRec(GenerativeRecommender):
                     module.bias.zero_()
 
     def embed_history(self, item_id_list: Tensor) -> Tensor:
-        """All codes of every item, counter included, oldest item first (§3.2.2)."""
+        """All codes of every item, counter included, oldest item first."""
         return self.token_table(self.semantic_ids.tokens[item_id_list].flatten(1))
 
     def _scaled(self, logits: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class ETEGRec(GenerativeRecommender):
         return self._generation(self.decode_targets(item_ids, *self.encode_history(interaction)), item_ids)
 
     def tokenizer_losses(self, interaction) -> dict[str, Tensor]:
-        """L_IT of a tokenizer epoch (§3.4.1): quantization and both alignments of the distinct targets; the recommender is constant."""
+        """L_IT of a tokenizer epoch: quantization and both alignments of the distinct targets; the recommender is constant."""
         rows = first_rows(interaction[self.ITEM_ID])
         item_ids = interaction[self.ITEM_ID][rows]
         targets = self.tokenizer.autoencode(self.item_features[item_ids])
@@ -89,7 +89,7 @@ class ETEGRec(GenerativeRecommender):
         return {**targets.losses, **self._alignment(view, targets, item_ids)}
 
     def recommender_losses(self, interaction) -> dict[str, Tensor]:
-        """L_GR of a recommender epoch (§3.4.2): recommendation of all rows, alignments of distinct targets; the tokenizer is constant."""
+        """L_GR of a recommender epoch: recommendation of all rows, alignments of distinct targets; the tokenizer is constant."""
         item_ids = interaction[self.ITEM_ID]
         memory, mask = self.encode_history(interaction)
         hidden = self.decode_targets(item_ids, memory, mask)
@@ -102,7 +102,7 @@ class ETEGRec(GenerativeRecommender):
         return losses
 
     def joint_losses(self, interaction) -> dict[str, Tensor]:
-        """All terms at once, for the ablation without alternating training (§4.3)."""
+        """All terms at once, for the ablation without alternating training."""
         if self.config["retokenize_every"] == "step":
             self.semantic_ids.assign(self.tokenizer.encode(self.item_features[1:]))
         item_ids = interaction[self.ITEM_ID]
@@ -156,8 +156,10 @@ class ETEGRec(GenerativeRecommender):
     # --- stages -------------------------------------------------------------------------------------------
 
     def stages(self) -> tuple[Stage, ...]:
-        """Tokenizer alone, both in turns, fine-tuning on fixed semantic ids (§3.4); the ablation without end-to-end learning starts the
-        recommender anew on the final ids."""
+        """Tokenizer alone, both in turns, fine-tuning on fixed semantic ids ("Alternating Optimization").
+
+        The ablation without end-to-end learning starts the recommender anew on the final ids.
+        """
         restart = (self._restart_stage(),) if self.config["without"] == "end_to_end" else ()
         return (self.tokenizer_stage(), self._end_to_end_stage(), *restart, self._finetune_stage())
 
