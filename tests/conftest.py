@@ -71,6 +71,16 @@ SMALL_ETEGREC_SETTINGS = {
     "psa_weight": 0.1,
     "finetune_epochs": 2,
 }
+SMALL_LETTER_SETTINGS = {
+    **{key: value for key, value in SMALL_UNIGREC_SETTINGS.items() if key.startswith("teacher")},
+    "teacher_hidden_size": 4,
+    "counter_size": 0,
+    "collaborative_weight": 0.1,
+    "diversity_weight": 0.1,
+    "n_groups": 2,
+    "group_sizes": [1, 3],
+    "regroup_every": 2,
+}
 SMALL_UNGER_SETTINGS = {
     "counter_size": 0,
     "embedding_size": 8,
@@ -128,6 +138,7 @@ def small_settings(tiny_settings):
 
     def make(model: str) -> dict:
         own = {"UniGRec": SMALL_UNIGREC_SETTINGS, "ETEGRec": SMALL_ETEGREC_SETTINGS, "UNGER": SMALL_UNGER_SETTINGS}
+        own["LETTER"] = SMALL_LETTER_SETTINGS
         return {**tiny_settings, **SMALL_SETTINGS, **own.get(model, {})}
 
     return make

@@ -62,8 +62,8 @@ class ItemFeatures(Mapping):
             self._features[name][0] = 0
 
     @classmethod
-    def from_dataset(cls, config, dataset: GenRecDataset) -> ItemFeatures:
-        """Features that item_features asks for.
+    def from_dataset(cls, config, dataset: GenRecDataset, sources: Mapping[str, str] | None = None) -> ItemFeatures:
+        """Features that item_features asks for, or `sources` in its place.
 
         item_features is "auto" ({text: tfidf} if the data set has item text, else {cf: SASRec}) or a mapping name -> source; a
         source is "tfidf", "sentence-transformers/<name or folder>", the path of a .npy file whose rows are named by
@@ -76,7 +76,7 @@ class ItemFeatures(Mapping):
         """
         scaling, n_components = config["feature_scaling"], config["feature_pca"]
         # All sources are looked up before the first is read: reading one may take minutes.
-        readers = {name: _reader(source) for name, source in _sources(config, dataset).items()}
+        readers = {name: _reader(source) for name, source in (sources or _sources(config, dataset)).items()}
         features = cls({name: read(config, dataset) for name, read in readers.items()}, scaling)
         if n_components is None:
             return features
@@ -95,6 +95,15 @@ class ItemFeatures(Mapping):
 
     def __len__(self) -> int:
         return len(self._features)
+
+
+def read_feature(name: str, source: str, config, dataset: GenRecDataset) -> torch.Tensor:
+    """One feature as it comes from its source, neither reduced nor scaled: FloatTensor [n_items, d], row 0 zeros.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: as ItemFeatures.from_dataset.
+    """
+    return ItemFeatures({name: _reader(source)(config, dataset)}, "raw")[name]
 
 
 def principal_components(name: str, values: torch.Tensor, n_components: int) -> torch.Tensor:

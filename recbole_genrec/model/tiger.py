@@ -20,13 +20,19 @@ HASH_FACTOR = 2654435761  # 2^32 / golden ratio: Knuth's multiplicative hash
 class TIGER(GenerativeRecommender):
     """Items are named once by a residual-quantized auto-encoder; a T5 then learns to generate the next name."""
 
+    def has_given_codes(self) -> bool:
+        """Whether the codes are drawn at random or come from a file, so that nothing of the items need be known."""
+        return self.config["tokenizer"] == "random" or self.config["semantic_ids_file"] is not None
+
     def make_features(self, dataset) -> Tensor:
-        """The item features; a column of zeros for random codes, which know nothing of the items."""
-        return torch.zeros(self.n_items, 1) if self.config["tokenizer"] == "random" else super().make_features(dataset)
+        """The item features; a column of zeros for given codes."""
+        return torch.zeros(self.n_items, 1) if self.has_given_codes() else super().make_features(dataset)
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
-        """RQ-VAE (§3.1), residual k-means without any training, or random codes (§4.2)."""
+        """RQ-VAE (§3.1), residual k-means without any training, random codes (§4.2), or those of a file."""
         config = self.config
+        if config["semantic_ids_file"] is not None:
+            return self.given_tokenizer(n_features)
         if config["tokenizer"] == "random":
             codes = random_codes(self.n_items - 1, config["n_levels"], config["codebook_size"], config["seed"])
             return GivenCodes(codes, n_features=n_features, codebook_size=config["codebook_size"])

@@ -32,6 +32,7 @@ class QuantizerTerms(NamedTuple):
 class Autoencoded(NamedTuple):
     """A batch of features after the way through the tokenizer."""
 
+    quantized: Tensor  # [B, C], what the decoder sees; its gradient is that of the encoder's output
     reconstructed: Tensor  # [B, D]; its gradient reaches the encoder straight through the quantizer, the codebooks not at all
     residuals: Tensor  # [B, L, C], as in QuantizerTerms
     codes: Tensor  # LongTensor [B, L]
@@ -88,8 +89,8 @@ class RQVAE(ItemTokenizer):
         self.kmeans_iterations = kmeans_iterations
 
     @classmethod
-    def from_config(cls, config, n_features: int) -> RQVAE:
-        """The RQ-VAE that the settings describe, for features of this width."""
+    def from_config(cls, config, n_features: int, **more) -> RQVAE:
+        """The RQ-VAE that the settings describe, for features of this width; `more` goes to the constructor of a subclass."""
         return cls(
             n_features=n_features,
             hidden_sizes=config["tokenizer_hidden_sizes"],
@@ -101,6 +102,7 @@ class RQVAE(ItemTokenizer):
             residual_gradient=config["residual_gradient"],
             restart_every=config["restart_every"],
             kmeans_iterations=config["kmeans_iterations"],
+            **more,
         )
 
     @torch.no_grad()
@@ -124,13 +126,14 @@ class RQVAE(ItemTokenizer):
         with full_precision(features):
             latent = self.encoder(features)
             terms = self.quantizer_terms(latent)
-            reconstructed = self.decoder(latent + (terms.quantized - latent).detach())
+            quantized = latent + (terms.quantized - latent).detach()
+            reconstructed = self.decoder(quantized)
             losses = {
                 "reconstruction": self._squared_error(features, reconstructed),
                 "codebook": terms.codebook,
                 "commitment": self.commitment_weight * terms.commitment,
             }
-            return Autoencoded(reconstructed, terms.residuals, terms.codes, losses)
+            return Autoencoded(quantized, reconstructed, terms.residuals, terms.codes, losses)
 
     def quantizer_terms(self, latent: Tensor) -> QuantizerTerms:
         """Quantizes latent vectors [B, C]; the terms are summed or averaged as `reduction` says."""
@@ -158,13 +161,17 @@ class RQVAE(ItemTokenizer):
         """
         residual, residuals, taken = latent, [], []
         for level, codebook in enumerate(self.codebooks.detach().unbind()):
-            code = nearest(residual.detach(), codebook) if codes is None else codes[:, level]
+            code = self.choose(level, residual.detach(), codebook) if codes is None else codes[:, level]
             residuals.append(residual)
             taken.append(code)
             residual = residual - F.embedding(code, codebook)
             if self.residual_gradient == "blocked":
                 residual = residual.detach()
         return torch.stack(residuals, dim=1), torch.stack(taken, dim=1)
+
+    def choose(self, level: int, residual: Tensor, codebook: Tensor) -> Tensor:
+        """The codes [B] that residuals [B, C] take at a level while the tokenizer is trained: those of the nearest codewords."""
+        return nearest(residual, codebook)
 
     def closeness(self, residuals: Tensor) -> Tensor:
         """Minus the squared distances of residuals [B, L, C] to all codewords of their level, up to a constant; float [B, L, K].

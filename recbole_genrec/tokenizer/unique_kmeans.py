@@ -8,10 +8,9 @@ import logging
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from recbole_genrec.semantic_ids.collisions import counter_level
+from recbole_genrec.semantic_ids.collisions import counter_level, match_last_codes
 from recbole_genrec.tokenizer.clustering import full_precision
 from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans, quantize_by_nearest
 
@@ -69,12 +68,7 @@ def unique_codes(points: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
     codes = codes.clone()
     for level in range(n_levels - 1):
         _make_room(points, codes, codebooks, level)
-    prefixes = F.pad(codes[:, :-1], (1, 0)).unique(dim=0, return_inverse=True)[1]
-    for prefix in prefixes[counter_level(codes) > 0].unique():
-        group = (prefixes == prefix).nonzero().squeeze(1)
-        distances = _distances(points[group], codes[group, :-1], codebooks)
-        codes[group, -1] = torch.from_numpy(linear_sum_assignment(distances.cpu().numpy())[1]).to(codes.device)
-    return codes
+    return match_last_codes(codes, lambda group: _distances(points[group], codes[group, :-1], codebooks))
 
 
 def _make_room(points: Tensor, codes: Tensor, codebooks: Tensor, level: int) -> None:
