@@ -1,4 +1,4 @@
-"""The command `recbole-genrec`: prepare a data set, run an experiment."""
+"""The command `recbole-genrec`: prepare a data set, run an experiment, write the semantic ids of a model."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ USAGE = """usage: recbole-genrec prepare NAME                                   
        recbole-genrec prepare my.csv --items items.csv --name NAME      files of your own
        recbole-genrec prepare folder/NAME.inter.json --name NAME        files of the LC-Rec and LETTER family
        recbole-genrec run --model=NAME --dataset=NAME [--setting=value ...]
+       recbole-genrec ids saved/MODEL.pth --out ids.json                the semantic ids of a trained model
 
 recbole-genrec prepare --help says more; run takes the arguments of run_recbole_genrec.py.
 """
@@ -36,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose refusals are one sentence, as those of all other bad input."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}: see recbole-genrec prepare --help")
+        raise ValueError(f"{message}: see {self.prog} --help")
 
 
 def main(arguments: list[str]) -> int:
@@ -74,8 +75,10 @@ def main_from_shell() -> int:
 
 
 def _dispatch(arguments: list[str]) -> None:
+    if arguments[0] == "ids":
+        return _write_ids(_ids_parser().parse_args(arguments[1:]))
     if arguments[0] != "prepare":
-        raise ValueError(f"there is no command {arguments[0]!r}: use prepare or run, or --help")
+        raise ValueError(f"there is no command {arguments[0]!r}: use prepare, run or ids, or --help")
     given = _parser().parse_args(arguments[1:])
     source, data_path = Path(given.source), Path(given.data_path)
     looks_own = is_letter_source(source) or is_table_name(source) or os.sep in given.source or source.is_file()
@@ -120,6 +123,33 @@ def _report(target: Path, data_path: str) -> None:
         f"{counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions\n"
         f"next: {start} --model=TIGER --dataset={target.name}{elsewhere}\n"
     )
+
+
+def _write_ids(given: argparse.Namespace) -> None:
+    from recbole_genrec.quick_start import load
+    from recbole_genrec.semantic_ids.files import write_semantic_ids
+
+    _, model, data, *_ = load(given.checkpoint, {} if given.data_path is None else {"data_path": given.data_path})
+    ids = model.semantic_ids
+    if ids.trie is None:
+        raise ValueError(f"{given.checkpoint!r} was written before its items had names: train on, or give the .pth file of a whole run")
+    write_semantic_ids(given.out, model.item_tokens, ids.codes[1:], ids.level_sizes, data.dataset_name, given.style)
+    counter = f" and a counter of {ids.level_sizes[-1]}" if ids.n_levels > ids.n_code_levels else ""
+    sys.stdout.write(
+        f"{given.out}: {len(model.item_tokens):,} items of {data.dataset_name}, {ids.n_code_levels} levels of {ids.level_sizes[0]} codes"
+        f"{counter}\nnext: --semantic_ids_file={shlex.quote(given.out)} --n_levels={ids.n_code_levels} "
+        f"--codebook_size={ids.level_sizes[0]} --counter_size={model.config['counter_size']}\n"
+    )
+
+
+def _ids_parser() -> argparse.ArgumentParser:
+    about = "Write the semantic ids of a trained model, for semantic_ids_file or other programs."
+    parser = _Parser(prog="recbole-genrec ids", allow_abbrev=False, description=about)
+    parser.add_argument("checkpoint", help="the .pth file of a run of a generative model")
+    parser.add_argument("--out", required=True, help="the JSON file to write")
+    parser.add_argument("--style", choices=("own", "letter"), default="own", help="letter: an index.json as LC-Rec and LETTER have them")
+    parser.add_argument("--data_path", help="folder of the data sets, if it has moved since the run")
+    return parser
 
 
 def _default_data_path() -> str:

@@ -82,7 +82,7 @@ class UNGER(GenerativeRecommender):
                 f"n_levels and codebook_size give {n_codes} codes, but the catalogue has {n_items} items and each needs one of its own; "
                 "raise one of them."
             )
-        if config["tokenizer"] == "rqvae" and not config["counter_size"]:
+        if config["tokenizer"] == "rqvae" and config["semantic_ids_file"] is None and not config["counter_size"]:
             raise ValueError("counter_size is 0, but an RQ-VAE gives some items the same codes; set counter_size to 256.")
 
     def make_features(self, dataset) -> Tensor:
@@ -106,6 +106,8 @@ class UNGER(GenerativeRecommender):
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """Residual k-means on the items' vectors (§3.3.5), unique unless a counter level makes it so; or what §4.6 compares it with."""
         config, size = self.config, self._vector_size()
+        if config["semantic_ids_file"] is not None:
+            return self.given_tokenizer(size)
         if config["tokenizer"] == "rqvae":
             return RQVAE.from_config(config, size)
         if config["tokenizer"] == "random":
