@@ -37,9 +37,7 @@ def preloaded_embeddings(config, dataset: GenRecDataset) -> torch.Tensor:
             dataset.dataset_name,
             field,
         )
-    vectors = vectors if vectors.dim() == 2 else vectors[:, None]
-    vectors[0] = 0
-    return vectors
+    return vectors if vectors.dim() == 2 else vectors[:, None]
 
 
 def _id_field(config) -> str:

@@ -5,7 +5,17 @@ import sys
 import pytest
 from recbole.config import Config
 
+from recbole_genrec.config import GenRecConfig
+from recbole_genrec.quick_start import create_dataset
+
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
+TEACHER_SIZES = {
+    "BPR": {"embedding_size": 4},
+    "LightGCN": {"embedding_size": 4, "n_layers": 2},
+    "GRU4Rec": {"embedding_size": 4, "hidden_size": 4},
+    "BERT4Rec": {"mask_ratio": 0.6, "hidden_size": 4, "inner_size": 8, "n_layers": 1, "n_heads": 1},
+    "FPMC": {"embedding_size": 4},
+}
 
 
 @pytest.fixture
@@ -27,5 +37,18 @@ def make_config(tmp_path, monkeypatch):
             "seed": 1,
         }
         return Config(model=model, dataset=name, config_dict={**base, **settings})
+
+    return make
+
+
+@pytest.fixture
+def make_teacher_run(small_settings, tmp_path):
+    """make_teacher_run(model_name, **teacher_settings): settings of a run with this teacher, and its data set."""
+
+    def make(model_name, seed=1, **teacher_settings):
+        teacher = {**TEACHER_SIZES.get(model_name, {}), "epochs": 2, "train_batch_size": 8, "learning_rate": 0.05, **teacher_settings}
+        own = {"teacher_cache_dir": str(tmp_path / "teacher"), "teacher_settings": teacher, "seed": seed}
+        config = GenRecConfig("TIGER", config_dict={**small_settings("TIGER"), **own})
+        return config, create_dataset(config)
 
     return make
