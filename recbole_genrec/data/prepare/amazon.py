@@ -222,8 +222,7 @@ def _strings(value: Any) -> list[str]:
 
 
 def _clean(value: Any) -> str:
-    # Markup is rarely more than nine tenths of a text, and texts of megabytes need not be cleaned to be cut.
-    text = html.unescape(" ".join(_strings(value))[: 10 * TEXT_LIMIT])
+    text = html.unescape(" ".join(_strings(value)))
     text = " ".join(_TAG.sub(" ", _SCRIPT.sub(" ", text)).split())
     return text[:TEXT_LIMIT].rstrip()
 

@@ -174,7 +174,7 @@ def test_a_cut_or_damaged_gzip_file_is_an_error(tmp_path):
     path = written(tmp_path / "reviews.json.gz", json_reviews(*[(f"u{n}", "i", n, 1.0) for n in range(500)]))
     whole = path.read_bytes()
     middle = len(whole) // 2
-    for damaged in (whole[:-9], whole[:middle], whole[:middle] + b"\xff" * 20 + whole[middle + 20 :], whole[:-8] + b"12345678"):
+    for damaged in (whole[:-9], whole[:middle], whole[:10] + b"\xff" * 20 + whole[30:], whole[:-8] + b"12345678"):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"reviews.json.gz' is cut off or damaged .*delete it"):
             read_reviews(path, "amazon-2018", False)
@@ -245,6 +245,8 @@ def test_metadata_of_2023(tmp_path):
         ("x" * 10_000_000, "x" * TEXT_LIMIT),
         ("<" * 10_000_000, "<" * TEXT_LIMIT),
         ("<b" * 5_000_000, "<b" * (TEXT_LIMIT // 2)),
+        ("<script>" * 1_000_000 + "x", ""),
+        ("<b>" * 3_000_000 + "x", "x"),
     ],
     ids=lambda text: text[:12],
 )

@@ -130,7 +130,7 @@ def test_files_of_2014_literally_with_a_description_of_ten_megabytes(server, tmp
         f"ua\ti1\t4\t{START + DAY}",
         f"ua\ti2\t4\t{START + 2 * DAY}",
     ]
-    assert len(lines) == 26
+    assert [tuple(line.split("\t")[:2]) for line in lines[1:]] == [(user, item) for user, items in SEQUENCES.items() for item in items]
     lines = (target / "amazon-beauty-2014.item").read_text().splitlines()
     huge = ("Huge & long " + "word " * 1000)[:2000].rstrip()
     assert lines == [
@@ -195,11 +195,14 @@ def test_broken_lines_are_counted_on_the_card(server, tmp_path):
     assert (counts["review_lines_skipped"], counts["users"], counts["interactions"]) == (1, 20, 100)
 
 
-def test_other_numbers_than_the_published_are_a_warning_with_both(prepared, caplog):
+@pytest.mark.parametrize("counts", [(24772, 9922, 206153), (6, 5, 25), (5, 6, 25), (5, 5, 26)])
+def test_other_numbers_than_the_published_are_a_warning_with_both(prepared, monkeypatch, caplog, counts):
+    find = named.find_dump
+    monkeypatch.setattr(named, "find_dump", lambda name, mirror: find(name, mirror)._replace(counts=counts))
     with caplog.at_level(logging.WARNING):
         prepared("amazon-instruments-2018")
     assert "5 users, 5 items, 25 interactions" in caplog.text
-    assert "24,772 users, 9,922 items, 206,153 interactions" in caplog.text
+    assert "published are {:,} users, {:,} items, {:,} interactions".format(*counts) in caplog.text
 
 
 @pytest.mark.parametrize("counts, sentence", [((5, 5, 25), "25 interactions, as published"), (None, "no published numbers")])
