@@ -74,6 +74,7 @@ FILLED = {
         "",
     ],
     "{title} ({brand}), {price} dollars.": ["Red drum (Acme), 3.50 dollars.", "(Acme), 2 dollars.", "Horn", "", ""],
+    "- {title}: {brand}": ["- Red drum: Acme", "Acme", "- Horn", "", ""],
     "passage: \n {description}": ["passage: Loud.", "passage: Quiet.", "", "passage: No name.", ""],
     "{{{title}}} by {brand} - {title}": ["{Red drum} by Acme - Red drum", "by Acme", "{Horn} - Horn", "", ""],
     "By {brand}: {description} (end)": ["By Acme: Loud. (end)", "By Acme: Quiet. (end)", "", "No name. (end)", ""],
