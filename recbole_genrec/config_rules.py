@@ -20,7 +20,7 @@ CHOICES = {
     "schedule_span": ("own", "all"),
     "keep_best": ("global", "stage"),
     "last_level": ("nearest", "sinkhorn"),
-    "collision_repair": ("matching", "sinkhorn", "none"),
+    "collision_repair": ("matching", "sinkhorn", "counter"),
     "beam_temperature": ("training", "one"),
     "retokenize_every": ("step", "epoch"),
     "variant": ("cka_ikd", "cka", "concat", "collaborative", "semantic", "concat_ikd", "collaborative_ikd"),

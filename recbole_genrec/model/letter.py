@@ -66,10 +66,10 @@ class LETTER(TIGER):
         semantic = {name: source for name, source in sources.items() if name != COLLABORATIVE}
         needs_text = any(source == "tfidf" or str(source).startswith(PREFIX) for source in semantic.values())
         if not semantic or (needs_text and not text_fields(self.config, dataset)):
+            lack = f"{dataset.dataset_name!r} has no item text" if semantic else f"item_features is {self.config['item_features']!r}"
             raise ValueError(
-                f"LETTER names items by semantic features, but item_features is {self.config['item_features']!r} and the item text of "
-                f"{dataset.dataset_name!r} is not to be had: add a text field (name:token_seq) to its .item file, give vectors with "
-                "item_features={text: vectors.npy, cf: SASRec}, or ready codes with semantic_ids_file."
+                f"LETTER makes codes of semantic features, but {lack}: add a text field (name:token_seq) to the .item file, give vectors "
+                "with item_features={text: vectors.npy, cf: SASRec}, or ready codes with semantic_ids_file."
             )
         if self._is_aligned():
             self._check_collaborative(sources)

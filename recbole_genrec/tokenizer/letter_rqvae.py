@@ -35,7 +35,7 @@ class LetterRQVAE(RQVAE):
         regroup_every: epochs between two clusterings of the codewords.
         last_level: how codes of the last level are chosen in training: `nearest`, or `sinkhorn`, which uses all codes alike.
         collision_repair: what becomes of items with equal codes: `matching` gives them the nearest free last codes, `sinkhorn`
-            those of the released code, which may leave some equal, `none` leaves them.
+            those of the released code, which may leave some equal, `counter` leaves them to the counter level.
         rqvae: those of RQVAE.
 
     Raises:
@@ -111,7 +111,7 @@ class LetterRQVAE(RQVAE):
             ValueError: if `matching` has fewer codes than there are items.
         """
         codes = super().encode(features)
-        if self.collision_repair == "none":
+        if self.collision_repair == "counter":
             return codes
         latent = in_chunks(self.encoder, features)
         repair = unique_codes if self.collision_repair == "matching" else repair_by_sinkhorn
