@@ -66,16 +66,16 @@ def test_three_hundred_equal_items_among_two_thousand():
 
 def test_the_last_code_of_a_group_is_assigned_at_the_least_total_distance():
     codebooks = torch.tensor([[[0.0], [100.0], [200.0], [300.0]], [[0.0], [3.0], [7.0], [12.0]]])
-    points = torch.tensor([[2.9], [3.1], [3.4], [112.0]])
+    points = torch.tensor([[102.9], [103.1], [103.4], [12.0]])
     nearest = quantize_by_nearest(points, codebooks).codes
-    assert nearest.tolist() == [[0, 1], [0, 1], [0, 1], [1, 3]]
+    assert nearest.tolist() == [[1, 1], [1, 1], [1, 1], [0, 3]]
     codes = unique_codes(points, nearest, codebooks)
     costs = {
-        last: sum((point - codebooks[1, code]).square().item() for point, code in zip(points[:3], last))
+        last: sum((point - 100 - codebooks[1, code]).square().item() for point, code in zip(points[:3], last))
         for last in itertools.permutations(range(4), 3)
     }
     assert tuple(codes[:3, 1].tolist()) == min(costs, key=costs.get)
-    assert codes[:, 0].tolist() == [0, 0, 0, 1] and codes[3].tolist() == [1, 3]
+    assert codes[:, 0].tolist() == [1, 1, 1, 0] and codes[3].tolist() == [0, 3]
 
 
 def test_what_does_not_fit_goes_where_it_loses_least():
@@ -87,6 +87,23 @@ def test_what_does_not_fit_goes_where_it_loses_least():
     codes = unique_codes(points, nearest, codebooks)
     assert codes[:, 0].tolist() == [0, 1, 0, 1]
     assert is_unique(codes) and codes[1, 1] == 0 and codes[3, 1] == 1, "4 is below 10 and below 9"
+
+
+def test_what_counts_is_the_loss_not_the_distance():
+    """The second item is far from both codes, and nearly as far from one as from the other."""
+    codebooks = torch.tensor([[[0.0, 0.0], [10.0, 0.0]], [[-1.0, 0.0], [1.0, 0.0]]])
+    points = torch.tensor([[4.0, 0.0], [4.9, 30.0], [0.0, 0.0]])
+    codes = unique_codes(points, quantize_by_nearest(points, codebooks).codes, codebooks)
+    assert codes[:, 0].tolist() == [0, 1, 0]
+
+
+def test_a_full_goal_takes_no_more():
+    """Two have to leave code 0; code 1 has room for the cheaper one, so the other goes on to code 2, and nobody leaves code 1."""
+    codebooks = torch.tensor([[[0.0], [10.0], [100.0]], [[-1.0], [0.0], [1.0]]])
+    points = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [9.0], [30.0]])
+    codes = unique_codes(points, quantize_by_nearest(points, codebooks).codes, codebooks)
+    assert codes[:, 0].tolist() == [0, 0, 0, 2, 1, 1, 1]
+    assert is_unique(codes)
 
 
 @pytest.mark.parametrize("n_levels, size, n_items", [(1, 8, 8), (2, 3, 9), (3, 2, 8), (3, 3, 26), (4, 2, 15)])
