@@ -200,11 +200,11 @@ def test_other_tokenizers_and_ablations_need_no_teacher(make_experiment, ids_fil
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"item_features": {"cf": "SASRec"}}, "of semantic features, but item_features is {'cf': 'SASRec'}: add .*give vectors with item_features="),
+        ({"item_features": {"cf": "SASRec"}}, "features, but item_features is {'cf': 'SASRec'}: add .*give vectors with"),
         ({"item_features": {"text": "tfidf"}}, "feature named cf, but item_features is .*: add cf: SASRec .*collaborative_weight to 0"),
         ({"item_features": "text"}, "item_features is 'text', but LETTER takes auto or names with sources"),
         ({"teacher_hidden_size": 8}, "vectors of cf have 8 dimensions, but code_dim is 4"),
-        ({"collision_repair": "counter"}, "collision_repair 'counter' may leave items with equal codes, but counter_size is 0: set counter_size"),
+        ({"collision_repair": "counter"}, "collision_repair 'counter' may leave items with equal codes, but counter_size is 0"),
         ({"collision_repair": "sinkhorn"}, "set counter_size"),
         ({"tokenizer": "residual_kmeans"}, "tokenizer 'residual_kmeans' .*set counter_size"),
         ({"codebook_size": 2, "group_sizes": [1, 1]}, "n_levels and codebook_size give 8 codes, but there are 10 items"),
