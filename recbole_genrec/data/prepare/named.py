@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_genrec.data.prepare.amazon import TEXT_FIELDS, Metadata, Reviews, read_metadata, read_reviews
-from recbole_genrec.data.prepare.catalog import Dump, RawFile, dump_names, find_dump, suggest_dump
+from recbole_genrec.data.prepare.catalog import Dump, RawFile, find_dump, suggest_dump
 from recbole_genrec.data.prepare.download import fetch
 from recbole_genrec.data.prepare.filters import earliest_of_each_pair, history_order, k_core
 from recbole_genrec.data.prepare.folder import is_complete, require_free, write_data_set
@@ -44,7 +44,7 @@ def prepare(name: str, data_path: str | Path, mirror: str | None, show_progress:
     """
     dump = find_dump(name, mirror)
     if dump is None:
-        raise ValueError(f"there is no public data set {name!r}{suggest_dump(name)}: use one of {', '.join(dump_names())}")
+        raise ValueError(f"there is no public data set {name!r}{suggest_dump(name)}: `recbole-genrec prepare --help` lists all names")
     target = Path(data_path) / name
     if is_complete(target):
         logger.info("Data set %s: %s is there already", name, target)
