@@ -1,5 +1,4 @@
 import importlib.util
-import json
 import logging
 import random
 import shutil
@@ -150,8 +149,8 @@ def test_vectors_are_kept_by_texts_and_content_of_the_encoder(make_dataset, smal
 
     encoder_features(*make_dataset(titles=[*TEXTS[:3], "horns"]), f"sentence-transformers/{small}")
     assert len(encoded) == 1
-    settings = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**settings, "hidden_act": "relu"}))
+    # As many bytes as before.
+    (copy / "config.json").write_text((copy / "config.json").read_text().replace('"gelu"', '"relu"'))
     changed = encoder_features(*make_dataset(), "sentence-transformers/copy")
     assert len(encoded) == 2 and not torch.equal(changed, first)
 
