@@ -155,7 +155,7 @@ def test_codes_are_made_of_all_features_but_cf(make_experiment, vectors_file):
     assert (reduced.item_features.shape, reduced.collaborative.shape) == ((11, 2), (11, 4))
 
 
-def test_vectors_of_cf_are_as_they_are_but_for_scale_and_items_never_trained_on(make_experiment, vectors_file, caplog):
+def test_vectors_of_cf_are_as_they_are_but_for_scale(make_experiment, vectors_file):
     path = vectors_file(4)
     experiment = make_experiment("LETTER", item_features={"text": "tfidf", "cf": path}, cf_scale=2.5)
     tokens = experiment.train.dataset.field2id_token["item_id"]
@@ -164,7 +164,17 @@ def test_vectors_of_cf_are_as_they_are_but_for_scale_and_items_never_trained_on(
     assert not experiment.model.collaborative[0].any()
 
 
-def test_items_of_the_training_part(make_experiment, tiny_sequences):
+def test_items_never_trained_on_have_no_vector(make_experiment, vectors_file, monkeypatch, caplog):
+    known = torch.ones(11, dtype=torch.bool).index_fill(0, torch.tensor([0, 3, 8]), False)
+    monkeypatch.setattr("recbole_genrec.model.letter.trained_items", lambda *given: known)
+    with caplog.at_level("INFO"):
+        model = make_experiment("LETTER", item_features={"text": "tfidf", "cf": vectors_file(4)}).model
+    assert torch.equal(model.collaborative.any(1), known)
+    length = model.collaborative[known].norm(dim=1).mean()
+    assert f"cf: vectors of 8 of 10 items, mean length {length:.4g}" in caplog.messages
+
+
+def test_items_of_the_training_part(make_experiment):
     dataset = make_experiment("TIGER").train.dataset
     assert trained_items(dataset.sequences, 11).tolist() == [False, *[True] * 10]
     sequences = dataset.sequences
