@@ -88,7 +88,7 @@ def test_a_name_is_a_public_data_set(shop, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ("prepar my.csv", ["'prepar'", "prepare or run"]),
+        ("prepar my.csv", ["'prepar'", "use prepare", "run"]),
         ("prepare", ["source", "--help"]),
         ("prepare my.csv --nam=shop", ["--nam=shop"]),
         ("prepare my.csv --name=shop --k_core=five", ["k_core", "'five'"]),
