@@ -87,6 +87,9 @@ class LETTER(TIGER):
                 f"LETTER aligns its codes with an item feature named cf, but item_features is {self.config['item_features']!r}: add "
                 "cf: SASRec or cf: vectors.npy, or set collaborative_weight to 0, which needs none."
             )
+        length = self.config["cf_length"]
+        if length is not None and not length > 0:
+            raise ValueError(f"cf_length is {length!r}, but it is the mean length of vectors: give one above 0, or none to leave them.")
         if sources[COLLABORATIVE] == "SASRec":
             self._check_width(self.config["teacher_hidden_size"])
 
@@ -104,10 +107,11 @@ class LETTER(TIGER):
         vectors = read_feature(COLLABORATIVE, self._sources()[COLLABORATIVE], self.config, dataset)
         self._check_width(vectors.shape[1])
         known = trained_items(dataset.sequences, self.n_items)
-        vectors = self.config["cf_scale"] * vectors * known.unsqueeze(1)
-        length = vectors[known].norm(dim=1).mean()
-        logger.info("cf: vectors of %d of %d items, mean length %.4g", int(known.sum()), self.n_items - 1, length)
-        return vectors
+        vectors = vectors * known.unsqueeze(1)
+        length, wanted = float(vectors[known].norm(dim=1).mean()), self.config["cf_length"]
+        scale = 1.0 if wanted is None or not length else wanted / length
+        logger.info("cf: vectors of %d of %d items, mean length %.4g, scaled by %.4g", int(known.sum()), self.n_items - 1, length, scale)
+        return scale * vectors
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """The regularized RQ-VAE (§3.2), or one of TIGER's other tokenizers."""

@@ -155,23 +155,26 @@ def test_codes_are_made_of_all_features_but_cf(make_experiment, vectors_file):
     assert (reduced.item_features.shape, reduced.collaborative.shape) == ((11, 2), (11, 4))
 
 
-def test_vectors_of_cf_are_as_they_are_but_for_scale(make_experiment, vectors_file):
+def test_vectors_of_cf_are_as_they_are_but_for_their_mean_length(make_experiment, vectors_file):
     path = vectors_file(4)
-    experiment = make_experiment("LETTER", item_features={"text": "tfidf", "cf": path}, cf_scale=2.5)
+    experiment = make_experiment("LETTER", item_features={"text": "tfidf", "cf": path}, cf_length=None)
     tokens = experiment.train.dataset.field2id_token["item_id"]
     rows = torch.from_numpy(np.load(path))[[int(token[1:]) - 1 for token in tokens[1:]]]
-    torch.testing.assert_close(experiment.model.collaborative[1:], 2.5 * rows)
+    torch.testing.assert_close(experiment.model.collaborative[1:], rows)
     assert not experiment.model.collaborative[0].any()
+    scaled = make_experiment("LETTER", item_features={"text": "tfidf", "cf": path}, cf_length=2.5).model.collaborative[1:]
+    torch.testing.assert_close(scaled, 2.5 / rows.norm(dim=1).mean() * rows)
+    assert scaled.norm(dim=1).mean().item() == pytest.approx(2.5)
 
 
 def test_items_never_trained_on_have_no_vector(make_experiment, vectors_file, monkeypatch, caplog):
     known = torch.ones(11, dtype=torch.bool).index_fill(0, torch.tensor([0, 3, 8]), False)
     monkeypatch.setattr("recbole_genrec.model.letter.trained_items", lambda *given: known)
     with caplog.at_level("INFO"):
-        model = make_experiment("LETTER", item_features={"text": "tfidf", "cf": vectors_file(4)}).model
+        model = make_experiment("LETTER", item_features={"text": "tfidf", "cf": vectors_file(4)}, cf_length=2.0).model
     assert torch.equal(model.collaborative.any(1), known)
-    length = model.collaborative[known].norm(dim=1).mean()
-    assert f"cf: vectors of 8 of 10 items, mean length {length:.4g}" in caplog.messages
+    assert model.collaborative[known].norm(dim=1).mean().item() == pytest.approx(2.0)
+    assert any(line.startswith("cf: vectors of 8 of 10 items, mean length") for line in caplog.messages)
 
 
 def test_items_of_the_training_part(make_experiment):
@@ -213,6 +216,7 @@ def test_other_tokenizers_and_ablations_need_no_teacher(make_experiment, ids_fil
         ({"item_features": {"cf": "SASRec"}}, "features, but item_features is {'cf': 'SASRec'}: add .*give vectors with"),
         ({"item_features": {"text": "tfidf"}}, "feature named cf, but item_features is .*: add cf: SASRec .*collaborative_weight to 0"),
         ({"item_features": "text"}, "item_features is 'text', but LETTER takes auto or names with sources"),
+        ({"cf_length": 0}, "cf_length is 0, but it is the mean length of vectors: give one above 0"),
         ({"teacher_hidden_size": 8}, "vectors of cf have 8 dimensions, but code_dim is 4"),
         ({"collision_repair": "counter"}, "collision_repair 'counter' may leave items with equal codes, but counter_size is 0"),
         ({"collision_repair": "sinkhorn"}, "set counter_size"),

@@ -57,7 +57,7 @@ def fixed_model(make_experiment, tmp_path):
             np.save(tmp_path / f"{name}.npy", wave((10, width), phase).numpy())
             (tmp_path / f"{name}.tokens").write_text("\n".join(f"i{item}" for item in range(1, 11)) + "\n")
         sources = {name: str(tmp_path / f"{name}.npy") for name in ("text", "cf")}
-        model = make_experiment("LETTER", item_features=sources, feature_scaling="raw", **settings).model.double()
+        model = make_experiment("LETTER", item_features=sources, feature_scaling="raw", cf_length=None, **settings).model.double()
         with torch.no_grad():
             for number, weight in enumerate(model.parameters()):
                 weight.copy_(0.3 * wave(weight.shape, number) + (weight.dim() == 1))
