@@ -102,10 +102,10 @@ class DIN(nn.Module):
         wanted = self.table(candidates)
         real = histories > 0
         rows, places = real.nonzero(as_tuple=True)
-        items = self.table(histories[real])
+        items = self.table(histories[rows, places])
         weights = wanted.new_zeros(*histories.shape, candidates.shape[1])
-        weights[real] = self.attention(wanted[rows], items)
-        recency = (real.sum(1, keepdim=True) - real.cumsum(1))[real].clamp(max=len(self.window_of) - 1)
+        weights[rows, places] = self.attention(wanted[rows], items)
+        recency = (real.sum(1, keepdim=True) - real.cumsum(1))[rows, places].clamp(max=len(self.window_of) - 1)
         windows = items.new_zeros(*histories.shape, self.n_windows, items.shape[1])
         windows[rows, places, self.window_of[recency]] = items
         interests = torch.einsum("btc,btgd->bcgd", weights, windows).flatten(2)
