@@ -37,7 +37,7 @@ _AT_LEAST_ONE = frozenset(
     " regroup_every".split()
 )
 _ABOVE_ZERO = frozenset("alignment_temperature distillation_temperature contrastive_temperature".split())
-_NOT_NEGATIVE = frozenset("alignment_weight distillation_weight".split())
+_NOT_NEGATIVE = frozenset("alignment_weight distillation_weight sia_weight psa_weight".split())
 
 
 def check_rules(settings: dict[str, Any], given: dict[str, Any]) -> None:

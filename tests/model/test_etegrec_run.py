@@ -183,6 +183,8 @@ def test_a_run_killed_in_the_middle_of_a_cycle_goes_on_as_if_undisturbed(make_ex
         ({"retokenize_every": 3}, "retokenize_every is 3, but has to be one of step, epoch: choose one"),
         ({"contrastive_batch_size": 0}, "contrastive_batch_size is 0, but has to be a whole number of at least 1"),
         ({"codebook_size": 11}, "codebook_size is 11, but the catalogue has only 10 items to place the codes on; lower codebook_size."),
+        ({"sia_weight": -0.1}, "sia_weight is -0.1, but has to be at least 0"),
+        ({"psa_weight": -0.1}, "psa_weight is -0.1, but has to be at least 0"),
         ({"counter_size": 1, "codebook_size": 2, "n_levels": 1}, "items share the same codes, but counter_size is 1"),
     ],
 )
@@ -190,3 +192,12 @@ def test_what_allows_no_run_is_one_sentence(small_settings, capsys, change, sent
     arguments = [f"--{key}={value}" for key, value in {**small_settings("ETEGRec"), **change}.items()]
     assert main(["--model=ETEGRec", *arguments]) == 2
     assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_without_a_counter_nothing_is_trained(small_settings, capsys, monkeypatch):
+    """Not even the teacher: sooner or later two items have the same codes."""
+    monkeypatch.setattr("recbole_genrec.data.collaborative.train_teacher", lambda *given: pytest.fail("a teacher was trained"))
+    arguments = [f"--{key}={value}" for key, value in {**small_settings("ETEGRec"), "counter_size": 0}.items()]
+    assert main(["--model=ETEGRec", *arguments]) == 2
+    sentence = "counter_size is 0, but an RQ-VAE gives some items the same codes; set counter_size to 256."
+    assert capsys.readouterr().err.splitlines()[-1] == sentence
