@@ -27,6 +27,7 @@ from recbole_genrec.tokenizer.given_codes import GivenCodes
 logger = logging.getLogger(__name__)
 
 LEAST_USAGE = 0.8  # TIGER: its tokenizer is trained until this share of a codebook is in use
+MOST_SHARING = 0.5  # of the counter; ours: beyond it a tokenizer that learns on may soon need more
 UNTOUCHED_END = 0.1  # of the tokenizer's epochs; ours: a restarted code needs some epochs to find its place
 
 
@@ -202,6 +203,10 @@ class GenerativeRecommender(SequentialRecommender):
         idle = [level for level in range(self.config["n_levels"]) if figures[f"usage_{level}"] < LEAST_USAGE]
         if idle:
             logger.warning("semantic ids: fewer than %.0f%% of the codes of levels %s are in use", 100 * LEAST_USAGE, idle)
+        largest, counter_size = figures["largest_group"], self.config["counter_size"]
+        if counter_size and largest > MOST_SHARING * counter_size:
+            text = "semantic ids: %.0f items share all codes, and counter_size allows %d: a run in which they become more will end; raise it"
+            logger.warning(text, largest, counter_size)
         return changed
 
     # --- history and target -------------------------------------------------------------------------------

@@ -218,6 +218,17 @@ def test_idle_codes_are_warned_of(make_experiment, caplog):
     assert "fewer than" not in caplog.text
 
 
+@pytest.mark.parametrize("n_equal, counter_size, is_warned_of", [(6, 10, True), (5, 10, False), (6, 12, False), (7, 13, True)])
+def test_a_counter_that_may_become_too_small_is_warned_of(make_experiment, caplog, n_equal, counter_size, is_warned_of):
+    """Items without a training interaction tend to share their codes; a run whose tokenizer learns on would end when they are too many."""
+    model = make_experiment("TIGER", codebook_size=5, counter_size=counter_size).model
+    items = (torch.arange(10) - n_equal + 1).clamp(min=0)
+    model.tokenizer.encode = lambda features: torch.stack((items % 5, items // 5, items % 3), dim=1)
+    model.refresh_semantic_ids()
+    sentence = f"{n_equal} items share all codes, and counter_size allows {counter_size}: a run in which they become more will end; raise it"
+    assert (sentence in caplog.text) == is_warned_of
+
+
 def test_dead_codes_restart_after_an_epoch(make_experiment, monkeypatch, caplog):
     """All items, the epoch and the seed go to the tokenizer; the last tenth of the epochs is left to train what was restarted."""
     model, calls = make_experiment("TIGER", seed=11, tokenizer_epochs=20).model, []
