@@ -56,12 +56,13 @@ def main(arguments: list[str]) -> int:
     try:
         with _console_log():
             _dispatch(arguments)
-    except (ValueError, FileNotFoundError) as error:
-        from recbole_genrec.quick_start import is_refusal
+    except (ValueError, KeyError, ImportError, OSError) as error:
+        from recbole_genrec.quick_start import refusal
 
-        if not is_refusal(error):
+        sentence = refusal(error)
+        if sentence is None:
             raise
-        sys.stderr.write(f"{error.args[0]}\n")
+        sys.stderr.write(f"{sentence}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: the same command goes on or starts again\n")

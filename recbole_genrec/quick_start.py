@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import linecache
 import logging
@@ -28,6 +29,8 @@ from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 logger = logging.getLogger(__name__)
+
+_OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 USAGE = """usage: python run_recbole_genrec.py [--model=NAME] [--dataset=NAME] [--config_files "a.yaml b.yaml"] [--any_setting=value ...]
 
@@ -169,19 +172,30 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         run(command_line=argv)
-    except (ValueError, FileNotFoundError, KeyError) as error:
-        if not is_refusal(error):
+    except (ValueError, KeyError, ImportError, OSError) as error:
+        sentence = refusal(error)
+        if sentence is None:
             raise
-        sys.stderr.write(f"{error.args[0]}\n")
+        sys.stderr.write(f"{sentence}\n")
         return 2
     return 0
 
 
-def is_refusal(error: Exception) -> bool:
-    """Whether a `raise` statement of this package or of RecBole made the error, not a bug that happens to have its type."""
+def refusal(error: Exception) -> str | None:
+    """The sentence for the user if input, installation or disk made the error; None for a bug that happens to have its type.
+
+    The former come from a `raise` statement of this package or of RecBole, or from a disk that is full or may not be written or read.
+    """
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        place = "a file" if error.filename is None else repr(str(error.filename))
+        return (
+            f"{place} cannot be read or written ({error.strerror}): make room or change its permissions, or choose another folder, as "
+            "with --checkpoint_dir or --data_path"
+        )
     traceback = error.__traceback__
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     module = traceback.tb_frame.f_globals.get("__name__", "").split(".")[0]
     line = linecache.getline(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
-    return module in ("recbole", "recbole_genrec") and line.lstrip().startswith("raise ")
+    is_raised = module in ("recbole", "recbole_genrec") and line.lstrip().startswith("raise ")
+    return str(error.args[0]) if is_raised and error.args else None

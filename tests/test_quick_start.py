@@ -92,6 +92,33 @@ def test_bugs_keep_their_traceback(monkeypatch):
         main([])
 
 
+def test_a_missing_extra_is_one_sentence(tiny_settings, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    given = {**tiny_settings, "n_beams": 5, "codebook_size": 4, "item_features": "{text: sentence-transformers/nowhere/model}"}
+    assert main(["--model=TIGER", *(f"--{key}={value}" for key, value in given.items() if not isinstance(value, dict))]) == 2
+    sentence = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "'nowhere/model' needs the package sentence-transformers" in sentence and 'pip install "recbole-genrec[text]"' in sentence
+
+
+def test_a_disk_that_refuses_is_one_sentence_and_a_broken_import_a_traceback(monkeypatch, capsys):
+    errors = [PermissionError(13, "Permission denied", "saved"), OSError(28, "No space left on device")]
+    for error, words in zip(errors, ("'saved' cannot be read or written (Permission denied)", "(No space left on device): make room")):
+
+        def fail(command_line, error=error):
+            raise error
+
+        monkeypatch.setattr(quick_start, "run", fail)
+        assert main([]) == 2
+        assert words in capsys.readouterr().err
+
+    def import_nothing(command_line):
+        import recbole.there_is_no_such_module  # noqa: F401
+
+    monkeypatch.setattr(quick_start, "run", import_nothing)
+    with pytest.raises(ImportError):
+        main([])
+
+
 def test_help(capsys):
     assert main(["--help"]) == 0
     assert "--model=NAME" in capsys.readouterr().out
