@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -52,6 +53,15 @@ def require_free(target: Path) -> None:
     """
     if target.is_symlink() or (target.exists() and not _is_empty_folder(target)):
         raise ValueError(f"the data set {str(target)!r} exists already: remove that folder, or choose another name or data_path")
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """What a data card says of a file: name, bytes, sha256."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for part in iter(lambda: file.read(1 << 20), b""):
+            digest.update(part)
+    return {"name": path.name, "sha256": digest.hexdigest(), "bytes": path.stat().st_size}
 
 
 def write_data_set(

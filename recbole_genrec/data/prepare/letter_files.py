@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from recbole_genrec.data.prepare.cell_values import Tokens
-from recbole_genrec.data.prepare.own_files import check_target, file_entry, filter_and_write, item_texts
+from recbole_genrec.data.prepare.folder import file_entry
+from recbole_genrec.data.prepare.own_files import check_target, filter_and_write, item_texts
 from recbole_genrec.data.prepare.table_files import as_text
 
 logger = logging.getLogger(__name__)

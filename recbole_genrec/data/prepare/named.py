@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +14,8 @@ from recbole_genrec.data.prepare.amazon import TEXT_FIELDS, Metadata, Reviews, r
 from recbole_genrec.data.prepare.catalog import Dump, RawFile, find_dump, suggest_dump
 from recbole_genrec.data.prepare.download import fetch
 from recbole_genrec.data.prepare.filters import earliest_of_each_pair, history_order, k_core
-from recbole_genrec.data.prepare.folder import is_complete, require_free, write_data_set
+from recbole_genrec.data.prepare.folder import file_entry, is_complete, require_free, write_data_set
+from recbole_genrec.data.prepare.lock import one_at_a_time
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,8 @@ def is_known(name: str) -> bool:
 def prepare(name: str, data_path: str | Path, mirror: str | None, show_progress: bool) -> Path:
     """Make the data set `name` in data_path from its public dump, unless it is there already.
 
-    The raw files stay in <data_path>/.raw/<name>, so that another attempt need not download them again.
+    The raw files stay in <data_path>/.raw/<name>, so that another attempt need not download them again. A second process that wants
+    the same data set waits for the first.
 
     Args:
         mirror: an address that is asked before the known ones; None for none.
@@ -46,24 +47,43 @@ def prepare(name: str, data_path: str | Path, mirror: str | None, show_progress:
     if dump is None:
         raise ValueError(f"there is no public data set {name!r}{suggest_dump(name)}: `recbole-genrec prepare --help` lists all names")
     target = Path(data_path) / name
-    if is_complete(target):
-        logger.info("Data set %s: %s is there already", name, target)
-        return target
-    require_free(target)
     raw = Path(data_path) / ".raw" / name
-    reviews_path, metadata_path = (fetch(file, raw, show_progress) for file in (dump.reviews, dump.metadata))
+    if not is_complete(target):
+        require_free(target)
+        with one_at_a_time(raw / ".lock"):
+            if not is_complete(target):
+                _make(dump, target, raw, show_progress)
+                return target
+    logger.info("Data set %s: %s is there already", name, target)
+    return target
+
+
+def _make(dump: Dump, target: Path, raw: Path, show_progress: bool) -> None:
+    reviews_path, metadata_path = _fetch_all((dump.reviews, dump.metadata), raw, show_progress)
     reviews = read_reviews(reviews_path, dump.format, show_progress)
     metadata = read_metadata(metadata_path, dump.format, reviews.item_tokens, show_progress)
     interactions = _interactions(reviews, _kept_rows(reviews, metadata, dump))
     counts = _counts(interactions)
-    _compare(name, counts, dump.counts)
+    _compare(dump.name, counts, dump.counts)
     items = _items(interactions, metadata)
     reading = _reading_counts(reviews, metadata, items)
-    logger.info("Data set %s: %d of %d items have no metadata, so no text", name, reading["items_without_metadata"], len(items))
+    logger.info("Data set %s: %d of %d items have no metadata, so no text", dump.name, reading["items_without_metadata"], len(items))
     files = [_file_card(file, path) for file, path in ((dump.reviews, reviews_path), (dump.metadata, metadata_path))]
     write_data_set(target, interactions, items, _card(dump, files, counts, reading))
-    logger.info("Data set %s: the raw files stay in %s; remove them if you need the room", name, raw)
-    return target
+    logger.info("Data set %s: the raw files stay in %s; remove them if you need the room", dump.name, raw)
+
+
+def _fetch_all(files: tuple[RawFile, ...], folder: Path, show_progress: bool) -> list[Path]:
+    """Where the files are; the message of one that cannot be had names the others that are not there, so that one look is enough."""
+    paths = []
+    for number, file in enumerate(files):
+        try:
+            paths.append(fetch(file, folder, show_progress))
+        except FileNotFoundError as error:
+            missing = [other for other in files[number + 1 :] if not (folder / other.name).is_file()]
+            also = "".join(f"; {other.name} is needed beside it, from {' or '.join(other.urls)}" for other in missing)
+            raise FileNotFoundError(f"{error}{also}") from error
+    return paths
 
 
 def _kept_rows(reviews: Reviews, metadata: Metadata, dump: Dump) -> np.ndarray:
@@ -143,11 +163,7 @@ def _reading_counts(reviews: Reviews, metadata: Metadata, items: pd.DataFrame) -
 
 
 def _file_card(file: RawFile, path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with open(path, "rb") as content:
-        for block in iter(lambda: content.read(1 << 20), b""):
-            digest.update(block)
-    return {"name": file.name, "addresses": list(file.urls), "sha256": digest.hexdigest(), "bytes": path.stat().st_size}
+    return {**file_entry(path), "addresses": list(file.urls)}
 
 
 def _card(dump: Dump, files: list[dict], counts: tuple[int, int, int], reading: dict[str, int]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import re
@@ -17,7 +16,7 @@ import yaml
 from recbole_genrec.data.prepare.cell_values import Tokens, is_iso_date, ratings, times
 from recbole_genrec.data.prepare.column_names import ColumnNames, find_interaction_columns, find_item_id_column, text_field_names
 from recbole_genrec.data.prepare.filters import k_core as rows_of_k_core
-from recbole_genrec.data.prepare.folder import require_free, write_data_set
+from recbole_genrec.data.prepare.folder import file_entry, require_free, write_data_set
 from recbole_genrec.data.prepare.named import is_known
 from recbole_genrec.data.prepare.table_files import TableFile
 
@@ -216,16 +215,7 @@ def _matched(items: pd.DataFrame, present: pd.Index) -> pd.DataFrame:
 
 
 def _is_separated_alike(one: Path, other: Path) -> bool:
-    return one.name.removesuffix(".gz")[-4:].lower() == other.name.removesuffix(".gz")[-4:].lower()
-
-
-def file_entry(path: Path) -> dict[str, Any]:
-    """What a data card says of a file: name, bytes, sha256."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for part in iter(lambda: file.read(1 << 20), b""):
-            digest.update(part)
-    return {"name": path.name, "sha256": digest.hexdigest(), "bytes": path.stat().st_size}
+    return one.name.lower().removesuffix(".gz")[-4:] == other.name.lower().removesuffix(".gz")[-4:]
 
 
 def _recboles_data_sets() -> set[str]:
