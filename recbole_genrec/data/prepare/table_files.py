@@ -121,7 +121,7 @@ class TableFile:
             raise ValueError(f"{str(self.path)!r} has more than one column {repeated[0]!r}: give each a name of its own")
 
     def _open(self) -> TextIO:
-        opener = gzip.open if self.path.suffix == ".gz" else open
+        opener = gzip.open if self.path.suffix.lower() == ".gz" else open
         return opener(self.path, "rt", encoding="utf-8-sig", newline="")
 
     def _csv_pieces(self, columns: list[str] | None) -> Iterator[pd.DataFrame]:
@@ -151,6 +151,9 @@ class TableFile:
 
     def _json_pieces(self, columns: list[str] | None) -> Iterator[pd.DataFrame]:
         records, n_rows = self._records(), 0
+        if columns is not None:
+            # A piece holds what is asked for, and not the long texts beside it.
+            records = ({name: record.get(name) for name in columns} for record in records)
         while True:
             rows = list(itertools.islice(records, _PIECE_ROWS))
             if not rows:

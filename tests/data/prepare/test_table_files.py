@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import sys
+import tracemalloc
 import types
 from datetime import datetime
 
@@ -14,7 +15,7 @@ from recbole_genrec.data.prepare.table_files import TableFile, as_text, is_table
 
 def write(path, content):
     raw = content if isinstance(content, bytes) else content.encode()
-    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    path.write_bytes(gzip.compress(raw) if path.suffix.lower() == ".gz" else raw)
     return path
 
 
@@ -22,7 +23,7 @@ def rows_of(table, columns=None):
     return [tuple(row) for piece in table.pieces(columns) for row in piece.itertuples(index=False)]
 
 
-@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("ending", ["", ".gz", ".GZ"])
 @pytest.mark.parametrize(
     "name, content",
     [
@@ -89,6 +90,15 @@ def test_files_that_are_refused(tmp_path, name, content, words):
     message = str(refusal.value)
     assert all(word in message for word in [*words, repr(str(path))]), message
     assert "\n" not in message
+
+
+def test_long_texts_that_nobody_asks_for_are_not_held(tmp_path):
+    table = TableFile(write(tmp_path / "t.jsonl", "".join(f'{{"user": "u{row}", "review": "{"x" * 100_000}"}}\n' for row in range(300))))
+    tracemalloc.start()
+    rows = rows_of(table, ["user"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows == [(f"u{row}",) for row in range(300)] and peak < 10_000_000
 
 
 def test_damaged_gzip_is_refused(tmp_path):
