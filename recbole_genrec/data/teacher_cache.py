@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 class Teacher(NamedTuple):
     """item_embeddings: FloatTensor [n_items, D] (CPU), row i = internal item id i, row 0 zeros.
 
-    metrics: {"valid": {metric: value}, "test": the same, "best_epoch", "n_epochs"}; path: the file that holds the teacher.
+    metrics: {"valid": {metric: value}, "test": the same, "best_epoch", "n_epochs"}.
+    path: the file that holds the teacher, if it could be written.
     """
 
     item_embeddings: torch.Tensor
@@ -29,6 +30,8 @@ class Teacher(NamedTuple):
 
 def load_or_train(folder: str, model_name: str, dataset_name: str, meta: dict, train: Callable[[], dict]) -> tuple[dict, str]:
     """Read a teacher from its file, or train it and write that file; a file that cannot be read is made anew.
+
+    A folder that cannot be written costs no more than the training of the next run; it is warned of.
 
     Args:
         folder: where the files are.
@@ -45,9 +48,14 @@ def load_or_train(folder: str, model_name: str, dataset_name: str, meta: dict, t
         _log(model_name, "loaded from", path, saved["metrics"])
         return saved, path
     saved = {**train(), "meta": meta}
-    with replacing(path) as temporary:
-        torch.save(saved, temporary)
-    _log(model_name, "trained and saved to", path, saved["metrics"])
+    try:
+        with replacing(path) as temporary:
+            torch.save(saved, temporary)
+    except (OSError, RuntimeError) as error:  # of a full disk torch makes a RuntimeError
+        logger.warning("the teacher cannot be kept in %s (%s): the next run trains it again", path, " ".join(str(error).split()))
+        _log(model_name, "trained, not saved to", path, saved["metrics"])
+    else:
+        _log(model_name, "trained and saved to", path, saved["metrics"])
     return saved, path
 
 

@@ -48,12 +48,19 @@ def test_a_file_that_is_no_such_teacher_is_replaced(tmp_path, caplog, content):
     assert saved["table"].tolist() == torch.load(path, weights_only=True)["table"].tolist() == [2.0, 2.0]
 
 
-def test_a_failed_save_leaves_no_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("PytorchStreamWriter failed writing file:\ndisk full")])
+def test_a_failed_save_costs_no_trained_teacher_and_leaves_no_file(tmp_path, monkeypatch, caplog, error):
     def fail(saved, path):
         path.write_bytes(b"half")
-        raise OSError("disk full")
+        raise error
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
-        load_or_train(str(tmp_path), "BPR", "toy", META, trained(1.0))
+    saved, _ = load_or_train(str(tmp_path), "BPR", "toy", META, trained(1.0))
+    assert saved["table"].tolist() == [1.0, 1.0]
+    assert [record.levelname for record in caplog.records][:1] == ["WARNING"] and "disk full): the next run" in caplog.messages[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_costs_no_trained_teacher(tmp_path):
+    (tmp_path / "file").touch()
+    assert load_or_train(str(tmp_path / "file"), "BPR", "toy", META, trained(1.0))[0]["table"].tolist() == [1.0, 1.0]
