@@ -204,10 +204,13 @@ def _read_file(path: str, config, dataset: GenRecDataset) -> torch.Tensor:
             )
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise ValueError(f"{path!r} is not a plain numpy array ({error}): write it with numpy.save") from error
-    with open(tokens_path, encoding="utf-8") as lines:
-        tokens = lines.read().splitlines()
+    try:
+        with open(tokens_path, encoding="utf-8-sig") as lines:
+            tokens = lines.read().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{tokens_path!r} is not UTF-8 ({error}): save it as UTF-8") from error
     if values.ndim != 2 or len(values) != len(tokens) or values.dtype.kind not in "fiu":
         raise ValueError(
             f"{path!r} has the shape {list(values.shape)} and type {values.dtype} and {tokens_path!r} has {len(tokens)} lines, but "

@@ -16,6 +16,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.data.files import read_header
 
 logger = logging.getLogger(__name__)
 
@@ -188,8 +189,7 @@ def _tidy(text: str) -> str:
 
 
 def _field_types(config, path: str) -> dict[str, str]:
-    with open(path, encoding=config["encoding"]) as file:
-        header = file.readline().rstrip("\r\n").split(config["field_separator"])
+    header = read_header(path, config["field_separator"], config["encoding"])
     columns = [column.split(":") for column in header]
     if any(len(column) != 2 for column in columns) or len({name for name, _ in columns}) != len(columns):
         raise ValueError(

@@ -223,6 +223,20 @@ def test_missing_and_pickled_files_are_named(make_dataset, write, tmp_path):
         ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))
     with pytest.raises(ValueError, match="not a plain numpy array"):
         ItemFeatures.from_dataset(*make_dataset(item_features={"mine": write(np.array([{}], dtype=object))}))
+    (tmp_path / "mine.npy").write_bytes(b"")  # what an interrupted copy leaves
+    with pytest.raises(ValueError, match="not a plain numpy array"):
+        ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))
+
+
+def test_names_of_rows_in_other_encodings(make_dataset, write, tmp_path):
+    path = write(VALUES)
+    tokens = tmp_path / "mine.tokens"
+    expected = ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))["mine"]
+    tokens.write_bytes(b"\xef\xbb\xbf" + tokens.read_bytes())  # as Windows begins a file
+    assert torch.equal(ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))["mine"], expected)
+    tokens.write_bytes(b"\xfc\n" * 4)
+    with pytest.raises(ValueError, match="mine.tokens' is not UTF-8"):
+        ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))
 
 
 @pytest.mark.parametrize(
