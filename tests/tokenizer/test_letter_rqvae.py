@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from recbole_genrec.tokenizer import letter_rqvae
 from recbole_genrec.tokenizer.letter_rqvae import LetterRQVAE, collaborative_loss, diversity_losses, draw_siblings, repair_by_sinkhorn
 from recbole_genrec.tokenizer.rqvae import RQVAE
+from recbole_genrec.tokenizer.sinkhorn import sinkhorn_codes
 
 
 def make_tokenizer(**settings) -> LetterRQVAE:
@@ -214,6 +215,17 @@ def test_groups_are_made_every_few_epochs(features):
     assert not torch.equal(tokenizer.groups, first)
 
 
+def test_groups_go_on_from_the_last_ones(features):
+    tokenizer = make_tokenizer(regroup_every=1)
+    tokenizer.start(features, 0)
+    for epoch in range(20):
+        tokenizer.regroup(epoch, 0)
+    renamed = (tokenizer.groups + 1) % 3
+    tokenizer.groups.copy_(renamed)
+    tokenizer.regroup(20, 0)
+    assert torch.equal(tokenizer.groups, renamed), "a new start would give them their old numbers"
+
+
 def test_groups_travel_with_the_weights(features):
     tokenizer, other = make_tokenizer(), make_tokenizer()
     tokenizer.start(features, 0)
@@ -277,6 +289,8 @@ def test_sinkhorn_repair_separates_what_differs_and_no_more():
     assert torch.equal(repaired[:, 0], codes[:, 0])
     assert repaired[5].tolist() == [1, 4], "it was alone"
     assert len(repaired[:3].unique(dim=0)) == 3
+    distances = torch.cdist(points[:3] - codebooks[0, 0], codebooks[1]).square()
+    assert torch.equal(repaired[:3, 1], sinkhorn_codes(distances, 0.003))
     assert torch.equal(repaired[3], repaired[4]), "equal items stay together, as in the released code"
     assert codes[0].tolist() == [0, 7], "the given codes stay"
     tokenizer = make_tokenizer(collision_repair="sinkhorn", codebook_size=12)
