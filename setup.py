@@ -29,7 +29,7 @@ WITHOUT_RAY = (
 setup(
     name="recbole-genrec",
     version=VERSION,
-    description="Generative recommenders (UniGRec, TIGER) for RecBole",
+    description="Generative recommenders (UniGRec, ETEGRec, UNGER, TIGER, LETTER) for RecBole",
     long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
     long_description_content_type="text/markdown",
     author="recbole_genrec authors",
