@@ -32,9 +32,6 @@ def vectors():
     return torch.randn(40, 4, generator=torch.Generator().manual_seed(6))
 
 
-# --- collaborative regularization ---------------------------------------------------------------------------
-
-
 def test_collaborative_loss_by_hand():
     assert collaborative_loss(torch.eye(2), 2 * torch.eye(2)).item() == pytest.approx(0.126928, abs=1e-6)
     assert collaborative_loss(torch.zeros(1024, 32), torch.randn(1024, 32)).item() == pytest.approx(math.log(1024), abs=1e-5)
@@ -79,9 +76,6 @@ def test_alignment_is_learned(features):
         scores = tokenizer.autoencode(features).quantized @ vectors[order].T
         found.append((losses["collaborative"].item(), (scores.argmax(1) == torch.arange(200)).float().mean().item()))
     assert found[0][0] < 0.75 * found[1][0] and found[0][1] > found[1][1]
-
-
-# --- diversity regularization -------------------------------------------------------------------------------
 
 
 def naive_diversity(codebook, groups, codes, siblings) -> float:
@@ -133,9 +127,6 @@ def test_codes_alone_in_their_group_do_not_count():
     torch.manual_seed(2)
     assert alone.item() == pytest.approx(diversity_losses(codebooks, groups, torch.tensor([[2]]), 2).item(), abs=1e-6)
     assert diversity_losses(codebooks, groups, torch.tensor([[0], [0]]), 2).item() == 0
-
-
-# --- the whole ----------------------------------------------------------------------------------------------
 
 
 def test_terms_and_their_weights(features, vectors):
@@ -237,9 +228,6 @@ def test_groups_travel_with_the_weights(features):
 def test_groups_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="3 groups of 5 to 6 codewords hold 15 to 18, but there are 12: change n_groups or group_sizes"):
         make_tokenizer(group_sizes=[5, 6])
-
-
-# --- codes --------------------------------------------------------------------------------------------------
 
 
 def test_sinkhorn_at_the_last_level_in_training_only(features):
