@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import zipfile
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +55,10 @@ def _download(name: str, folder: str, parent: str) -> None:
     advice = f"put {name}.inter into it, or set --data_path to the folder that holds the folder of this data set"
     if url is None:
         raise FileNotFoundError(f"the data folder {folder!r} does not exist and RecBole knows no download for it: {advice}")
-    os.makedirs(parent, exist_ok=True)
-    unfinished = tempfile.mkdtemp(prefix=f".{name}-", dir=parent)
+    unfinished = None
     try:
+        os.makedirs(parent, exist_ok=True)
+        unfinished = tempfile.mkdtemp(prefix=f".{name}-", dir=parent)
         if not decide_download(url):
             raise OSError("the download was declined")
         archive = download_url(url, unfinished)
@@ -64,15 +67,22 @@ def _download(name: str, folder: str, parent: str) -> None:
         rename_atomic_files(unfinished, os.path.splitext(os.path.basename(archive))[0], name)
         os.chmod(unfinished, 0o755)
         os.replace(unfinished, folder)
-    except (OSError, RuntimeError, EOFError) as error:
+    # TypeError: RecBole's download wants a Content-Length, which the log-in page of a network may lack.
+    except (OSError, RuntimeError, EOFError, HTTPException, zipfile.BadZipFile, TypeError) as error:
+        if os.path.exists(folder):
+            return  # another process was faster
         raise FileNotFoundError(f"the data folder {folder!r} does not exist and {url} cannot be downloaded ({error}): {advice}") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def read_header(path: str, separator: str, encoding: str) -> list[str]:
-    """The columns of an atomic file as its first line names them, each 'name:type'."""
-    with open(path, encoding=encoding) as file:
+    """The columns of an atomic file as its first line names them, each 'name:type'.
+
+    Bytes of another encoding are no error here: it is in the lines below that they matter, and what reads these refuses them.
+    """
+    with open(path, encoding=encoding, errors="replace") as file:
         return file.readline().rstrip("\r\n").split(separator)
 
 

@@ -1,6 +1,8 @@
+import http.client
 import logging
 import urllib.error
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -178,14 +180,51 @@ def test_a_missing_folder_is_named(make_config, tmp_path):
         GenRecDataset(make_config(name="nowhere"))
 
 
-def test_a_failed_download_is_one_sentence_and_leaves_nothing(make_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [urllib.error.URLError("no network"), TypeError("no length"), http.client.BadStatusLine("hello")])
+def test_a_failed_download_is_one_sentence_and_leaves_nothing(make_config, tmp_path, monkeypatch, error):
     def offline(url):
-        raise urllib.error.URLError("no network")
+        raise error
 
     monkeypatch.setattr(files, "decide_download", offline)
-    with pytest.raises(FileNotFoundError, match="ml-1m' does not exist and https.* cannot be downloaded .*no network"):
+    with pytest.raises(FileNotFoundError, match=f"ml-1m' does not exist and https.* cannot be downloaded .*{error}"):
         GenRecDataset(make_config(name="ml-1m"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_archive_is_one_sentence_and_leaves_nothing(make_config, tmp_path, monkeypatch):
+    def half(url, folder):
+        Path(folder, "ml-1m.zip").write_bytes(b"PK half of an archive")
+        return f"{folder}/ml-1m.zip"
+
+    monkeypatch.setattr(files, "decide_download", lambda url: True)
+    monkeypatch.setattr(files, "download_url", half)
+    with pytest.raises(FileNotFoundError, match="cannot be downloaded .*not a zip file"):
+        GenRecDataset(make_config(name="ml-1m"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_into_no_folder_is_one_sentence(make_config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match="cannot be downloaded .*File exists"):
+        GenRecDataset(make_config(name="ml-1m", data_path=str(tmp_path / "file")))
+
+
+def test_a_download_that_another_process_finishes_first_is_as_good(make_config, tmp_path, monkeypatch):
+    def overtaken(url):
+        (tmp_path / "ml-1m").mkdir()
+        (tmp_path / "ml-1m" / "ml-1m.inter").write_text(HEADER + "\na\tx\t1\na\ty\t2\n")
+        raise OSError("Directory not empty")
+
+    monkeypatch.setattr(files, "decide_download", overtaken)
+    assert GenRecDataset(make_config(name="ml-1m")).item_num == 3
+    assert [file.name for file in tmp_path.iterdir()] == ["ml-1m"]
+
+
+def test_an_inter_file_in_another_encoding_is_one_sentence(make_config, tmp_path):
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "odd.inter").write_bytes(HEADER.encode() + b"\n\xfc\tx\t1\n\xfc\ty\t2\n")
+    with pytest.raises(ValueError, match="odd.inter' cannot be read .*utf-8.*: check how the file was written"):
+        GenRecDataset(make_config(name="odd"))
 
 
 def test_a_download_needs_no_process_group(make_config, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import logging
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from recbole.config import Config
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recbole_genrec.data.dataset import GenRecDataset
-from recbole_genrec.data.text import item_sentences, text_fields, tfidf_features
+from recbole_genrec.data.text import item_file, item_sentences, text_fields, tfidf_features
 
 ITEMS = (
     "item_id:token\tbrand_id:token\ttitle:token_seq\tyear:token\tprice:float\n"
@@ -177,3 +178,10 @@ def test_a_single_word_is_a_feature(make_dataset):
 def test_unusable_text_is_named(make_dataset, items, settings, message):
     with pytest.raises(ValueError, match=message):
         tfidf_features(*make_dataset(items=items, **settings))
+
+
+def test_an_item_file_in_another_encoding_is_one_sentence(make_dataset):
+    config, dataset = make_dataset(items=CATALOGUE)
+    Path(item_file(dataset)).write_bytes(CATALOGUE.replace("Red", "R\u00fcd").encode("latin-1"))
+    with pytest.raises(ValueError, match=".item' cannot be read as a table .*utf-8"):
+        item_sentences(config, dataset)
