@@ -15,6 +15,7 @@ CHOICES = {
     "feature_scaling": ("standardize", "unit_norm", "centered", "raw"),
     "quantization_reduction": ("sum", "mean"),
     "residual_gradient": ("through", "blocked"),
+    "initial_weights": ("t5", "normal"),
     "sia_sign": ("minus", "plus"),
     "sia_path": ("own", "target"),
     "schedule_span": ("own", "all"),

@@ -65,6 +65,7 @@ SMALL_UNIGREC_SETTINGS = {
 SMALL_ETEGREC_SETTINGS = {
     **{key: value for key, value in SMALL_UNIGREC_SETTINGS.items() if key.startswith("teacher")},
     "joint_tokenizer_learning_rate": 0.01,
+    "initial_weights": "normal",
     "epochs": 4,
     "alignment_warmup_epochs": 1,
     "sia_weight": 0.1,

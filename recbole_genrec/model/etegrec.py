@@ -55,7 +55,12 @@ class ETEGRec(GenerativeRecommender):
 
     @torch.no_grad()
     def start_recommender(self) -> None:
-        """Draw all weights of the recommender anew, as the released code draws them."""
+        """Draw all weights of the recommender anew: as T5 and torch draw them, or as the released code does."""
+        if self.config["initial_weights"] == "t5":
+            self.seq2seq.load_state_dict(self.make_seq2seq().state_dict())
+            for part in (self.token_table, self.sequence_adapter, self.preference_adapter):
+                part.reset_parameters()
+            return
         for part in RECOMMENDER:
             for module in self.get_submodule(part).modules():
                 if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -70,8 +75,8 @@ class ETEGRec(GenerativeRecommender):
         return self.token_table(self.semantic_ids.tokens[item_id_list].flatten(1))
 
     def _scaled(self, logits: Tensor) -> Tensor:
-        """A plain inner product with the token embeddings (equation 13)."""
-        return logits
+        """Weights drawn as the released code's go with plain inner products (equation 13), T5's larger ones with T5's scale."""
+        return logits if self.config["initial_weights"] == "normal" else super()._scaled(logits)
 
     # --- losses -------------------------------------------------------------------------------------------
 

@@ -174,6 +174,7 @@ def test_a_run_killed_in_the_middle_of_a_cycle_goes_on_as_if_undisturbed(make_ex
         ({"cycle_epochs": 1}, "cycle_epochs is 1, but a cycle has an epoch of the tokenizer and some of the recommender: raise it"),
         ({"epochs": 5}, "epochs is 5, but has to be a multiple of cycle_epochs, which is 2: the last cycle would stop half-way"),
         ({"sia_sign": "-"}, "sia_sign is '-', but has to be one of minus, plus: choose one"),
+        ({"initial_weights": "uniform"}, "initial_weights is 'uniform', but has to be one of t5, normal: choose one"),
         ({"sia_path": "both"}, "sia_path is 'both', but has to be one of own, target: choose one"),
         ({"without": "AT"}, "without is 'AT', but has to be one of nothing, sia, psa, alignment, alternation, end_to_end: choose one"),
         ({"residual_gradient": "code"}, "residual_gradient is 'code', but has to be one of through, blocked: choose one"),
