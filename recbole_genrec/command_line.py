@@ -81,7 +81,7 @@ def _dispatch(arguments: list[str]) -> None:
     if arguments[0] != "prepare":
         raise ValueError(f"there is no command {arguments[0]!r}: use prepare, run or ids, or --help")
     given = _parser().parse_args(arguments[1:])
-    source, data_path = Path(given.source), Path(given.data_path)
+    source, data_path = Path(given.source).expanduser(), Path(given.data_path).expanduser()
     looks_own = is_letter_source(source) or is_table_name(source) or os.sep in given.source or source.is_file()
     if looks_own or (given.name is not None and not named.is_known(given.source)):
         target = _prepare_own(given, source, data_path)
@@ -103,7 +103,7 @@ def _prepare_own(given: argparse.Namespace, source: Path, data_path: Path) -> Pa
         prepare_letter_files(source, target, given.k_core)
     else:
         columns = ColumnNames(given.user_column, given.item_column, given.time_column, given.rating_column, given.item_id_column)
-        items = None if given.items is None else Path(given.items)
+        items = None if given.items is None else Path(given.items).expanduser()
         prepare_own_files(source, items, target, columns, given.k_core, given.separator)
     return target
 

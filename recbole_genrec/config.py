@@ -201,6 +201,9 @@ class GenRecConfig(Config):
         final = super()._get_final_config_dict()
         if isinstance(external.get("eval_args"), dict):
             final["eval_args"] = {**self.internal_config_dict["eval_args"], **external["eval_args"]}
+        for key, value in final.items():
+            if isinstance(value, str) and value.startswith("~/"):  # after --key= the shell leaves it alone
+                final[key] = os.path.expanduser(value)
         if isinstance(final["topk"], tuple):
             final["topk"] = list(final["topk"])
         if "train_neg_sample_args" not in external:

@@ -67,6 +67,9 @@ def test_every_flag_reaches_its_place(shop, monkeypatch):
     assert called == [(Path("my.csv"), Path("i.csv"), Path("p/n"), ("a", "b", "c", "d", "e"), 3, ";")]
     assert main(["prepare", "my.csv", "--name=n"]) == 0
     assert called[1:] == [(Path("my.csv"), None, Path("dataset/n"), (None,) * 5, None, None)]
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert main(["prepare", "~/my.csv", "--name=n", "--items=~/i.csv", "--data_path=~/data"]) == 0
+    assert called[2][:3] == (Path("/home/ann/my.csv"), Path("/home/ann/i.csv"), Path("/home/ann/data/n"))
 
 
 def test_a_name_is_a_public_data_set(shop, monkeypatch, capsys):

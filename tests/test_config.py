@@ -179,3 +179,10 @@ def test_settings_that_recbole_reads_unset_are_known():
 
 def test_property_files_are_found_in_a_checkout():
     assert (properties_folder() / "overall.yaml").is_file()
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = GenRecConfig("SASRec", "toy", command_line=["--data_path=~/data", "--checkpoint_dir=~/saved"])
+    assert config["data_path"] == str(tmp_path / "data" / "toy")
+    assert config["checkpoint_dir"] == str(tmp_path / "saved")

@@ -77,7 +77,10 @@ class ItemFeatures(Mapping):
         scaling, n_components = config["feature_scaling"], config["feature_pca"]
         # All sources are looked up before the first is read: reading one may take minutes.
         readers = {name: _reader(source) for name, source in (sources or _sources(config, dataset)).items()}
-        features = cls({name: read(config, dataset) for name, read in readers.items()}, scaling)
+        # Teachers come last: they take longest, and what is wrong with the others should show before.
+        in_turn = sorted(readers, key=lambda name: getattr(readers[name], "func", None) is teacher_embeddings)
+        read = {name: readers[name](config, dataset) for name in in_turn}
+        features = cls({name: read[name] for name in readers}, scaling)
         if n_components is None:
             return features
         return cls({name: principal_components(name, values, n_components) for name, values in features.items()}, scaling)
@@ -195,7 +198,8 @@ def _reader(source: str) -> Callable[[object, GenRecDataset], torch.Tensor]:
 
 def _read_file(path: str, config, dataset: GenRecDataset) -> torch.Tensor:
     """Rows of a .npy file joined by item token; rows of items that the data set does not have are left out."""
-    tokens_path = config["item_feature_tokens"] or f"{path[:-4]}.tokens"
+    path = os.path.expanduser(path)
+    tokens_path = os.path.expanduser(config["item_feature_tokens"] or f"{path[:-4]}.tokens")
     for file in (path, tokens_path):
         if not os.path.isfile(file):
             raise FileNotFoundError(

@@ -28,19 +28,21 @@ class Teacher(NamedTuple):
     path: str
 
 
-def load_or_train(folder: str, model_name: str, dataset_name: str, meta: dict, train: Callable[[], dict]) -> tuple[dict, str]:
+def load_or_train(folder: str | None, model_name: str, dataset_name: str, meta: dict, train: Callable[[], dict]) -> tuple[dict, str]:
     """Read a teacher from its file, or train it and write that file; a file that cannot be read is made anew.
 
     A folder that cannot be written costs no more than the training of the next run; it is warned of.
 
     Args:
-        folder: where the files are.
+        folder: where the files are; None: nothing is read or written.
         meta: plain values; together with the model's name what tells this teacher from every other one.
         train: makes what is to be kept, tensors and plain values, among them "metrics" as Teacher has it.
 
     Returns:
-        what `train` made, now or earlier, with `meta` added; the path of the file.
+        what `train` made, now or earlier, with `meta` added; the path of the file, "" without a folder.
     """
+    if folder is None:
+        return {**train(), "meta": meta}, ""
     digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
     path = os.path.join(folder, f"{model_name}-{dataset_name}-{digest}.pth")
     saved = _load(path, meta)

@@ -1,4 +1,5 @@
 import logging
+import os
 import sys
 
 import numpy as np
@@ -115,6 +116,19 @@ def test_an_unknown_source_is_refused_before_another_is_read(make_dataset, monke
     monkeypatch.setattr(item_features, "teacher_embeddings", lambda *given, **settings: pytest.fail("a teacher was trained"))
     with pytest.raises(ValueError, match="names the source 'SASRek'"):
         ItemFeatures.from_dataset(*make_dataset(item_features={"cf": "SASRec", "more": "SASRek"}))
+
+
+def test_a_teacher_is_trained_only_after_all_else_is_read(make_dataset, monkeypatch):
+    monkeypatch.setattr(item_features, "teacher_embeddings", lambda *given, **settings: pytest.fail("a teacher was trained"))
+    with pytest.raises(FileNotFoundError, match="there is no file 'gone.npy'"):
+        ItemFeatures.from_dataset(*make_dataset(item_features={"cf": "SASRec", "more": "gone.npy"}))
+
+
+def test_a_file_in_the_home_folder(make_dataset, write, monkeypatch):
+    path = write(VALUES)
+    monkeypatch.setenv("HOME", os.path.dirname(path))
+    features = ItemFeatures.from_dataset(*make_dataset(item_features={"mine": f"~/{os.path.basename(path)}"}))
+    assert torch.equal(features["mine"], ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))["mine"])
 
 
 def seeded(n_items: int, width: int, rank: int) -> torch.Tensor:

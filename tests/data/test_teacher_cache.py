@@ -64,3 +64,11 @@ def test_a_failed_save_costs_no_trained_teacher_and_leaves_no_file(tmp_path, mon
 def test_a_folder_that_cannot_be_made_costs_no_trained_teacher(tmp_path):
     (tmp_path / "file").touch()
     assert load_or_train(str(tmp_path / "file"), "BPR", "toy", META, trained(1.0))[0]["table"].tolist() == [1.0, 1.0]
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for value in (1.0, 2.0):
+        saved, path = load_or_train(None, "BPR", "toy", META, trained(value))
+        assert saved["table"].tolist() == [value, value] and saved["meta"] == META and path == ""
+    assert not list(tmp_path.iterdir())

@@ -45,7 +45,10 @@ def prepare(name: str, data_path: str | Path, mirror: str | None, show_progress:
     """
     dump = find_dump(name, mirror)
     if dump is None:
-        raise ValueError(f"there is no public data set {name!r}{suggest_dump(name)}: `recbole-genrec prepare --help` lists all names")
+        raise ValueError(
+            f"there is no public data set {name!r}{suggest_dump(name)}: `recbole-genrec prepare --help` lists all names "
+            "(RecBole's own, such as ml-1m, need no preparation: --dataset=ml-1m downloads them)"
+        )
     target = Path(data_path) / name
     raw = Path(data_path) / ".raw" / name
     if not is_complete(target):
