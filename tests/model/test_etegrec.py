@@ -274,26 +274,6 @@ def test_the_recommender_starts_as_the_released_one(make_experiment):
     assert not torch.equal(model.token_table.weight, before)
 
 
-def test_the_recommender_starts_as_t5(make_experiment, make_batch):
-    """The weights of the same size as TIGER's, the logits scaled as T5's; drawn anew for the ablation that restarts."""
-    sizes = dict(hidden_size=64, inner_size=256, n_heads=4, head_size=16, codebook_size=8)
-    model, other = (make_experiment(name, **given, **sizes).model for name, given in (("ETEGRec", {"initial_weights": "t5"}), ("TIGER", {})))
-    for _ in range(2):
-        for part in ("token_table", "seq2seq"):
-            ours, theirs = (dict(each.get_submodule(part).named_parameters()) for each in (model, other))
-            assert ours.keys() == theirs.keys()
-            for name, weight in ours.items():
-                assert weight.dim() == 1 or weight.std().item() == pytest.approx(theirs[name].std().item(), rel=0.25), name
-                assert weight.dim() == 2 or bool((weight == 1).all()), name
-        before = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.dim() == 2}
-        model.start_recommender()
-        drawn = {name for name, weight in model.named_parameters() if name in before and not torch.equal(weight, before[name])}
-        assert {name.split(".")[0] for name in drawn} == {"token_table", "seq2seq", "sequence_adapter", "preference_adapter"}
-    hidden = torch.randn(3, 64)
-    logits = hidden @ model.token_table.weight[1:9].T / 8
-    torch.testing.assert_close(model.level_log_probs(hidden, 0), logits.log_softmax(-1))
-
-
 def test_in_batch_chance_level(make_model, make_batch):
     """A preference that knows nothing: 2 log U."""
     model = make_model()
