@@ -108,8 +108,9 @@ class GenRecConfig(Config):
     """All settings of a run.
 
     Layers, later ones win: RecBole's own property files; properties/overall.yaml, generative.yaml (for models of that kind),
-    model/<Model>.yaml, dataset/<dataset>.yaml and recipe/<model in lower case>_<recipe>.yaml of this package; config files, config dict, command line. Two settings are merged with
-    the layers below instead of replacing them: load_col of a property file, and eval_args.
+    model/<Model>.yaml, dataset/<dataset>.yaml and recipe/<model in lower case>_<recipe>.yaml of this package; config files, config
+    dict, command line. Two settings are merged with the layers below instead of replacing them: load_col of a property file, and
+    eval_args.
 
     Args:
         model: name or class; None takes `model` of the layers.
@@ -117,13 +118,16 @@ class GenRecConfig(Config):
         config_file_list: YAML files.
         config_dict: settings by name; strings are read as on the command line.
         command_line: arguments such as ["--epochs=3", "--topk", "[5,10]"]; sys.argv is never read.
+        is_shared: the settings are given to several models: those that this model does not know are left out, and so is a recipe
+            that it does not have; `left_out` names them.
 
     Raises:
         FileNotFoundError: a config file does not exist.
         ValueError: an unknown setting, model or recipe, a file that is not a YAML mapping, or settings that contradict each other.
     """
 
-    def __init__(self, model=None, dataset=None, config_file_list=None, config_dict=None, command_line=None):
+    def __init__(self, model=None, dataset=None, config_file_list=None, config_dict=None, command_line=None, is_shared=False):
+        self._is_shared, self.left_out = is_shared, set()
         self._arguments = parse_command_line(command_line or [])
         files = [*(config_file_list or []), *self._arguments.pop("config_files", "").split()]
         super().__init__(model, dataset, files, copy.deepcopy(config_dict))
@@ -180,8 +184,15 @@ class GenRecConfig(Config):
             if file.is_file():
                 self._add_layer(file)
         recipe = self.external_config_dict.get("recipe", self.internal_config_dict["recipe"])
-        if recipe is not None:
+        if recipe is not None and not self._leave_out("recipe", not list((folder / "recipe").glob(f"{model.lower()}_{recipe}.yaml"))):
             self._add_layer(self._recipe_file(folder / "recipe", model.lower(), str(recipe)))
+
+    def _leave_out(self, key: str, is_foreign: bool) -> bool:
+        """Drop a given setting that other models have and this one has not; says whether it did."""
+        if self._is_shared and is_foreign:
+            self.left_out.add(key)
+            self.external_config_dict.pop(key, None)
+        return key in self.left_out
 
     def _add_layer(self, file: Path) -> None:
         layer = self._read_yaml(file)
@@ -217,8 +228,9 @@ class GenRecConfig(Config):
         self._known = set(self.internal_config_dict) | OPTIONAL_KEYS | {key for keys in self.parameters.values() for key in keys}
         # A model from elsewhere brings settings that are in no property file.
         self._is_strict = self.model_class.__module__.split(".")[0] in ("recbole", "recbole_genrec")
-        for key in external:
-            if self._is_strict and key not in self._known:
+        for key in list(external):
+            is_unknown = self._is_strict and key not in self._known
+            if is_unknown and not self._leave_out(key, is_unknown):
                 raise ValueError(f"the setting {key!r} is not known to {self.model}{nearest(key, self._known)}: correct or remove it")
 
     def _choose_negatives(self, final: dict[str, Any]) -> None:

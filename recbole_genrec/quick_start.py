@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import linecache
 import logging
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +20,12 @@ from recbole.trainer import Trainer
 from recbole.utils import ModelType, get_trainer, init_seed
 
 from recbole_genrec.compat import PlainCheckpoints, own_log_file, without_anomaly_detection
-from recbole_genrec.config import GenRecConfig
+from recbole_genrec.config import GenRecConfig, parse_command_line
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.data.files import ensure_folder
 from recbole_genrec.memory import keep_freed_memory
 from recbole_genrec.model.abstract import GenerativeRecommender
-from recbole_genrec.record import generative_figures, log_summary, write_record
+from recbole_genrec.record import find_record, generative_figures, log_summary, write_record, write_table
 from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, newest_resume_file
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.trainer import GenRecTrainer
@@ -32,9 +34,10 @@ logger = logging.getLogger(__name__)
 
 _OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
-USAGE = """usage: python run_recbole_genrec.py [--model=NAME] [--dataset=NAME] [--config_files "a.yaml b.yaml"] [--any_setting=value ...]
+USAGE = """usage: python run_recbole_genrec.py [--model=NAME[,NAME...]] [--dataset=NAME] [--config_files "a.yaml b.yaml"]
+                                   [--any_setting=value ...]
 
-Trains and evaluates a model of this package or any model of RecBole. Settings and their defaults: properties/*.yaml.
+Trains and evaluates models of this package or of RecBole; of several, one table is made. Settings and their defaults: properties/*.yaml.
 """
 
 
@@ -50,7 +53,10 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, comma
     Raises:
         FileNotFoundError, ValueError: the settings or the data do not allow a run.
     """
-    config = GenRecConfig(model, dataset, config_file_list, config_dict, command_line)
+    return _run(GenRecConfig(model, dataset, config_file_list, config_dict, command_line))
+
+
+def _run(config: GenRecConfig) -> dict[str, Any]:
     with own_log_file(config), without_anomaly_detection():
         started = time.time()
         keep_freed_memory()
@@ -66,8 +72,11 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, comma
         logger.info("%s", network)
         trainer = create_trainer(config, network)
         _resume(config, trainer)
+        began = time.time()
         best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
+        trained = time.time()
         test_result = trainer.evaluate(test_data, show_progress=config["show_progress"])
+        n_test_users, test_seconds = test_data.dataset.inter_feat[test_data.dataset.uid_field].unique().numel(), time.time() - trained
         trainer.tensorboard.close()
 
         result = {
@@ -76,11 +85,57 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, comma
             "best_valid_result": best_valid_result,
             "test_result": test_result,
             "checkpoint": str(trainer.saved_model_file),
+            "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "stage_seconds": {"training": trained - began},
+            "test_users_per_second": n_test_users / test_seconds,
             **generative_figures(network, trainer),
         }
         write_record(config, data, n_interactions, result, time.time() - started)
         log_summary(config, data, n_interactions, result, time.time() - started)
         return result
+
+
+def compare(models: list[str], dataset=None, config_file_list=None, config_dict=None, command_line=None) -> list[dict[str, Any]]:
+    """Run several models one after another on one split, and put their figures into one table.
+
+    All settings are checked before the first model runs. A setting goes to the models that know it. A model that has been run
+    already with these settings, data and versions is not run again. One that cannot run does not keep the others from it.
+
+    Args:
+        models: names of models of this package or of RecBole.
+        the others: those of GenRecConfig.
+
+    Returns:
+        the record of every model, as it stands beside its checkpoint, or {"model", "refusal"}; the table stands in checkpoint_dir as
+        comparison-<data set>-<time>.md and .csv.
+
+    Raises:
+        FileNotFoundError, ValueError: the settings do not allow a run.
+    """
+    given = (dataset, config_file_list, config_dict, command_line)
+    configs = [GenRecConfig(model, *given, is_shared=True) for model in models]
+    unknown = set.intersection(*(config.left_out for config in configs))
+    if unknown:
+        GenRecConfig(models[0], *given)  # refuses the first of them with a suggestion
+    records = []
+    for config in configs:
+        record = find_record(config)
+        if record is not None:
+            logger.info("%s is done already: %s", config["model"], record["checkpoint"])
+        records.append(record or _try(config))
+    path = write_table(records, configs[0])
+    sys.stdout.write(f"{path.read_text(encoding='utf-8')}\n{path} (and .csv)\n")
+    return records
+
+
+def _try(config: GenRecConfig) -> dict[str, Any]:
+    try:
+        return json.loads(Path(_run(config)["checkpoint"]).with_suffix(".json").read_text(encoding="utf-8"))
+    except (ValueError, KeyError, ImportError, OSError) as error:
+        sentence = refusal(error)
+        if sentence is None:
+            raise
+        return {"model": config["model"], "refusal": sentence}
 
 
 def load(path: str, config_dict: dict[str, Any] | None = None) -> tuple:
@@ -165,12 +220,16 @@ def main(argv: list[str]) -> int:
     """Run one experiment with command line arguments.
 
     Returns:
-        0, or 2 after one sentence on stderr if the input does not allow a run.
+        0, or 2 after one sentence on stderr if the input does not allow a run (of several models: of any of them).
     """
     if "--help" in argv or "-h" in argv:
         sys.stdout.write(USAGE)
         return 0
     try:
+        models = parse_command_line(argv).get("model", "").split(",")
+        if len(models) > 1:
+            records = compare(models, command_line=argv)
+            return 2 if any("refusal" in record for record in records) else 0
         run(command_line=argv)
     except (ValueError, KeyError, ImportError, OSError) as error:
         sentence = refusal(error)

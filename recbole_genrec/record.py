@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,22 @@ from typing import Any
 import numpy
 import recbole
 import torch
+from recbole.utils import get_local_time
 
 import recbole_genrec
+from recbole_genrec.comparison import as_csv, as_markdown, table
 from recbole_genrec.compat import replacing
 from recbole_genrec.config import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.model.abstract import GenerativeRecommender
 
 logger = logging.getLogger(__name__)
+
+# Settings that say where things are and what is shown: the same run without them.
+_OF_THE_PLACE = frozenset(
+    "checkpoint_dir data_path resume gpu_id show_progress state log_wandb wandb_project teacher_cache_dir feature_cache_dir mirror worker"
+    " config_file_list".split()
+)
 
 
 def generative_figures(network: torch.nn.Module, trainer) -> dict[str, Any]:
@@ -39,6 +49,7 @@ def write_record(config: GenRecConfig, data, n_interactions: int, result: dict[s
         "n_interactions": n_interactions,
         "seed": config["seed"],
         "seconds": round(seconds, 1),
+        "run_digest": run_digest(config),
         "given_settings": {key: value for key, value in config.external_config_dict.items() if key not in ("model", "dataset")},
         "versions": {
             "recbole_genrec": recbole_genrec.__version__,
@@ -66,3 +77,43 @@ def log_summary(config: GenRecConfig, data, n_interactions: int, result: dict[st
 def _fingerprint(data) -> str | None:
     """What tells a data set from another; RecBole's other data sets and ready-made splits have no such thing."""
     return data.fingerprint() if isinstance(data, GenRecDataset) and data.benchmark_filename_list is None else None
+
+
+def run_digest(config: GenRecConfig) -> str:
+    """SHA-256 (hex) of all that a run's figures follow from: settings, the files of the data set and the versions.
+
+    Files are looked for as <data set's folder>/<name>.*, as RecBole does.
+    """
+    settings = {key: value for key, value in config.settings().items() if key not in _OF_THE_PLACE}
+    versions = {"recbole_genrec": recbole_genrec.__version__, "recbole": recbole.__version__, "torch": torch.__version__}
+    digest = hashlib.sha256(json.dumps({**settings, "versions": versions}, sort_keys=True, default=str).encode())
+    for file in sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*")):
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        with open(file, "rb") as content:
+            for block in iter(lambda: content.read(1 << 20), b""):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def find_record(config: GenRecConfig) -> dict[str, Any] | None:
+    """The record of the newest run in checkpoint_dir that these settings, data and versions would repeat; None if there is none."""
+    digest = run_digest(config)
+    files = Path(config["checkpoint_dir"]).glob(f"{config['model']}-{config['dataset']}-*.json")
+    for file in sorted(files, key=os.path.getmtime, reverse=True):
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            if record["run_digest"] == digest:
+                return record
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # written by an older version, or not a record
+    return None
+
+
+def write_table(records: list[dict[str, Any]], config: GenRecConfig) -> Path:
+    """Write the comparison of several models into checkpoint_dir, as .md and .csv; returns the path of the former."""
+    header, rows = table(records)
+    path = Path(config["checkpoint_dir"]) / f"comparison-{config['dataset']}-{get_local_time()}.md"
+    for file, content in ((path, as_markdown(header, rows)), (path.with_suffix(".csv"), as_csv(header, rows))):
+        with replacing(file) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return path

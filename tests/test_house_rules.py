@@ -30,6 +30,7 @@ RANKS = {
     "data": 2,
     "config": 1,
     "config_rules": 0,
+    "comparison": 0,
     "compat": 0,
     "memory": 0,
 }

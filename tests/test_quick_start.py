@@ -37,7 +37,8 @@ def test_popularity_by_hand(tiny_settings, tiny_sequences):
 def test_recboles_models_run_to_the_test(tiny_settings, model):
     # A batch in which BERT4Rec masks nothing has no loss: take all rows at once.
     result = run(model, config_dict={**tiny_settings, "train_batch_size": 64})
-    assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result", "checkpoint"}
+    figures = {"n_parameters", "stage_seconds", "test_users_per_second"}
+    assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result", "checkpoint"} | figures
     assert result["best_valid_score"] == result["best_valid_result"]["ndcg@5"]
     assert set(result["test_result"]) == {f"{metric}@{k}" for metric in ("recall", "ndcg", "mrr") for k in (3, 5)}
     assert torch.load(result["checkpoint"], weights_only=True)["config"]["model"] == model

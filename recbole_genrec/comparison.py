@@ -1,0 +1,40 @@
+"""The table of several models on one split, in Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+
+def table(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what is compared: test metrics, parameters, seconds of each stage, users ranked per second.
+
+    Args:
+        records: one per model, as record.write_record writes them; or {"model", "refusal"} for a model that could not run.
+    """
+    metrics = next((list(record["test_result"]) for record in records if "test_result" in record), [])
+    header = ["model", *metrics, "parameters", "seconds by stage", "test users/s"]
+    return header, [_row(record, metrics) for record in records]
+
+
+def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; a bar inside a cell is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def as_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of comma-separated values with a header, lines ended by a line feed."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
+
+
+def _row(record: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+    if "refusal" in record:
+        return [record["model"], *[""] * (len(metrics) + 1), f"not run: {record['refusal']}", ""]
+    stages = "; ".join(f"{name} {seconds:.0f}" for name, seconds in record["stage_seconds"].items())
+    figures = [f"{record['test_result'][metric]:.4f}" for metric in metrics]
+    return [record["model"], *figures, f"{record['n_parameters']}", stages, f"{record['test_users_per_second']:.0f}"]
