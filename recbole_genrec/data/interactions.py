@@ -55,7 +55,6 @@ def keep_by_number(sides: Sequence[Side]) -> Kept:
     is_listed = [None if rows is None else np.ones(len(rows), dtype=bool) for rows in listed]
     while True:
         goes = np.zeros(len(is_left), dtype=bool)
-        done = True
         for number, side in enumerate(sides):
             if not side.intervals:
                 continue
@@ -64,11 +63,10 @@ def keep_by_number(sides: Sequence[Side]) -> Kept:
             if listed[number] is not None:
                 rows = listed[number]
                 banned[rows[is_listed[number] & (counts[rows] < side.intervals[0][1])]] = True
-                done &= not (banned[rows] & is_listed[number]).any()
                 is_listed[number] &= ~banned[rows]
             goes |= banned[codes[number]]
         goes &= is_left
-        if done and not goes.any():
+        if not goes.any():
             return Kept(is_left, tuple(is_listed))
         is_left &= ~goes
 

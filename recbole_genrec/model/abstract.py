@@ -68,6 +68,13 @@ class GenerativeRecommender(SequentialRecommender):
                 f"codebook_size is {codebook_size}, but the catalogue has only {n_items} items to place the codes on; lower codebook_size."
             )
 
+        if not self.config["counter_size"] and not self.has_unique_codes():
+            raise ValueError("counter_size is 0, but the tokenizer may leave items with equal codes to be numbered; set counter_size to 256.")
+
+    def has_unique_codes(self) -> bool:
+        """Whether the tokenizer itself gives no two items the same codes, so that no counter is needed."""
+        return False
+
     def make_features(self, dataset) -> Tensor:
         """What the tokenizer sees of the items, float [n_items, features]; row 0 (padding) is zeros."""
         return ItemFeatures.from_dataset(self.config, dataset).matrix()
@@ -87,18 +94,8 @@ class GenerativeRecommender(SequentialRecommender):
 
     def make_seq2seq(self) -> nn.Module:
         """What reads histories and writes names: a T5, or a module with its methods."""
-        config = self.config
-        return T5(
-            T5Size(
-                config["hidden_size"],
-                config["inner_size"],
-                config["n_layers"],
-                config["n_heads"],
-                config["head_size"],
-                config["hidden_dropout_prob"],
-                config["attn_dropout_prob"],
-            )
-        )
+        sizes = ("hidden_size", "inner_size", "n_layers", "n_heads", "head_size", "hidden_dropout_prob", "attn_dropout_prob")
+        return T5(T5Size(*(self.config[size] for size in sizes)))
 
     def tokenizer_input(self) -> Tensor:
         """What the tokenizer names the items by, float [n_items, features]: here their features."""

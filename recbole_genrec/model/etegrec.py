@@ -44,11 +44,6 @@ class ETEGRec(GenerativeRecommender):
         self.codes_before = self.semantic_ids.codes  # before the epoch in progress
         self.start_recommender()
 
-    def _check_catalogue(self) -> None:
-        super()._check_catalogue()
-        if not self.config["counter_size"]:
-            raise ValueError("counter_size is 0, but an RQ-VAE gives some items the same codes; set counter_size to 256.")
-
     def make_tokenizer(self, n_features: int) -> RQVAE:
         """RQ-VAE ("Item Tokenizer")."""
         return RQVAE.from_config(self.config, n_features)

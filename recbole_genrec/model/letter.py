@@ -43,14 +43,14 @@ class LETTER(TIGER):
             raise ValueError(f"generation_temperature is {config['generation_temperature']}, but it divides logits: give one above 0.")
         if self.has_given_codes() or config["counter_size"]:
             return
-        if config["tokenizer"] != "rqvae" or config["collision_repair"] != "matching":
-            raise ValueError(
-                f"tokenizer {config['tokenizer']!r} with collision_repair {config['collision_repair']!r} may leave items with equal codes, "
-                "but counter_size is 0: set counter_size, for example to 256, which adds a level that numbers them."
-            )
         n_codes = config["codebook_size"] ** config["n_levels"]
         if n_codes < n_items:
             raise ValueError(f"n_levels and codebook_size give {n_codes} codes, but there are {n_items} items: raise one of them.")
+
+    def has_unique_codes(self) -> bool:
+        """Given codes are, and those that collisions are repaired in by matching."""
+        config = self.config
+        return self.has_given_codes() or (config["tokenizer"] == "rqvae" and config["collision_repair"] == "matching")
 
     def _is_regularized(self) -> bool:
         return self.config["tokenizer"] == "rqvae" and not self.has_given_codes()

@@ -24,6 +24,10 @@ class TIGER(GenerativeRecommender):
         """Whether the codes are drawn at random or come from a file, so that nothing of the items need be known."""
         return self.config["tokenizer"] == "random" or self.config["semantic_ids_file"] is not None
 
+    def has_unique_codes(self) -> bool:
+        """Given codes are unique, or refused as they are read."""
+        return self.has_given_codes()
+
     def make_features(self, dataset) -> Tensor:
         """The item features; a column of zeros for given codes."""
         return torch.zeros(self.n_items, 1) if self.has_given_codes() else super().make_features(dataset)

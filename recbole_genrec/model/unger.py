@@ -82,8 +82,10 @@ class UNGER(GenerativeRecommender):
                 f"n_levels and codebook_size give {n_codes} codes, but the catalogue has {n_items} items and each needs one of its own; "
                 "raise one of them."
             )
-        if config["tokenizer"] == "rqvae" and config["semantic_ids_file"] is None and not config["counter_size"]:
-            raise ValueError("counter_size is 0, but an RQ-VAE gives some items the same codes; set counter_size to 256.")
+
+    def has_unique_codes(self) -> bool:
+        """All but an RQ-VAE give unique codes."""
+        return self.config["tokenizer"] != "rqvae" or self.config["semantic_ids_file"] is not None
 
     def make_features(self, dataset) -> Tensor:
         """The semantic features; none for collaborative codes."""

@@ -200,5 +200,5 @@ def test_without_a_counter_nothing_is_trained(small_settings, capsys, monkeypatc
     monkeypatch.setattr("recbole_genrec.data.collaborative.train_teacher", lambda *given: pytest.fail("a teacher was trained"))
     arguments = [f"--{key}={value}" for key, value in {**small_settings("ETEGRec"), "counter_size": 0}.items()]
     assert main(["--model=ETEGRec", *arguments]) == 2
-    sentence = "counter_size is 0, but an RQ-VAE gives some items the same codes; set counter_size to 256."
+    sentence = "counter_size is 0, but the tokenizer may leave items with equal codes to be numbered; set counter_size to 256."
     assert capsys.readouterr().err.splitlines()[-1] == sentence

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from recbole_genrec.model import abstract
 from recbole_genrec.model.tiger import TIGER
 from recbole_genrec.quick_start import run
 from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
@@ -113,3 +114,16 @@ def test_random_codes_need_no_item_features(small_settings):
     result = run(model="TIGER", config_dict=settings)
     assert result["semantic_ids"]["collisions_before"] == 0.0
     assert result["stage_seconds"].keys() == {"tokenizer", "recommender"}
+
+
+@pytest.mark.parametrize(("model", "tokenizer"), [("TIGER", {}), ("TIGER", {"tokenizer": "residual_kmeans"}), ("UniGRec", {})])
+def test_codes_that_may_be_equal_need_a_counter(make_experiment, monkeypatch, model, tokenizer):
+    monkeypatch.setattr(abstract.ItemFeatures, "from_dataset", lambda *given: pytest.fail("features were made"))
+    with pytest.raises(ValueError, match="counter_size is 0, but the tokenizer may leave items with equal codes"):
+        make_experiment(model, counter_size=0, **tokenizer)
+
+
+def test_random_codes_need_no_counter(make_experiment):
+    model = make_experiment("TIGER", tokenizer="random", counter_size=0).model
+    model.finish_tokenizer()
+    assert model.semantic_ids.n_levels == model.config["n_levels"]
