@@ -144,7 +144,7 @@ def read_columns(path: str, columns: dict[str, bool], separator: str, encoding: 
     """
     parts: dict[str, list[np.ndarray] | _TokenColumn] = {name: _TokenColumn() if columns[name] else [] for name in columns}
     types = {name: object if columns[name] else np.float64 for name in columns}
-    layout = {"sep": separator, "encoding": encoding, "usecols": list(columns), "dtype": types, "index_col": False}
+    layout = {"sep": separator, "encoding": encoding, "usecols": list(columns), "dtype": types}
     try:
         # Only round_trip keeps times apart that differ in a late digit.
         with pd.read_csv(path, engine="c", float_precision="round_trip", chunksize=_ROWS_AT_ONCE, **layout) as blocks:

@@ -170,6 +170,15 @@ def test_other_columns_that_share_the_items_ids(make_config, reads):
 FIELDS = [column.split(":")[0] for column in HEADER.split("\t")]
 
 
+def test_items_of_the_item_file_that_share_the_items_ids(make_config, reads):
+    config = make_config(LITERAL, header=HEADER + "\tcolor:token", load_col=None, alias_of_item_id=["similar"])
+    (Path(config["data_path"]) / "toy.item").write_text("item_id:token\tsimilar:token_seq\nq\tx new\nx\t\nw\tq q\n")
+    ours = assert_same(lambda: config)
+    assert reads
+    assert [list(row) for row in ours.item_feat["similar"][:2]] == [[], []]
+    assert list(ours.id2token("item_id", ours.item_feat["similar"][ours.token2id("item_id", "q")])) == ["x", "new"]
+
+
 @pytest.mark.parametrize(
     "columns, row",
     [("tags:token_seq", "red blue"), ("embedding:float_seq", "1 2.5"), ("seen_items:token_seq", "x q")],
