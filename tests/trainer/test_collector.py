@@ -6,10 +6,17 @@ import pytest
 import torch
 from recbole.evaluator import Collector, Evaluator
 
+from recbole_genrec.compat import add_numpy_aliases
 from recbole_genrec.trainer.collector import TopKCollector
 
 RANKING = ["Recall", "NDCG", "MRR", "Hit", "Precision", "MAP"]
 DIVERSITY = ["ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercentage", "ShannonEntropy"]
+
+
+@pytest.fixture(autouse=True)
+def old_numpy_names():
+    """RecBole's evaluator reads np.float, which a Config provides and this file makes none."""
+    add_numpy_aliases()
 
 
 class Settings(dict):
