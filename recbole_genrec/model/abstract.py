@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_genrec.data.item_features import ItemFeatures
+from recbole_genrec.model.all_positions import encoder_input
 from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.semantic_ids.files import read_semantic_ids
 from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
 from recbole_genrec.semantic_ids.trie import CompleteTree
+from recbole_genrec.seq2seq.all_positions import item_causal
 from recbole_genrec.seq2seq.beam_search import Beams, beam_search
 from recbole_genrec.seq2seq.t5 import T5, T5Size
 from recbole_genrec.tokenizer.base import ItemTokenizer
@@ -149,7 +151,7 @@ class GenerativeRecommender(SequentialRecommender):
         config = self.config
         return Stage(
             name="recommender",
-            rows="interactions",
+            rows="sequences" if config["train_mode"] == "all_positions" else "interactions",
             groups=(Group(("token_table", "seq2seq"), config["learning_rate"], config["weight_decay"]),),
             losses=self.losses,
             epochs=config["epochs"],
@@ -210,11 +212,9 @@ class GenerativeRecommender(SequentialRecommender):
 
     def encode_history(self, interaction) -> tuple[Tensor, Tensor]:
         """Encoder states [B, S, D] and their mask [B, S] of a batch's histories, S = T * E."""
-        item_id_list = interaction[self.ITEM_SEQ]
-        embeddings = self.embed_history(item_id_list)
-        mask = (item_id_list > 0).repeat_interleave(embeddings.shape[1] // item_id_list.shape[1], dim=1)
-        embeddings, mask = self.add_context(interaction, embeddings, mask)
-        return self.seq2seq.encode(embeddings, mask), mask
+        embeddings, mask, places = encoder_input(self, interaction)
+        seen = item_causal(places) if self.config["train_mode"] == "all_positions" else mask
+        return self.seq2seq.encode(embeddings, seen), mask
 
     def add_context(self, interaction, embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """What stands before the history: embeddings [B, S, D] and mask [B, S] -> the same with more tokens; here nothing."""

@@ -45,11 +45,11 @@ class Stage:
 
     Attributes:
         name: what log, checkpoint and result call it.
-        rows: "items" (batches of item ids) or "interactions" (batches of histories with their next item).
+        rows: "items" (batches of item ids), "interactions" (histories with their next item) or "sequences" (with all next items).
         groups: what is trained; everything else stays bit-identical.
         losses: batch -> named, weighted terms; their sum is optimized.
         epochs: at most this many; 0 runs only `start` and `finish`.
-        batch_size: rows per step.
+        batch_size: rows per step; of sequences about so many next items.
         scheduler: how the learning rate falls (trainer/optimizer.py), after a linear warm-up of `warmup_epochs`.
         stopping_step: more validations without improvement than this end the stage, the best one's weights kept;
             None: no validation, the last epoch's weights stand.

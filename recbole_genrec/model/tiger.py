@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recbole_genrec.model.abstract import GenerativeRecommender
+from recbole_genrec.model.all_positions import all_positions_loss
 from recbole_genrec.model.stage import Stage
 from recbole_genrec.tokenizer.base import ItemTokenizer
 from recbole_genrec.tokenizer.given_codes import GivenCodes, random_codes
@@ -72,6 +73,8 @@ class TIGER(GenerativeRecommender):
 
     def losses(self, interaction) -> dict[str, Tensor]:
         """Cross-entropy of the next item's codes, averaged over the levels."""
+        if self.config["train_mode"] == "all_positions":
+            return {"generation": all_positions_loss(self, interaction)}
         item_ids = interaction[self.ITEM_ID]
         hidden = self.decode_targets(item_ids, *self.encode_history(interaction))
         return {"generation": -self.target_log_probs(hidden, item_ids).mean()}

@@ -161,7 +161,7 @@ class T5(nn.Module):
 
         Args:
             embeddings: token embeddings, float [B, S, D].
-            mask: true where there is a token, bool [B, S].
+            mask: true where there is a token, bool [B, S]; or where a token (row) sees another, bool [1, S, S].
 
         Returns:
             Encoder states, float [B, S, D]; rows of padding are meaningless.
@@ -175,7 +175,16 @@ class T5(nn.Module):
         return self.dropout(self.encoder_norm(states))
 
     def decode(self, embeddings: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """Teacher forcing: hidden states [B, T, D] of target embeddings [B, T, D], given memory [B, S, D] and its mask [B, S]."""
+        """Teacher forcing: hidden states of targets.
+
+        Args:
+            embeddings: of the targets' tokens, float [B * P, T, D], the P targets of every history in succession.
+            memory: encoder states of the histories, float [B, S, D].
+            mask: which of them are seen: bool [B, S], or by each of the targets' tokens, bool [B, P * T, S].
+
+        Returns:
+            Hidden states, float [B * P, T, D].
+        """
         length = embeddings.shape[1]
         buckets = relative_buckets(length, length, False, embeddings.device)
         future = torch.full((length, length), float("-inf"), device=embeddings.device).triu(1)
@@ -184,7 +193,9 @@ class T5(nn.Module):
         states = self.dropout(embeddings)
         for layer in self.decoder:
             states = layer.attend(states, bias)
-            states = layer.feed(layer.cross(states, *layer.cross_attention.project(memory), cross_bias))
+            beside = states.reshape(len(memory), -1, states.shape[-1])  # all targets of a history in the query axis
+            crossed = layer.cross(beside, *layer.cross_attention.project(memory), cross_bias)
+            states = layer.feed(crossed.view_as(states))
         return self.dropout(self.decoder_norm(states))
 
     def start_cache(self, memory: Tensor, mask: Tensor) -> DecoderCache:
@@ -217,8 +228,12 @@ class T5(nn.Module):
 
 
 def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive bias [B, 1, 1, S] that hides padding; a finite minimum keeps rows of nothing but padding free of NaN."""
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)[:, None, None]
+    """Additive bias [B, 1, 1, S] of a mask [B, S] that hides padding, or [B, 1, T, S] of a mask [B, T, S].
+
+    A finite minimum keeps rows of nothing but padding free of NaN.
+    """
+    bias = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+    return bias.unsqueeze(1) if mask.dim() == 3 else bias[:, None, None]
 
 
 def mean_state(states: Tensor, mask: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from recbole_genrec.compat import without_anomaly_detection
 from recbole_genrec.data.batches import ItemBatches, LengthBatches
+from recbole_genrec.data.sequence_batches import SequenceBatches
 from recbole_genrec.model.stage import Stage
 from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, save_checkpoint
 from recbole_genrec.trainer.collector import TopKCollector
@@ -119,13 +120,14 @@ class GenRecTrainer(Trainer):
         epochs = range(self.progress.epoch, stage.epochs)
         return tqdm(epochs, desc=stage.name, ncols=100) if show_progress and stage.rows == "items" else epochs
 
-    def _batches(self, stage: Stage, train_data) -> ItemBatches | LengthBatches:
+    def _batches(self, stage: Stage, train_data) -> ItemBatches | LengthBatches | SequenceBatches:
         seed = self.config["seed"] + self.progress.stage
         if stage.rows == "items":
             return ItemBatches(self.model.n_items, stage.batch_size, seed, self.device)
         model = self.model
         fields = (model.USER_ID, model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.ITEM_ID)
-        return LengthBatches(train_data.dataset.inter_feat, stage.batch_size, seed, fields)
+        batches = SequenceBatches if stage.rows == "sequences" else LengthBatches
+        return batches(train_data.dataset.inter_feat, stage.batch_size, seed, fields)
 
     def _train(self, stage: Stage, epoch: int, batches, optimizers: list[StageOptimizer], show_progress: bool) -> dict[str, float]:
         """One pass over the batches; returns the mean of every loss term."""
@@ -134,7 +136,7 @@ class GenRecTrainer(Trainer):
         number, n_earlier = stage.turn(epoch)
         phase, optimizer = stage.phases[number] if stage.phases else stage, optimizers[number]
         totals: dict[str, torch.Tensor] = {}
-        bar = show_progress and stage.rows == "interactions"
+        bar = show_progress and stage.rows != "items"
         rows = tqdm(batches.epoch(epoch), total=len(batches), desc=f"{stage.name} {epoch}", ncols=100, disable=not bar)
         with training_only(self.model, phase.groups):
             for step, batch in enumerate(rows, start=n_earlier * len(batches)):
