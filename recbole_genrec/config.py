@@ -220,6 +220,8 @@ class GenRecConfig(Config):
         if "train_neg_sample_args" not in external:
             self._choose_negatives(final)
         check_rules(final, external)
+        if final.get("train_mode") == "all_positions" and not self.model_class.trains_all_positions:
+            raise ValueError(f"train_mode is 'all_positions', but the losses of {self.model} need a row per next item: leave it out")
         self._settings = copy.deepcopy({key: value for key, value in final.items() if key != "MODEL_TYPE"})
         self._settings.update(model=self.model, dataset=self.dataset)
         return final

@@ -11,6 +11,7 @@ SCHEDULERS = ("constant", "linear", "cosine", "inverse_sqrt")
 CHOICES = {
     "learner": ("adamw", "adam", "sgd"),
     "softmax_scope": ("level", "full"),
+    "train_mode": ("prefixes", "all_positions"),
     "tokenizer": ("rqvae", "residual_kmeans", "random"),
     "feature_scaling": ("standardize", "unit_norm", "centered", "raw"),
     "quantization_reduction": ("sum", "mean"),

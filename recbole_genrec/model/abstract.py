@@ -41,6 +41,7 @@ class GenerativeRecommender(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    trains_all_positions = False  # whether `losses` takes batches of sequences with all their next items
 
     def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
         """`saved` is the state of a trained model: item features (and a teacher) are taken from it instead of made anew."""

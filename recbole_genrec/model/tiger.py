@@ -21,6 +21,8 @@ HASH_FACTOR = 2654435761  # 2^32 / golden ratio: Knuth's multiplicative hash
 class TIGER(GenerativeRecommender):
     """Items are named once by a residual-quantized auto-encoder; a T5 then learns to generate the next name."""
 
+    trains_all_positions = True
+
     def has_given_codes(self) -> bool:
         """Whether the codes are drawn at random or come from a file, so that nothing of the items need be known."""
         return self.config["tokenizer"] == "random" or self.config["semantic_ids_file"] is not None
