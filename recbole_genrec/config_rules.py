@@ -32,14 +32,32 @@ CHOICES = {
     "alignment_similarity": ("cosine", "dot"),
     "encoder_input": ("item_id", "code_sum", "code_flat"),
     "generation_reduction": ("mean", "sum"),
+    "ablation": ("M0", "M1", "M2", "M3", "M4", "M5", "M6"),
+    "reconstruction_rows": ("items", "slots"),
+    "tokenizer_distillation_target": ("teacher", "item"),
+    "distillation_sign": ("minus", "plus"),
+    "distillation_residual": ("soft", "hard"),
+    "history_pooling": ("real", "padded"),
+    "repeated_targets": ("kept", "dropped"),
+    "adapters": ("trained", "drawn"),
     "without": ("nothing", "sia", "psa", "alignment", "alternation", "end_to_end"),
+}
+# What a row of UniGRec's ablation table adds to the one before; without it the run would be that row's.
+_ADDED_BY_ROW = {
+    "M2": "joint_tokenizer_learning_rate",
+    "M3": "tokenizer_uniformity_weight",
+    "M4": "tokenizer_distillation_weight",
+    "M5": "recommender_distillation_weight",
 }
 _AT_LEAST_ONE = frozenset(
     "epochs n_beams MAX_ITEM_LIST_LENGTH n_decoder_layers din_negatives distillation_negatives integration_valid_users n_groups"
     " regroup_every".split()
 )
 _ABOVE_ZERO = frozenset("alignment_temperature distillation_temperature contrastive_temperature".split())
-_NOT_NEGATIVE = frozenset("alignment_weight distillation_weight sia_weight psa_weight".split())
+_NOT_NEGATIVE = frozenset(
+    "alignment_weight distillation_weight sia_weight psa_weight generation_weight reconstruction_weight uniformity_weight"
+    " tokenizer_uniformity_weight tokenizer_distillation_weight recommender_distillation_weight".split()
+)
 
 
 def check_rules(settings: dict[str, Any], given: dict[str, Any]) -> None:
@@ -136,9 +154,23 @@ def _check_generative(settings: dict[str, Any], given: dict[str, Any]) -> None:
     if clipping is not None and (not isinstance(clipping, dict) or set(clipping) != {"max_norm"}):
         raise ValueError(f"clip_grad_norm is {clipping!r}, but has to be none or a largest norm: write {{max_norm: 1.0}}")
     _check_choices(settings)
+    if "ablation" in settings:
+        _check_ablation(settings)
     if "cycle_epochs" in settings:
         _check_cycles(settings["cycle_epochs"], settings["epochs"])
     _check_protocol(settings["eval_args"])
+def _check_ablation(settings: dict[str, Any]) -> None:
+    row, n_epochs = settings["ablation"], settings["epochs"]
+    key = _ADDED_BY_ROW.get(row)
+    if key is not None and not settings[key]:
+        raise ValueError(f"ablation is {row}, but what it adds is switched off by {key}, which is 0: raise it or choose another row")
+    if row in ("M4", "M5") and settings["distillation_warmup_epochs"] >= n_epochs:
+        raise ValueError(
+            f"ablation is {row}, but distillation_warmup_epochs is {settings['distillation_warmup_epochs']} of {n_epochs} epochs, so "
+            "nothing would be distilled: lower it, raise epochs or choose M3"
+        )
+
+
 
 
 def _check_choices(settings: dict[str, Any]) -> None:

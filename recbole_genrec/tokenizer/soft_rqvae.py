@@ -121,6 +121,23 @@ class SoftRQVAE(ItemTokenizer):
         return SoftCodes(torch.stack(probabilities, dim=1), quantized, torch.stack(codes, dim=1))
 
     def soft_codes(self, features: Tensor) -> SoftCodes:
+    def distributions(self, latent: Tensor, temperature: float, sign: str, residual: str) -> Tensor:
+        """Distributions over the codewords that two vectors of the code space are compared by, [N, C] -> [N, L, K].
+
+        Args:
+            latent: [N, C].
+            temperature: greater than 0.
+            sign: minus: softmax of minus the squared distances, as in `quantize`; plus: of the distances, as released.
+            residual: what every level takes away: the soft codeword as in `quantize`, or, hard, the nearest, as released.
+        """
+        with full_precision(latent):
+            rest, levels = latent.to(self.codebooks.dtype), []
+            for codebook in self.codebooks.unbind():
+                near = closeness(rest, codebook) / temperature
+                levels.append((near if sign == "minus" else -near).softmax(dim=1))
+                rest = rest - (near.softmax(dim=1) @ codebook if residual == "soft" else F.embedding(near.argmax(dim=1), codebook))
+        return torch.stack(levels, dim=1)
+
         """Soft codes of features [N, D] at the current temperature, with gradient to encoder and codebooks."""
         with full_precision(features):
             return self.quantize(self.encoder(features))
