@@ -147,18 +147,18 @@ def _check_generative(settings: dict[str, Any], given: dict[str, Any]) -> None:
             f"benchmark_filename is {settings['benchmark_filename']!r}, but generative models and their teacher need whole sequences: "
             "give one .inter file with a time column"
         )
-    if settings["enable_amp"]:
-        raise ValueError("enable_amp is True, but generative models train in full precision only: leave it out")
     clipping = settings["clip_grad_norm"]
     _check_numbers(settings)
     if clipping is not None and (not isinstance(clipping, dict) or set(clipping) != {"max_norm"}):
         raise ValueError(f"clip_grad_norm is {clipping!r}, but has to be none or a largest norm: write {{max_norm: 1.0}}")
     _check_choices(settings)
-    if "ablation" in settings:
-        _check_ablation(settings)
     if "cycle_epochs" in settings:
         _check_cycles(settings["cycle_epochs"], settings["epochs"])
+    if "ablation" in settings:
+        _check_ablation(settings)
     _check_protocol(settings["eval_args"])
+
+
 def _check_ablation(settings: dict[str, Any]) -> None:
     row, n_epochs = settings["ablation"], settings["epochs"]
     key = _ADDED_BY_ROW.get(row)
@@ -169,8 +169,6 @@ def _check_ablation(settings: dict[str, Any]) -> None:
             f"ablation is {row}, but distillation_warmup_epochs is {settings['distillation_warmup_epochs']} of {n_epochs} epochs, so "
             "nothing would be distilled: lower it, raise epochs or choose M3"
         )
-
-
 
 
 def _check_choices(settings: dict[str, Any]) -> None:

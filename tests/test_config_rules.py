@@ -76,7 +76,6 @@ def test_consistent_settings_pass():
         ({"cycle_epochs": 4, "epochs": 6}, "epochs is 6, but has to be a multiple of cycle_epochs, which is 4"),
         ({"sia_sign": "-"}, "sia_sign is '-', but has to be one of minus, plus"),
         ({"without": "x"}, "without is 'x', but has to be one of nothing, sia, psa, alignment, alternation, end_to_end"),
-        ({"enable_amp": True}, "enable_amp is True, but generative models train in full precision"),
         ({"clip_grad_norm": 1.0}, r"clip_grad_norm is 1.0, but has to be none or a largest norm: write \{max_norm: 1.0\}"),
         ({"clip_grad_norm": {"norm_type": 2}}, "clip_grad_norm is {'norm_type': 2}"),
         ({"clip_grad_norm": {"max_norm": 1.0, "norm_type": 1}}, "clip_grad_norm is {'max_norm': 1.0, 'norm_type': 1}"),

@@ -32,6 +32,7 @@ RANKS = {
     "config_rules": 0,
     "comparison": 0,
     "compat": 0,
+    "precision": 0,
     "memory": 0,
 }
 

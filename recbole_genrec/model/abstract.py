@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from recbole_genrec.data.item_features import ItemFeatures
 from recbole_genrec.model.all_positions import encoder_input
 from recbole_genrec.model.stage import Group, Stage
+from recbole_genrec.precision import in_full_precision
 from recbole_genrec.semantic_ids.files import read_semantic_ids
 from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
 from recbole_genrec.semantic_ids.trie import CompleteTree
@@ -227,6 +228,7 @@ class GenerativeRecommender(SequentialRecommender):
         inputs = F.pad(tokens[:, :-1], (1, 0))  # token 0 starts the decoder
         return self.seq2seq.decode(self.token_table(inputs), memory, mask)
 
+    @in_full_precision
     def level_log_probs(self, hidden: Tensor, level: int) -> Tensor:
         """Log-probabilities [..., codes of the level] from hidden states [..., D].
 

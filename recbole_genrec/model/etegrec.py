@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.model.stage import Group, Phase, Stage
 from recbole_genrec.seq2seq.losses import contrastive, first_rows, symmetric_kl_of_logits
-from recbole_genrec.seq2seq.t5 import RMSNorm, mean_state
+from recbole_genrec.seq2seq.rms_norm import RMSNorm
+from recbole_genrec.seq2seq.t5 import mean_state
 from recbole_genrec.tokenizer.rqvae import RQVAE, Autoencoded
 
 logger = logging.getLogger(__name__)

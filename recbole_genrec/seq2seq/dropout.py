@@ -50,7 +50,8 @@ class Dropout(nn.Module):
         n_words = -(-states.numel() // 4)
         bits = torch.empty(n_words, dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
         outcomes = bits.view(torch.int16)[: states.numel()].view(states.shape)
-        keep = (outcomes >= n_dropped - N_OUTCOMES // 2).view(torch.uint8)
+        # In the states' own type: a product of two types costs twice as much.
+        keep = torch.ge(outcomes, n_dropped - N_OUTCOMES // 2, out=torch.empty(states.shape, dtype=states.dtype))
         return _Drop.apply(states, keep, N_OUTCOMES / (N_OUTCOMES - n_dropped))
 
     def extra_repr(self) -> str:

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_genrec.precision import in_full_precision
 
+
+@in_full_precision
 def symmetric_kl(first: Tensor, second: Tensor) -> Tensor:
     """KL(p || q) + KL(q || p), averaged over all but the last dimension.
 
@@ -25,6 +28,7 @@ def symmetric_kl(first: Tensor, second: Tensor) -> Tensor:
     return ((first - second) * difference).sum(-1).mean()
 
 
+@in_full_precision
 def symmetric_kl_of_logits(first: Tensor, second: Tensor) -> Tensor:
     """symmetric_kl of the softmax of both; exact where probabilities are too small for a float.
 
@@ -36,10 +40,11 @@ def symmetric_kl_of_logits(first: Tensor, second: Tensor) -> Tensor:
 
     Source: ETEGRec, equation 15 without its minus sign, which would push the distributions apart.
     """
-    first, second = first.float().log_softmax(-1), second.float().log_softmax(-1)
+    first, second = first.log_softmax(-1), second.log_softmax(-1)
     return ((first.exp() - second.exp()) * (first - second)).sum(-1).mean()
 
 
+@in_full_precision
 def contrastive(students: Tensor, teachers: Tensor, item_ids: Tensor, temperature: float) -> Tensor:
     """In-batch InfoNCE on cosines, in both directions; rows with the same item are no negatives of each other.
 
@@ -53,7 +58,7 @@ def contrastive(students: Tensor, teachers: Tensor, item_ids: Tensor, temperatur
 
     Source: UniGRec, collaborative distillation on the recommender's side; ETEGRec, equation 16.
     """
-    similarity = F.normalize(students.float(), dim=-1) @ F.normalize(teachers.float(), dim=-1).T / temperature
+    similarity = F.normalize(students, dim=-1) @ F.normalize(teachers, dim=-1).T / temperature
     same_item = item_ids.unsqueeze(0) == item_ids.unsqueeze(1)
     same_item.fill_diagonal_(False)
     similarity = similarity.masked_fill(same_item, float("-inf"))

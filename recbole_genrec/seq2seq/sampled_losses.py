@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_genrec.precision import in_full_precision
 
+
+@in_full_precision
 def sampled_softmax(positive: Tensor, negatives: Tensor, is_positive: Tensor, n_items: int) -> Tensor:
     """Cross-entropy over the catalogue, estimated from uniformly drawn negatives.
 
@@ -31,6 +34,7 @@ def sampled_softmax(positive: Tensor, negatives: Tensor, is_positive: Tensor, n_
     return (scores.logsumexp(1) - positive).mean()
 
 
+@in_full_precision
 def alignment(anchors: Tensor, keys: Tensor, similarity: str, temperature: float) -> Tensor:
     """InfoNCE in one direction: the key of a row against the keys of all rows.
 
@@ -49,6 +53,7 @@ def alignment(anchors: Tensor, keys: Tensor, similarity: str, temperature: float
     return F.cross_entropy(anchors @ keys.T / temperature, torch.arange(len(anchors), device=anchors.device))
 
 
+@in_full_precision
 def contrast_with_drawn(queries: Tensor, positives: Tensor, drawn: Tensor, is_positive: Tensor, temperature: float) -> Tensor:
     """InfoNCE on cosines: the right item's vector against those of items drawn for the whole batch.
 

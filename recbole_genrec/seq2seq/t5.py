@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_genrec.seq2seq.dropout import Dropout
+from recbole_genrec.seq2seq.rms_norm import RMSNorm
 
 N_BUCKETS = 32  # T5's constants: Raffel et al., §2.1
 MAX_DISTANCE = 128
-NORM_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,6 @@ class T5Size:
     head_size: int
     hidden_dropout_prob: float
     attn_dropout_prob: float
-
-
-class RMSNorm(nn.Module):
-    """Divide by the root mean square over the last dimension, then scale."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, states: Tensor) -> Tensor:
-        """Shape in = shape out."""
-        inverse_rms = torch.rsqrt(states.square().mean(-1, keepdim=True) + NORM_EPSILON)
-        return states * inverse_rms * self.weight
 
 
 def relative_buckets(n_queries: int, n_keys: int, bidirectional: bool, device: torch.device) -> Tensor:

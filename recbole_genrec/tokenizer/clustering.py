@@ -10,15 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_genrec.precision import full_precision
+
 MATRIX_ENTRIES = 2**24
-
-
-def full_precision(tensor: Tensor) -> torch.autocast:
-    """Context in which autocast is off: distances, and all that decides on a code, need float32.
-
-    A temperature of 0.001 turns an absolute error e of a distance into an error of 1000 e in a logit.
-    """
-    return torch.autocast(device_type=tensor.device.type, enabled=False)
 
 
 def closeness(points: Tensor, centroids: Tensor) -> Tensor:

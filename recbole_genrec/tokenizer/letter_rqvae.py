@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_genrec.precision import full_precision
 from recbole_genrec.tokenizer.balanced_clustering import balanced_kmeans, check_sizes
 from recbole_genrec.tokenizer.base import in_chunks
-from recbole_genrec.tokenizer.clustering import full_precision
 from recbole_genrec.tokenizer.rqvae import RQVAE
 from recbole_genrec.tokenizer.sinkhorn import sinkhorn_codes
 from recbole_genrec.tokenizer.unique_kmeans import unique_codes

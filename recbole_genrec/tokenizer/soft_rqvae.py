@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_genrec.precision import full_precision
 from recbole_genrec.tokenizer.base import ItemTokenizer, in_chunks, mlp
-from recbole_genrec.tokenizer.clustering import closeness, full_precision, kmeans
+from recbole_genrec.tokenizer.clustering import closeness, kmeans
 
 
 class SoftCodes(NamedTuple):
@@ -120,7 +121,6 @@ class SoftRQVAE(ItemTokenizer):
                 residual = residual - soft_codeword
         return SoftCodes(torch.stack(probabilities, dim=1), quantized, torch.stack(codes, dim=1))
 
-    def soft_codes(self, features: Tensor) -> SoftCodes:
     def distributions(self, latent: Tensor, temperature: float, sign: str, residual: str) -> Tensor:
         """Distributions over the codewords that two vectors of the code space are compared by, [N, C] -> [N, L, K].
 
@@ -138,6 +138,7 @@ class SoftRQVAE(ItemTokenizer):
                 rest = rest - (near.softmax(dim=1) @ codebook if residual == "soft" else F.embedding(near.argmax(dim=1), codebook))
         return torch.stack(levels, dim=1)
 
+    def soft_codes(self, features: Tensor) -> SoftCodes:
         """Soft codes of features [N, D] at the current temperature, with gradient to encoder and codebooks."""
         with full_precision(features):
             return self.quantize(self.encoder(features))

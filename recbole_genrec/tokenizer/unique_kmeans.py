@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_genrec.precision import full_precision
 from recbole_genrec.semantic_ids.collisions import counter_level, match_last_codes
-from recbole_genrec.tokenizer.clustering import full_precision
 from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans, quantize_by_nearest
 
 logger = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ from recbole_genrec.compat import without_anomaly_detection
 from recbole_genrec.data.batches import ItemBatches, LengthBatches
 from recbole_genrec.data.sequence_batches import SequenceBatches
 from recbole_genrec.model.stage import Stage
+from recbole_genrec.precision import mixed_precision
 from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, save_checkpoint
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.optimizer import StageOptimizer, training_only
@@ -140,7 +141,8 @@ class GenRecTrainer(Trainer):
         rows = tqdm(batches.epoch(epoch), total=len(batches), desc=f"{stage.name} {epoch}", ncols=100, disable=not bar)
         with training_only(self.model, phase.groups):
             for step, batch in enumerate(rows, start=n_earlier * len(batches)):
-                losses = phase.losses(batch.to(self.device))
+                with mixed_precision(self.device, self.enable_amp):
+                    losses = phase.losses(batch.to(self.device))
                 optimizer.step(sum(losses.values()), step)
                 for name, loss in losses.items():
                     totals[name] = totals.get(name, 0.0) + loss.detach()

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from recbole_genrec.seq2seq.dropout import Dropout
-from recbole_genrec.seq2seq.t5 import T5, RMSNorm, T5Size, mean_state, relative_buckets
+from recbole_genrec.seq2seq.t5 import T5, T5Size, mean_state, relative_buckets
 
 SMALL = T5Size(32, 48, 2, 2, 16, 0.0, 0.0)
 UNEVEN = T5Size(24, 40, 3, 3, 20, 0.0, 0.0)  # n_heads * head_size differs from hidden_size
@@ -101,14 +101,6 @@ def test_initial_standard_deviations():
         else:
             tolerance = 0.25 if "positions" in kind else 0.05
             assert weight.std().item() == pytest.approx(expected[kind], rel=tolerance), name
-
-
-def test_root_mean_square_norm():
-    norm = RMSNorm(2)
-    norm.weight.data = torch.tensor([1.0, 2.0])
-    torch.testing.assert_close(norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]])), torch.tensor([[3.0, 8.0], [0.0, 0.0]]) / 12.5**0.5)
-    tiny = norm(torch.tensor([[1e-3, 1e-3]]))
-    torch.testing.assert_close(tiny, torch.tensor([[1.0, 2.0]]) / 2**0.5)
 
 
 def test_buckets_of_the_past():
