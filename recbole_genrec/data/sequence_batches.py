@@ -98,13 +98,13 @@ class SequenceBatches:
         batch_size: next items per batch (about; see window_batches), >= 1: as many as of LengthBatches of the same rows.
         seed: >= 0; shuffling depends on (seed, epoch) only.
         fields: names of the user, history, history length and target columns of the rows.
-        n_pool: batches sorted by length together.
+        n_pool: batches sorted by length together; more than of single rows, since a batch has fewer windows than next items.
 
     Raises:
         ValueError: there are no rows.
     """
 
-    def __init__(self, rows: Prefixes, batch_size: int, seed: int, fields: tuple[str, str, str, str], n_pool: int = 50) -> None:
+    def __init__(self, rows: Prefixes, batch_size: int, seed: int, fields: tuple[str, str, str, str], n_pool: int = 400) -> None:
         if len(rows) == 0:
             raise ValueError("there are 0 rows to make batches of, but training needs at least one: use more data or weaker filters")
         columns = rows.interaction
