@@ -27,6 +27,7 @@ USAGE = """usage: recbole-genrec prepare NAME                                   
        recbole-genrec prepare folder/NAME.inter.json --name NAME        files of the LC-Rec and LETTER family
        recbole-genrec run --model=NAME --dataset=NAME [--setting=value ...]
        recbole-genrec ids saved/MODEL.pth --out ids.json                the semantic ids of a trained model
+       recbole-genrec compare saved/ONE.json saved/OTHER.json           two runs, user by user, with intervals
 
 recbole-genrec prepare --help says more; run takes the arguments of run_recbole_genrec.py.
 """
@@ -78,8 +79,10 @@ def main_from_shell() -> int:
 def _dispatch(arguments: list[str]) -> None:
     if arguments[0] == "ids":
         return _write_ids(_ids_parser().parse_args(arguments[1:]))
+    if arguments[0] == "compare":
+        return _compare(_compare_parser().parse_args(arguments[1:]))
     if arguments[0] != "prepare":
-        raise ValueError(f"there is no command {arguments[0]!r}: use prepare, run or ids, or --help")
+        raise ValueError(f"there is no command {arguments[0]!r}: use prepare, run, ids or compare, or --help")
     given = _parser().parse_args(arguments[1:])
     source, data_path = Path(given.source).expanduser(), Path(given.data_path).expanduser()
     looks_own = is_letter_source(source) or is_table_name(source) or os.sep in given.source or source.is_file()
@@ -150,6 +153,21 @@ def _ids_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, help="the JSON file to write")
     parser.add_argument("--style", choices=("own", "letter"), default="own", help="letter: an index.json as LC-Rec and LETTER have them")
     parser.add_argument("--data_path", help="folder of the data sets, if it has moved since the run")
+    return parser
+
+
+def _compare(given: argparse.Namespace) -> None:
+    from recbole_genrec.analysis.significance import compare_records
+
+    sys.stdout.write(compare_records(Path(given.first), Path(given.second), given.metrics and given.metrics.split(",")))
+
+
+def _compare_parser() -> argparse.ArgumentParser:
+    about = "Compare two runs on the same users: differences of the test metrics with 95 %% bootstrap intervals over users."
+    parser = _Parser(prog="recbole-genrec compare", allow_abbrev=False, description=about)
+    parser.add_argument("first", help="the .json file that a run wrote beside its checkpoint")
+    parser.add_argument("second", help="that of the other run; the differences are this one's minus the first one's")
+    parser.add_argument("--metrics", help="such as recall@10,ndcg@10 (default: all metrics of ranked lists that the first run has)")
     return parser
 
 

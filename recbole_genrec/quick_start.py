@@ -25,7 +25,7 @@ from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.data.files import ensure_folder
 from recbole_genrec.memory import keep_freed_memory
 from recbole_genrec.model.abstract import GenerativeRecommender
-from recbole_genrec.record import find_record, generative_figures, log_summary, write_record, write_table
+from recbole_genrec.record import find_record, generative_figures, log_summary, write_record, write_table, write_test_outcomes
 from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, newest_resume_file
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.trainer import GenRecTrainer
@@ -90,6 +90,7 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
             "test_users_per_second": n_test_users / test_seconds,
             **generative_figures(network, trainer),
         }
+        write_test_outcomes(trainer.eval_collector, data, result["checkpoint"])
         write_record(config, data, n_interactions, result, time.time() - started)
         log_summary(config, data, n_interactions, result, time.time() - started)
         return result

@@ -21,6 +21,8 @@ from recbole_genrec.compat import replacing
 from recbole_genrec.config import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.model.abstract import GenerativeRecommender
+from recbole_genrec.outcomes import Outcomes, outcomes_path, write_outcomes
+from recbole_genrec.trainer.collector import TopKCollector
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,13 @@ def write_record(config: GenRecConfig, data, n_interactions: int, result: dict[s
     }
     with replacing(Path(result["checkpoint"]).with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def write_test_outcomes(collector, data, checkpoint: str) -> None:
+    """Write what the last evaluation gave user by user beside the checkpoint; nothing if no metric of ranked lists was wanted."""
+    if isinstance(collector, TopKCollector) and collector.hits is not None:
+        users = data.id2token(data.uid_field, collector.users.cpu().numpy())
+        write_outcomes(Outcomes(list(users), collector.hits[:, :-1].bool(), collector.hits[:, -1].long()), outcomes_path(checkpoint))
 
 
 def log_summary(config: GenRecConfig, data, n_interactions: int, result: dict[str, Any], seconds: float) -> None:

@@ -201,3 +201,19 @@ def test_the_page_on_data_names_every_public_data_set():
         suffix = re.search(r"`(-20\d\d)`", row)
         on_the_page.update(f"amazon-{word}{suffix.group(1) if suffix else ''}" for word in words)
     assert on_the_page == set(dump_names())
+
+
+def test_compare_shows_two_runs_user_by_user(tmp_path, capsys):
+    record = {"model": "TIGER", "dataset": "tiny", "dataset_fingerprint": None, "test_result": {"recall@1": 0, "recall@2": 0}}
+    for name, ranks in (("one", ("1", "")), ("other", ("2", "1"))):
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+        lines = ["user\tn_positives\tranks of hits\t(of 2)", *(f"u{user}\t1\t{rank}" for user, rank in enumerate(ranks))]
+        (tmp_path / f"{name}.users.tsv").write_text("\n".join(lines) + "\n")
+    paths = [str(tmp_path / "one.json"), str(tmp_path / "other.json")]
+    assert main(["compare", *paths, "--metrics=recall@2"]) == 0
+    assert capsys.readouterr().out.splitlines()[2] == "| recall@2 | 0.5000 | 1.0000 | +0.5000 | +0.0000 to +1.0000 |"
+    assert main(["compare", *paths]) == 0
+    assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["| recall@1", "| recall@2"]
+    (tmp_path / "other.users.tsv").unlink()
+    assert main(["compare", *paths]) == 2
+    assert "other.users.tsv', which a run writes beside its checkpoint" in capsys.readouterr().err

@@ -6,10 +6,13 @@ import platform
 from types import SimpleNamespace
 
 import numpy
+import pytest
 import torch
 
+from recbole_genrec.analysis.significance import user_values
 from recbole_genrec.config import GenRecConfig
-from recbole_genrec.quick_start import create_dataset
+from recbole_genrec.outcomes import outcomes_path, read_outcomes
+from recbole_genrec.quick_start import create_dataset, run
 from recbole_genrec.record import generative_figures, log_summary, write_record
 
 
@@ -49,3 +52,19 @@ def test_summary_names_data_metrics_and_files(tiny_settings, tmp_path, caplog):
 
 def test_other_models_have_no_generative_figures():
     assert generative_figures(torch.nn.Linear(1, 1), SimpleNamespace()) == {}
+
+
+@pytest.mark.parametrize("model", ["TIGER", "SASRec", "BPR"])
+def test_outcomes_of_a_run_are_its_test_metrics_and_users(small_settings, tiny_settings, model):
+    settings = small_settings(model) if model == "TIGER" else tiny_settings
+    result = run(model, config_dict={**settings, "metrics": ["Recall", "NDCG"], "epochs": 1})
+    outcomes = read_outcomes(outcomes_path(result["checkpoint"]))
+    assert sorted(outcomes.users) == sorted(f"u{user}" for user in range(1, 13))
+    names = list(result["test_result"])
+    assert result["test_result"] == {name: round(mean, 6) for name, mean in zip(names, user_values(outcomes, names).mean(axis=1))}
+    assert model == "BPR" or result["test_result"]["recall@5"] > 0
+
+
+def test_no_outcomes_without_metrics_of_lists(tiny_settings):
+    result = run("SASRec", config_dict={**tiny_settings, "metrics": ["ItemCoverage"], "valid_metric": "ItemCoverage@5", "epochs": 1})
+    assert not outcomes_path(result["checkpoint"]).exists()

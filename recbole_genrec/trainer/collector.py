@@ -17,8 +17,12 @@ class TopKCollector(PlainCollector, Collector):
     """RecBole's collector, which also accepts ranked item ids in place of dense scores.
 
     A LongTensor is a ranking, anything else is dense scores as RecBole's collector takes them. Equal rankings give equal metrics in
-    both ways, and an empty place of a ranking is never a hit.
+    both ways, and an empty place of a ranking is never a hit. `users` (int64 [N]) and `hits` (int [N, k + 1], the last column the
+    number of positives; None if no metric needs it) stay after an evaluation.
     """
+
+    users: torch.Tensor | None = None
+    hits: torch.Tensor | None = None
 
     def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i) -> None:
         """Collect one batch.
@@ -33,6 +37,7 @@ class TopKCollector(PlainCollector, Collector):
         Raises:
             ValueError: a metric is wanted that needs the score or the rank of every item, such as GAUC.
         """
+        self.data_struct.update_tensor("rec.users", interaction[self.config["USER_ID_FIELD"]])
         if scores_tensor.dtype != torch.long:
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return
@@ -48,6 +53,14 @@ class TopKCollector(PlainCollector, Collector):
             self.data_struct.update_tensor("rec.items", ids)
         if self.register.need("rec.topk"):
             self.data_struct.update_tensor("rec.topk", _hits(ids, positive_u.to(ids.device), positive_i.to(ids.device)))
+
+    def get_data_struct(self):
+        """All that was collected, as RecBole's collector gives it; the next evaluation starts anew."""
+        collected = super().get_data_struct()
+        self.users = collected.get("rec.users")
+        self.hits = collected.get("rec.topk") if "rec.topk" in collected else None
+        del self.data_struct["rec.users"]
+        return collected
 
     def _warn_of_empty_places(self, ids: torch.Tensor) -> None:
         n_empty = int((ids == 0).sum())

@@ -26,8 +26,17 @@ class Settings(dict):
 
 def settings(metrics, topk=(2, 5)):
     return Settings(
-        metrics=metrics, topk=list(topk), eval_args={"mode": {"valid": "full"}}, device=torch.device("cpu"), metric_decimal_place=10
+        metrics=metrics,
+        USER_ID_FIELD="user_id",
+        topk=list(topk),
+        eval_args={"mode": {"valid": "full"}},
+        device=torch.device("cpu"),
+        metric_decimal_place=10,
     )
+
+
+def users(n_rows):
+    return {"user_id": torch.arange(n_rows) + 1}
 
 
 def batches(n_batches=3, n_rows=40, n_items=30, n_positives=1):
@@ -43,7 +52,7 @@ def batches(n_batches=3, n_rows=40, n_items=30, n_positives=1):
 def collect(collector, n_positives, ranked_items=None):
     for scores, rows, items in batches(n_positives=n_positives):
         given = scores if ranked_items is None else scores.topk(ranked_items).indices
-        collector.eval_batch_collect(given, None, rows, items)
+        collector.eval_batch_collect(given, users(len(given)), rows, items)
     return collector.get_data_struct()
 
 
@@ -66,7 +75,7 @@ def test_empty_places_are_never_hits():
     config = settings(["Recall", "MRR"], topk=(3,))
     collector = TopKCollector(config)
     ranked = torch.tensor([[4, 0, 0], [5, 2, 0]])
-    collector.eval_batch_collect(ranked[:, :2], None, torch.tensor([0, 1]), torch.tensor([9, 2]))
+    collector.eval_batch_collect(ranked[:, :2], users(len(ranked)), torch.tensor([0, 1]), torch.tensor([9, 2]))
     struct = collector.get_data_struct()
     assert struct["rec.topk"].tolist() == [[0, 0, 0, 1], [0, 1, 0, 1]]
     assert Evaluator(config).evaluate(struct) == {"recall@3": 0.5, "mrr@3": 0.25}
@@ -74,7 +83,7 @@ def test_empty_places_are_never_hits():
 
 def test_a_positive_that_is_named_twice_counts_once():
     collector = TopKCollector(settings(["Recall"], topk=(2,)))
-    collector.eval_batch_collect(torch.tensor([[4, 5]]), None, torch.tensor([0, 0]), torch.tensor([5, 5]))
+    collector.eval_batch_collect(torch.tensor([[4, 5]]), users(1), torch.tensor([0, 0]), torch.tensor([5, 5]))
     assert collector.get_data_struct()["rec.topk"].tolist() == [[0, 1, 1]]
 
 
@@ -85,7 +94,7 @@ def test_metrics_beyond_accuracy_by_hand():
     collector.data_struct.set("data.num_items", 5)
     collector.data_struct.set("data.count_items", Counter({1: 10, 2: 4, 3: 1, 4: 7}))
     for _ in range(2):  # A second evaluation finds the counts again.
-        collector.eval_batch_collect(torch.tensor([[1, 2], [2, 1], [2, 3]]), None, torch.arange(3), torch.tensor([1, 4, 4]))
+        collector.eval_batch_collect(torch.tensor([[1, 2], [2, 1], [2, 3]]), users(3), torch.arange(3), torch.tensor([1, 4, 4]))
         result = Evaluator(config).evaluate(collector.get_data_struct())
         assert result["itemcoverage@2"] == pytest.approx(3 / 5)
         assert result["averagepopularity@2"] == pytest.approx((14 / 2 + 14 / 2 + 5 / 2) / 3)
@@ -98,4 +107,19 @@ def test_metrics_beyond_accuracy_by_hand():
 def test_metrics_that_need_every_score_are_refused(metric):
     collector = TopKCollector(settings([metric]))
     with pytest.raises(ValueError, match=f"{metric}.*need the rank or score of every item"):
-        collector.eval_batch_collect(torch.tensor([[1, 2]]), None, torch.tensor([0]), torch.tensor([1]))
+        collector.eval_batch_collect(torch.tensor([[1, 2]]), users(1), torch.tensor([0]), torch.tensor([1]))
+
+
+@pytest.mark.parametrize("is_ranking", [True, False])
+def test_users_and_hits_of_the_last_evaluation_stay(is_ranking):
+    collector = TopKCollector(settings(["NDCG"], topk=[2]))
+    scores = torch.tensor([[-1.0, 0.1, 0.3, 0.2], [-1.0, 0.3, 0.2, 0.1], [-1.0, 0.1, 0.2, 0.3]])
+    given = scores.topk(2).indices if is_ranking else scores
+    for _ in range(2):
+        for rows in (slice(0, 2), slice(2, 3)):
+            interaction = {"user_id": torch.tensor([7, 5, 9])[rows]}
+            n_rows = len(given[rows])
+            collector.eval_batch_collect(given[rows], interaction, torch.arange(n_rows), torch.tensor([3, 3, 3])[rows])
+        collector.get_data_struct()
+        assert collector.users.tolist() == [7, 5, 9]
+        assert collector.hits.tolist() == [[0, 1, 1], [0, 0, 1], [1, 0, 1]]
