@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from recbole_genrec.data.collaborative import teacher_embeddings
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.model.stage import Group, Stage
+from recbole_genrec.precision import full_precision
 from recbole_genrec.seq2seq.losses import contrastive, first_rows, symmetric_kl
 from recbole_genrec.seq2seq.t5 import mean_state
 from recbole_genrec.tokenizer.base import ItemTokenizer, mlp
@@ -186,7 +187,8 @@ class UniGRec(GenerativeRecommender):
 
         `places` [B, T + 1] are rows of `items`: those of the histories, then the targets'.
         """
-        errors = (self.tokenizer.decoder(soft_codes.quantized) - self.item_features[items]).square().mean(dim=1)
+        with full_precision(soft_codes.quantized):
+            errors = (self.tokenizer.decoder(soft_codes.quantized) - self.item_features[items]).square().mean(dim=1)
         if self.config["reconstruction_rows"] == "slots":
             return 0.5 * (errors[places[:, :-1]].mean() + errors[places[:, -1]].mean())
         real = (items > 0).to(errors.dtype)
@@ -195,11 +197,14 @@ class UniGRec(GenerativeRecommender):
     def _distill_tokenizer(self, pooled: Tensor, targets: Tensor) -> Tensor:
         """Histories, as pooled states [B, D], should get the soft codes of the teacher's target items, or those of the items themselves."""
         config = self.config
-        is_anchored = config["tokenizer_distillation_target"] == "item"
-        target = self.tokenizer.encoder(self.item_features[targets]) if is_anchored else self.teacher_adapter(self.teacher[targets])
-        how = (config["distillation_temperature"], config["distillation_sign"], config["distillation_residual"])
-        student, teacher = (self.tokenizer.distributions(latent, *how) for latent in (self.history_adapter(pooled), target))
-        return symmetric_kl(student, teacher)
+        with full_precision(pooled):
+            if config["tokenizer_distillation_target"] == "item":
+                target = self.tokenizer.encoder(self.item_features[targets])
+            else:
+                target = self.teacher_adapter(self.teacher[targets])
+            how = (config["distillation_temperature"], config["distillation_sign"], config["distillation_residual"])
+            latents = (self.history_adapter(pooled.to(target.dtype)), target)
+            return symmetric_kl(*(self.tokenizer.distributions(latent, *how) for latent in latents))
 
     def _distill_recommender(self, first_states: Tensor, targets: Tensor) -> Tensor:
         """The decoder's first states [B, D] should point to the teacher's target items."""

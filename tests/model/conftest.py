@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from recbole.data import data_preparation
@@ -10,6 +11,7 @@ from recbole.utils import init_seed
 
 from recbole_genrec.config import GenRecConfig
 from recbole_genrec.quick_start import create_dataset
+from recbole_genrec.trainer.optimizer import StageOptimizer, training_only
 
 
 class Experiment(NamedTuple):
@@ -54,3 +56,49 @@ def make_batch():
         return Interaction({"user_id": users, "item_id_list": item_id_list, "item_length": lengths, "item_id": torch.tensor(targets)})
 
     return make
+
+
+def wave(shape, phase: float) -> torch.Tensor:
+    """Fixed numbers that look like nothing in particular, the same on every machine."""
+    return torch.sin(torch.arange(int(np.prod(shape)), dtype=torch.float64) * 1.7 + phase).reshape(shape)
+
+
+@pytest.fixture
+def fixed_model(make_experiment, tmp_path):
+    """fixed_model(model, **settings): a model whose features, teacher and weights come from a formula, not from a random generator."""
+
+    def make(model: str, **settings) -> torch.nn.Module:
+        np.save(tmp_path / "text.npy", wave((10, 6), 0.3).numpy())
+        (tmp_path / "text.tokens").write_text("\n".join(f"i{item}" for item in range(1, 11)) + "\n")
+        features = {"item_features": {"text": str(tmp_path / "text.npy")}, "feature_scaling": "raw"}
+        made = make_experiment(model, **features, **settings).model.double()
+        with torch.no_grad():
+            for number, weight in enumerate(made.parameters()):
+                weight.copy_(0.3 * wave(weight.shape, number) + (weight.dim() == 1))
+            if hasattr(made, "teacher"):
+                made.teacher.copy_(wave(made.teacher.shape, 1.1))
+        return made
+
+    return make
+
+
+@pytest.fixture
+def five_steps_an_epoch():
+    """five_steps_an_epoch(model, stage, batch, n_epochs): every term of the first step of all and of the last step of each epoch."""
+
+    def train(model, stage, batch, n_epochs: int) -> list[dict[str, float]]:
+        optimizer, found = StageOptimizer(model, stage, "adamw", 1.0, 5), []
+        for epoch in range(n_epochs):
+            if stage.before_epoch is not None:
+                stage.before_epoch(epoch)
+            with training_only(model, stage.groups):
+                for step in range(5):
+                    losses = stage.losses(batch)
+                    optimizer.step(sum(losses.values()), 5 * epoch + step)
+                    if step == 4 or (epoch, step) == (0, 0):
+                        found.append({name: loss.item() for name, loss in losses.items()})
+            if stage.after_epoch is not None:
+                stage.after_epoch(epoch)
+        return found
+
+    return train
