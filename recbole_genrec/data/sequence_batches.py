@@ -58,7 +58,7 @@ def window_batches(lengths: Tensor, n_targets: Tensor, batch_size: int, seed: in
 
     Returns:
         ceil(next items / batch_size) LongTensors of window numbers (W of them if that is less), none empty, every window in exactly
-        one. The next items of a batch differ from an equal share by at most those of one window, as long as no window has more than a share.
+        one. The next items of a batch differ from an equal share by at most those of one window, unless a window has more than a share.
     """
     generator = shuffle_generator(seed, epoch)
     shuffled = torch.randperm(len(lengths), generator=generator)
@@ -77,7 +77,7 @@ def _cuts(n_targets: Tensor, batch_size: int) -> Tensor:
     number = torch.arange(1, n_batches)
     twice_middle = 2 * n_targets.cumsum(0) - n_targets
     cuts = torch.searchsorted(twice_middle * n_batches, 2 * number * total)
-    cuts = (cuts - number).clamp(min=0).cummax(0).values + number if len(cuts) else cuts
+    cuts = (cuts - number).clamp(min=0).cummax(0).values + number
     return torch.minimum(cuts, n_windows - n_batches + number)
 
 

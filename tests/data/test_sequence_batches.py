@@ -165,6 +165,16 @@ def test_a_batch_across_two_pools_is_no_mixture():
     assert max(int(lengths[batch].max() - lengths[batch].min()) for batch in batches) <= 6
 
 
+def test_pools_of_one_batch_are_nearly_a_plain_shuffle():
+    """Windows are sorted within a pool only."""
+    lengths = torch.randint(1, 13, (2000,), generator=torch.Generator().manual_seed(1))
+    spread = {}
+    for n_pool in (1, 1000):
+        batches = window_batches(lengths, lengths, 200, seed=0, epoch=0, n_pool=n_pool)
+        spread[n_pool] = float(torch.stack([lengths[batch].double().mean() for batch in batches]).std())
+    assert spread[1] < 1.5 < 2.5 < spread[1000]
+
+
 def test_columns_are_as_wide_as_the_batch():
     sequences = sequences_of(4, 60, 25)
     batches = SequenceBatches(training_rows(sequences, 8), 30, seed=0, fields=FIELDS)

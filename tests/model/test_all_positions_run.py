@@ -11,6 +11,7 @@ from recbole_genrec.trainer.optimizer import StageOptimizer
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 SETTINGS = {"train_mode": "all_positions", "hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2, "stopping_step": 1, "epochs": 3}
+FIELDS = ("user_id", "item_id_list", "item_length", "item_id")
 
 
 class Killed(Exception):
@@ -35,13 +36,13 @@ def test_a_stage_trains_as_many_steps_on_the_targets_of_prefixes(make_experiment
     single = GenRecTrainer(prefixes.config, prefixes.model)._batches(prefixes.model.stages()[1], prefixes.train)
     assert len(batches) == len(single)
     for batch in batches.epoch(0):
-        for user, history, length, items in zip(*(batch[field].tolist() for field in ("user_id", "item_id_list", "item_length", "item_id"))):
+        for user, history, length, items in zip(*(batch[field].tolist() for field in FIELDS)):
             items = [item for item in items if item]
             trained += [(user, history[: length - back], item) for back, item in enumerate(reversed(items))]
     expected = [
         (user, history[:length], item)
         for batch in single.epoch(0)
-        for user, history, length, item in zip(*(batch[field].tolist() for field in ("user_id", "item_id_list", "item_length", "item_id")))
+        for user, history, length, item in zip(*(batch[field].tolist() for field in FIELDS))
     ]
     assert sorted(trained) == sorted(expected)
     monkeypatch.setattr(StageOptimizer, "step", lambda optimizer, loss, number: (steps.append(number), step(optimizer, loss, number)))
