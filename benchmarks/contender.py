@@ -1,0 +1,49 @@
+"""The process of one contender: it gets ready, says so, and then measures whenever it reads the number of a round."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+import tempfile
+from typing import Any, TextIO
+from warnings import simplefilter
+
+import torch
+
+from benchmarks.plan import Case, Options
+
+
+def serve(request: dict[str, Any], asks: TextIO, answers: TextIO) -> None:
+    """Answer with the contender's facts, then to every round's number with what it measured, one line of JSON each."""
+    case, options = Case(**request["case"]), Options(**request["options"])
+    torch.set_num_threads(options.threads)
+    subject = importlib.import_module(f"benchmarks.{case.subject}")
+    facts, measure = subject.prepare(request["contender"], case, options)
+    torch.autograd.set_detect_anomaly(False)  # importing RecBole's models switches it on, for contenders of other libraries too
+    answers.write(f"{json.dumps(facts)}\n")
+    answers.flush()
+    for line in iter(asks.readline, ""):
+        answers.write(f"{json.dumps(measure(int(line)))}\n")
+        answers.flush()
+
+
+def main() -> None:
+    # What libraries print must not stand among the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    logging.disable(logging.INFO)
+    simplefilter("ignore")  # RecBole's own calls of pandas and torch
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # logs and checkpoints go there
+        try:
+            serve(json.loads(sys.argv[1]), sys.stdin, answers)
+        finally:
+            os.chdir(here)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""An epoch of the teacher, SASRec on ml-100k: ours, on all positions at once, beside RecBole's own trainer with the same model."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from benchmarks.plan import Case, Measure, Options, Result, Row
+from benchmarks.product import make_config, synchronize
+from recbole_genrec.data import collaborative
+from recbole_genrec.quick_start import create_dataset
+
+LEAST_RATIO = 10.0
+QUICK_SETTINGS = {"user_inter_num_interval": "[20,22]"}  # some fifty users
+
+
+def cases(options: Options) -> list[Case]:
+    return [Case("teacher", "SASRec teacher, epoch of ml-100k", ("ours", "RecBole"))]
+
+
+def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any], Measure]:
+    settings = QUICK_SETTINGS if options.quick else {}
+    config = make_config("TIGER", "ml-100k", settings, options)
+    return (prepare_ours if contender == "ours" else prepare_recbole)(config, settings)
+
+
+def prepare_ours(config, settings: dict[str, Any]) -> tuple[dict[str, Any], Measure]:
+    """Training epochs without the validation between them."""
+    dataset = create_dataset(config)
+    windows = collaborative.training_windows(dataset.sequences, config["MAX_ITEM_LIST_LENGTH"])
+    torch.manual_seed(config["seed"])
+    model = collaborative.build_sasrec(config, dataset).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=config["teacher_learning_rate"])
+
+    def measure(number: int) -> dict[str, float]:
+        started = time.perf_counter()
+        collaborative._train_epoch(model, optimizer, windows, config["teacher_batch_size"], config["seed"], number)
+        synchronize(config["device"])
+        return {"seconds": time.perf_counter() - started}
+
+    measure(0)
+    return {"targets": int((windows.targets > 0).sum())}, measure
+
+
+def prepare_recbole(config, settings: dict[str, Any]) -> tuple[dict[str, Any], Measure]:
+    """RecBole's data set, loader (batches of its own default size) and trainer, as `run_recbole` puts them together."""
+    from recbole.config import Config
+    from recbole.data import create_dataset as create_recbole_dataset
+    from recbole.data import data_preparation
+    from recbole.model.sequential_recommender import SASRec
+    from recbole.trainer import Trainer
+
+    same = {name: config[f"teacher_{name}"] for name in ("hidden_size", "inner_size", "n_layers", "n_heads", "learning_rate")}
+    same.update(hidden_dropout_prob=config["teacher_dropout_prob"], attn_dropout_prob=config["teacher_dropout_prob"])
+    same.update({key: config[key] for key in ("MAX_ITEM_LIST_LENGTH", "load_col", "eval_args", "seed")})
+    recbole_config = Config(model="SASRec", dataset="ml-100k", config_dict={**same, **settings, "train_neg_sample_args": None})
+    train, _, _ = data_preparation(recbole_config, create_recbole_dataset(recbole_config))
+    torch.manual_seed(config["seed"])
+    trainer = Trainer(recbole_config, SASRec(recbole_config, train.dataset).to(recbole_config["device"]))
+
+    def measure(number: int) -> dict[str, float]:
+        with torch.autograd.set_detect_anomaly(True, check_nan=True):  # so RecBole trains: importing its models switches it on
+            started = time.perf_counter()
+            trainer._train_epoch(train, number)
+            synchronize(recbole_config["device"])
+            return {"seconds": time.perf_counter() - started}
+
+    return {"targets": len(train.dataset.inter_feat), "batch_size": recbole_config["train_batch_size"]}, measure
+
+
+def rows(results: list[Result]) -> list[Row]:
+    return [
+        Row(result.case.title, "s", result.median("ours", "seconds"), result.median("RecBole", "seconds"), ("ratio", ">=", LEAST_RATIO))
+        for result in results
+    ]

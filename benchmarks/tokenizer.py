@@ -1,0 +1,119 @@
+"""Epochs of the tokenizers on random features: our stage beside a plain loop; what LETTER's clustering of codewords takes of an epoch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from recbole.utils import init_seed
+
+from benchmarks.plain_tokenizers import HardLevel, PlainLoop, PlainTokenizer, SoftLevel
+from benchmarks.plan import Case, Measure, Options, Result, Row
+from benchmarks.product import RandomCatalogue, make_config, synchronize
+from recbole_genrec.trainer.optimizer import StageOptimizer
+from recbole_genrec.trainer.trainer import GenRecTrainer
+
+MODELS = {"RQ-VAE": "TIGER", "soft RQ-VAE": "UniGRec", "LETTER's RQ-VAE": "LETTER"}
+N_ITEMS, N_FEATURES = 12_101, 768
+QUICK_N_ITEMS, QUICK_N_FEATURES = 200, 16
+N_EPOCHS, N_PLAIN_EPOCHS = 10, 2  # of a round; in ten of ours codes that no item uses are looked for once, as the settings have it
+QUICK_SETTINGS = {"tokenizer_hidden_sizes": [16], "codebook_size": 16, "kmeans_iterations": 5, "tokenizer_batch_size": 64}
+LEAST_RATIO, MOST_SHARE = 3.0, 10.0
+
+
+def cases(options: Options) -> list[Case]:
+    return [
+        Case("tokenizer", name, ("ours",) if model == "LETTER" else ("ours", "plain loop"), {"model": model})
+        for name, model in MODELS.items()
+    ]
+
+
+def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any], Measure]:
+    n_items, n_features = (QUICK_N_ITEMS, QUICK_N_FEATURES) if options.quick else (N_ITEMS, N_FEATURES)
+    settings = dict(QUICK_SETTINGS) if options.quick else {}
+    if options.quick and case.details["model"] == "LETTER":
+        settings.update(n_groups=2, group_sizes=[1, 15])
+    config = make_config(case.details["model"], "random", settings, options)
+    init_seed(config["seed"], config["reproducibility"])
+    features = torch.randn(n_items + 1, n_features)
+    facts = {"items": n_items, "features": n_features, "batch_size": config["tokenizer_batch_size"]}
+    return facts, (prepare_ours if contender == "ours" else prepare_plain_loop)(config, features)
+
+
+def prepare_ours(config, features: torch.Tensor) -> Measure:
+    """Epochs of the model's tokenizer stage by the trainer, without the k-means before the first."""
+    saved = {
+        "item_features": features,
+        "teacher": torch.randn(len(features), config["teacher_hidden_size"]),
+        "collaborative": torch.randn(len(features), config["code_dim"]),
+    }
+    model = config.model_class(config, RandomCatalogue(len(features)), saved).to(config["device"])
+    trainer, stage = GenRecTrainer(config, model), model.stages()[0]
+    before = Stopwatch(stage.before_epoch)
+    stage = replace(stage, before_epoch=before)
+    batches = trainer._batches(stage, None)
+    optimizer = StageOptimizer(model, stage, trainer.learner, trainer._max_norm(), len(batches))
+    stage.start()
+
+    def measure(number: int) -> dict[str, float]:
+        before.seconds = 0.0
+        started = time.perf_counter()
+        for epoch in range(number * N_EPOCHS, (number + 1) * N_EPOCHS):
+            trainer._train(stage, epoch, batches, [optimizer], False)
+        synchronize(config["device"])
+        seconds = (time.perf_counter() - started) / N_EPOCHS
+        return {"seconds_per_epoch": seconds, "seconds_before_epoch": before.seconds / N_EPOCHS}
+
+    trainer._train(stage, 0, batches, [optimizer], False)
+    return measure
+
+
+class Stopwatch:
+    """Calls what a stage calls before an epoch, if anything, and adds up how long it takes."""
+
+    def __init__(self, function) -> None:
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, epoch: int) -> None:
+        started = time.perf_counter()
+        if self.function is not None:
+            self.function(epoch)
+        self.seconds += time.perf_counter() - started
+
+
+def prepare_plain_loop(config, features: torch.Tensor) -> Measure:
+    """The same tokenizer in a plain loop; the padding item's row is no item."""
+    size = config["codebook_size"], config["code_dim"]
+    if config["model"] == "UniGRec":
+        levels = [SoftLevel(*size, config["temperature_max"], config["tokenizer_uniformity_weight"]) for _ in range(config["n_levels"])]
+    else:
+        levels = [HardLevel(*size, config["commitment_weight"]) for _ in range(config["n_levels"])]
+    model = PlainTokenizer([features.shape[1], *config["tokenizer_hidden_sizes"], config["code_dim"]], levels).to(config["device"])
+    rates = config["tokenizer_learning_rate"], config["tokenizer_weight_decay"]
+    loop = PlainLoop(model, features[1:], config["tokenizer_batch_size"], *rates)
+
+    def measure(number: int) -> dict[str, float]:
+        started = time.perf_counter()
+        for _ in range(N_PLAIN_EPOCHS):
+            loop.epoch(config["device"])
+        return {"seconds_per_epoch": (time.perf_counter() - started) / N_PLAIN_EPOCHS}
+
+    loop.epoch(config["device"])
+    return measure
+
+
+def rows(results: list[Result]) -> list[Row]:
+    table = []
+    for result in results:
+        facts, ours = result.facts["ours"], result.median("ours", "seconds_per_epoch")
+        title = f"{result.case.title}, epoch of {facts['items']:,} x {facts['features']}"
+        if "plain loop" in result.rounds:
+            theirs = result.median("plain loop", "seconds_per_epoch")
+            table.append(Row(title, "s", ours, theirs, ("ratio", ">=", LEAST_RATIO)))
+        else:
+            table.append(Row(title, "s", ours))
+            share = 100 * result.median("ours", "seconds_before_epoch") / ours
+            table.append(Row(f"{title}: share of the constrained clustering", "%", share, goal=("ours", "<=", MOST_SHARE)))
+    return table

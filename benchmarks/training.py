@@ -1,0 +1,154 @@
+"""Training steps per second: our trainer beside a plain loop around transformers' T5, and how much of the machine's peak is used."""
+
+# Shapes: B batch, S source tokens, L levels
+
+from __future__ import annotations
+
+import itertools
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from benchmarks import matmul
+from benchmarks.flops import training_flops
+from benchmarks.plan import Case, Measure, Options, Result, Row
+from benchmarks.product import Experiment, make_tiger, synchronize, t5_settings
+from benchmarks.twin import make_twin, pad_histories, t5_size
+from recbole_genrec.data.batches import LengthBatches, length_batches
+from recbole_genrec.trainer.optimizer import StageOptimizer
+
+GOALS = {"small": 8.0, "papers'": 7.0}
+LEAST_UTILISATION = 0.45
+BATCH_SIZE, N_BATCHES, N_PLAIN_BATCHES = 256, 12, 2  # plain batches are all alike, as nearly each has a history of full length
+QUICK_BATCH_SIZE, N_QUICK_BATCHES = 8, 2
+N_CHECKED = 16
+TOLERANCE = 1e-4
+
+
+def cases(options: Options) -> list[Case]:
+    return [
+        Case("training", f"training, {size} T5, {dataset}", ("matmul", "ours", "transformers"), {"size": size, "dataset": dataset})
+        for dataset in options.datasets("amazon-instruments", "amazon-beauty")
+        for size in (["small"] if options.quick else GOALS)
+    ]
+
+
+def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any], Measure]:
+    if contender == "matmul":
+        return matmul.prepare(contender, case, options)
+    settings = t5_settings(case.details["size"], options)
+    settings["train_batch_size"] = QUICK_BATCH_SIZE if options.quick else BATCH_SIZE
+    if contender == "transformers":
+        settings["softmax_scope"] = "full"  # what its loss has; the loss is compared
+    experiment = make_tiger(case.details["dataset"], settings, options)
+    rows = evenly_spaced_rows(batches_of(experiment, slice(None)), N_QUICK_BATCHES if options.quick else N_BATCHES)
+    return (prepare_ours if contender == "ours" else prepare_plain_loop)(experiment, rows)
+
+
+def batches_of(experiment: Experiment, rows: Tensor | slice) -> LengthBatches:
+    """The trainer's own batches, of some of the training rows."""
+    part = SimpleNamespace(dataset=SimpleNamespace(inter_feat=experiment.train.dataset.inter_feat[rows]))
+    return experiment.trainer._batches(experiment.model.stages()[-1], part)
+
+
+def evenly_spaced_rows(batches: LengthBatches, n_batches: int) -> Tensor:
+    """Rows of some whole batches of an epoch, evenly spaced in the order of their lengths, so that they cost what the epoch costs."""
+    epoch = length_batches(batches.lengths, batches.batch_size, batches.seed, 0, batches.n_pool)
+    whole = sorted((rows for rows in epoch if len(rows) == batches.batch_size), key=lambda rows: int(batches.lengths[rows].sum()))
+    n_batches = min(n_batches, len(whole))
+    return torch.cat([whole[(2 * number + 1) * len(whole) // (2 * n_batches)] for number in range(n_batches)])
+
+
+def prepare_ours(experiment: Experiment, rows: Tensor) -> tuple[dict[str, Any], Measure]:
+    """One pass over the rows by the trainer."""
+    model, trainer = experiment.model, experiment.trainer
+    stage, batches, everything = model.stages()[-1], batches_of(experiment, rows), batches_of(experiment, slice(None))
+    optimizer = StageOptimizer(model, stage, trainer.learner, trainer._max_norm(), len(batches))
+
+    def measure(number: int) -> dict[str, float]:
+        started = time.perf_counter()
+        trainer._train(stage, number, batches, [optimizer], False)
+        synchronize(experiment.config["device"])
+        return {"examples_per_second": len(rows) / (time.perf_counter() - started)}
+
+    measure(0)
+    source_tokens = batches.lengths * model.semantic_ids.n_levels
+    flops = training_flops(t5_size(model), source_tokens, model.semantic_ids.level_sizes)
+    facts = {
+        "examples": len(rows),
+        "mean_history": float(batches.lengths.float().mean()),
+        "mean_history_of_all": float(everything.lengths.float().mean()),
+        "flops_per_example": flops / len(rows),
+    }
+    return facts, measure
+
+
+def prepare_plain_loop(experiment: Experiment, rows: Tensor) -> tuple[dict[str, Any], Measure]:
+    """What people write: shuffled batches padded to their longest history, AdamW, the loss read in every step."""
+    model, config = experiment.model, experiment.config
+    twin = make_twin(model)
+    batch = experiment.train.dataset.inter_feat[rows].cut()
+    examples = list(zip(map(torch.Tensor.clone, unpadded(batch, model)), batch[model.ITEM_ID].tolist()))
+    item_tokens, device = model.semantic_ids.tokens.cpu(), config["device"]
+    pad = pad_histories(item_tokens)
+
+    def collate(chosen: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
+        source, mask = pad([history for history, _ in chosen])
+        return {"input_ids": source, "attention_mask": mask, "labels": item_tokens[[item for _, item in chosen]]}
+
+    loader = DataLoader(examples, config["train_batch_size"], shuffle=True, collate_fn=collate)
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"])
+
+    def measure(number: int) -> dict[str, float]:
+        twin.train()
+        started, n_examples, total = time.perf_counter(), 0, 0.0
+        for inputs in itertools.islice(loader, N_PLAIN_BATCHES):
+            loss = twin(**{name: tensor.to(device) for name, tensor in inputs.items()}).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+            n_examples += len(inputs["labels"])
+        return {"examples_per_second": n_examples / (time.perf_counter() - started)}
+
+    facts = check_loss(experiment, twin, collate(examples[:N_CHECKED]), rows[:N_CHECKED])
+    measure(0)
+    return facts, measure
+
+
+def unpadded(batch, model) -> list[Tensor]:
+    """The histories of a batch without their padding."""
+    return [history[:length] for history, length in zip(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN].tolist())]
+
+
+@torch.no_grad()
+def check_loss(experiment: Experiment, twin: torch.nn.Module, inputs: dict[str, Tensor], rows: Tensor) -> dict[str, float]:
+    """The loss of some rows by both, in evaluation mode.
+
+    Raises:
+        ValueError: they are different, so that the contenders do not do the same work.
+    """
+    device, model = experiment.config["device"], experiment.model.eval()
+    batch = experiment.train.dataset.inter_feat[rows].cut().to(device)
+    ours = float(sum(model.losses(batch).values()))
+    theirs = float(twin.eval()(**{name: tensor.to(device) for name, tensor in inputs.items()}).loss)
+    if not abs(ours - theirs) <= TOLERANCE * max(1.0, abs(ours)):
+        raise ValueError(f"the loss of {len(rows)} rows is {ours} by our model and {theirs} by transformers', with the same weights")
+    return {"loss": theirs, "loss_of_our_model": ours}
+
+
+def rows(results: list[Result]) -> list[Row]:
+    """Examples per second, then which share of the matmul peak the useful operations are."""
+    table = []
+    for result in results:
+        ours, theirs = (result.median(contender, "examples_per_second") for contender in ("ours", "transformers"))
+        goal = ("ratio", ">=", GOALS[result.case.details["size"]])
+        table.append(Row(result.case.title, "examples/s", ours, theirs, goal))
+        peak, flops = result.median("matmul", "flops_per_second"), result.facts["ours"]["flops_per_example"]
+        goal = ("ours", ">=", 100 * LEAST_UTILISATION)
+        table.append(Row(f"{result.case.title}: of the matmul peak", "%", 100 * ours * flops / peak, goal=goal))
+    return table
