@@ -11,6 +11,7 @@ SCHEDULERS = ("constant", "linear", "cosine", "inverse_sqrt")
 CHOICES = {
     "learner": ("adamw", "adam", "sgd"),
     "softmax_scope": ("level", "full"),
+    "scoring": ("beam", "exact"),
     "train_mode": ("prefixes", "all_positions"),
     "tokenizer": ("rqvae", "residual_kmeans", "random"),
     "feature_scaling": ("standardize", "unit_norm", "centered", "raw"),
@@ -176,6 +177,8 @@ def _check_choices(settings: dict[str, Any]) -> None:
         choices = SCHEDULERS if key.endswith("scheduler") else CHOICES[key] if key in CHOICES else None
         if choices is not None and value not in choices:
             raise ValueError(f"{key} is {value!r}, but has to be one of {', '.join(choices)}: choose one")
+    if settings["scoring"] == "exact" and not settings["constrained"]:
+        raise ValueError("scoring is 'exact', which ranks the catalogue, but constrained is False and codes need no item: use scoring=beam")
 
 
 def _check_cycles(cycle_epochs: int, epochs: int) -> None:

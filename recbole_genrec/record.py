@@ -34,10 +34,11 @@ _OF_THE_PLACE = frozenset(
 
 
 def generative_figures(network: torch.nn.Module, trainer) -> dict[str, Any]:
-    """Health of the semantic ids and seconds per stage; nothing for a model that has neither."""
+    """Health of the semantic ids, seconds per stage and the share of the ranked lists proven exact; nothing for a model without them."""
     if not isinstance(network, GenerativeRecommender):
         return {}
-    return {"semantic_ids": network.semantic_ids.statistics(), "stage_seconds": trainer.progress.seconds}
+    figures = {"stage_seconds": trainer.progress.seconds, "proven_share": trainer.proven_share}
+    return {"semantic_ids": network.semantic_ids.statistics(), **figures}
 
 
 def write_record(config: GenRecConfig, data, n_interactions: int, result: dict[str, Any], seconds: float) -> None:

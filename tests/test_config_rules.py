@@ -25,6 +25,8 @@ GENERATIVE = {
     "clip_grad_norm": {"max_norm": 1.0},
     "learner": "adamw",
     "softmax_scope": "level",
+    "scoring": "beam",
+    "constrained": True,
     "tokenizer": "rqvae",
     "feature_scaling": "standardize",
     "scheduler": "cosine",
@@ -66,6 +68,8 @@ def test_consistent_settings_pass():
         ({"eval_args": {**GENERATIVE["eval_args"], "mode": {"valid": "uni100", "test": "full"}}}, "has mode"),
         ({"eval_args": "LS"}, "eval_args is 'LS'"),
         ({"softmax_scope": "item"}, "softmax_scope is 'item', but has to be one of level, full: choose one"),
+        ({"scoring": "teacher"}, "scoring is 'teacher', but has to be one of beam, exact: choose one"),
+        ({"scoring": "exact", "constrained": False}, "scoring is 'exact', which ranks the catalogue, but constrained is False"),
         ({"learner": "adagrad"}, "learner is 'adagrad', but has to be one of adamw, adam, sgd"),
         ({"scheduler": "step"}, "scheduler is 'step', but has to be one of constant, linear, cosine, inverse_sqrt"),
         ({"tokenizer_scheduler": None}, "tokenizer_scheduler is None, but has to be one of constant"),
@@ -89,7 +93,7 @@ def test_contradictions_of_a_generative_model_are_refused(change, sentence):
 
 @pytest.mark.parametrize(
     "change",
-    [{"clip_grad_norm": None}, {"softmax_scope": "full"}, {"tokenizer": "residual_kmeans"}, {"learner": "sgd"}]
+    [{"clip_grad_norm": None}, {"softmax_scope": "full"}, {"scoring": "exact"}, {"constrained": False}, {"tokenizer": "residual_kmeans"}, {"learner": "sgd"}]
     + [{"cycle_epochs": 2, "epochs": 4}, {"sia_path": "target"}, {"keep_best": "stage"}]
     + [{"scheduler": "inverse_sqrt"}, {"feature_scaling": "unit_norm"}, {"feature_scaling": "raw"}],
 )

@@ -23,6 +23,7 @@ from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
 from recbole_genrec.semantic_ids.trie import CompleteTree
 from recbole_genrec.seq2seq.all_positions import item_causal
 from recbole_genrec.seq2seq.beam_search import Beams, beam_search
+from recbole_genrec.seq2seq.exact_search import exact_search
 from recbole_genrec.seq2seq.t5 import T5, T5Size
 from recbole_genrec.tokenizer.base import ItemTokenizer
 from recbole_genrec.tokenizer.given_codes import GivenCodes
@@ -257,8 +258,8 @@ class GenerativeRecommender(SequentialRecommender):
     # --- ranking ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def search(self, interaction) -> Beams:
-        """The `n_beams` most likely next items of every history."""
+    def search(self, interaction, k: int | None = None) -> Beams:
+        """The next items that `n_beams` beams find for every history; with `scoring: exact` its k best (`n_beams` unless given)."""
         memory, mask = self.encode_history(interaction)
         cache = self.seq2seq.start_cache(memory, mask)
 
@@ -270,13 +271,14 @@ class GenerativeRecommender(SequentialRecommender):
                 tokens = codes + self.semantic_ids.offsets[level - 1]
             return self.level_log_probs(self.seq2seq.step(self.token_table(tokens), cache), level)
 
-        trie = self.semantic_ids.trie
-        tree = trie if self.config["constrained"] else CompleteTree(trie)
-        return beam_search(step, tree, self.config["n_beams"], self.config["renormalize_trie"])
+        trie, n_beams, renormalize = self.semantic_ids.trie, self.config["n_beams"], self.config["renormalize_trie"]
+        if self.config["scoring"] == "exact":
+            return exact_search(step, cache, trie, n_beams, k or n_beams, renormalize)
+        return beam_search(step, trie if self.config["constrained"] else CompleteTree(trie), n_beams, renormalize)
 
     def recommend_topk(self, interaction, k: int) -> Tensor:
         """Distinct item ids [B, k], best first; 0 where an unconstrained beam is no item."""
-        return self.search(interaction).item_ids[:, :k]
+        return self.search(interaction, k).item_ids[:, :k]
 
     def full_sort_predict(self, interaction) -> Tensor:
         """Scores of all items, float [B, n_items]: log-probabilities of the beams' items, -inf elsewhere."""

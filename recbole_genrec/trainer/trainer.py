@@ -38,6 +38,7 @@ class GenRecTrainer(Trainer):
         self.saved_model_file = str(new_checkpoint_path(config))
         self.resume_file = _resume_file(self.saved_model_file)
         self.progress = Progress()
+        self.proven_share: float | None = None  # of the ranked lists of the last evaluation
         self.optimizer_states: list[dict[str, Any]] = []
         self._clock = time.time()
 
@@ -199,18 +200,26 @@ class GenRecTrainer(Trainer):
         interaction, _, positive_users, positive_items = batched_data
         history, lengths = self.model.ITEM_SEQ, interaction[self.model.ITEM_SEQ_LEN]
         interaction.interaction[history] = interaction[history][:, : int(lengths.max())]
-        ranked = self.model.recommend_topk(interaction.to(self.device), max(self.config["topk"]))
+        longest = max(self.config["topk"])
+        beams = self.model.search(interaction.to(self.device), longest)
+        ranked = beams.item_ids[:, :longest]
         self.n_empty += (ranked == 0).sum()
+        self.n_proven += beams.proven(longest).sum()
+        self.n_ranked += len(ranked)
         return interaction, ranked, positive_users, positive_items
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """As RecBole's Trainer.evaluate; the checkpoint must belong to this model and data set."""
         if eval_data and load_best_model:
             self._load_weights(model_file or self.saved_model_file)
-        self.n_empty = torch.zeros((), dtype=torch.long, device=self.device)
+        self.n_empty, self.n_proven = torch.zeros(2, dtype=torch.long, device=self.device)
+        self.n_ranked = 0
         result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         if self.n_empty:
             logger.info("%d places of the ranked lists hold codes of no item; they count as misses", self.n_empty)
+        if self.n_ranked:
+            self.proven_share = float(self.n_proven) / self.n_ranked
+            logger.info("ranked lists proven exact: %.2f%% of %d", 100 * self.proven_share, self.n_ranked)
         return result
 
     # --- checkpoints --------------------------------------------------------------------------------------

@@ -273,14 +273,14 @@ def test_evaluation_does_not_depend_on_the_batch_size(make_experiment, name):
 
 def test_histories_are_cut_to_the_longest_of_the_batch(make_experiment, monkeypatch):
     experiment, widths = make_experiment("TIGER", eval_batch_size=1), []
-    trainer, topk = GenRecTrainer(experiment.config, experiment.model), experiment.model.recommend_topk
+    trainer, search = GenRecTrainer(experiment.config, experiment.model), experiment.model.search
     experiment.name_items()
 
     def record(batch, k):
         widths.append(batch["item_id_list"].shape[1])
-        return topk(batch, k)
+        return search(batch, k)
 
-    monkeypatch.setattr(trainer.model, "recommend_topk", record)
+    monkeypatch.setattr(trainer.model, "search", record)
     trainer.evaluate(experiment.test, load_best_model=False)
     assert sorted(widths) == [4] * 9 + [5] * 2 + [6]
 
