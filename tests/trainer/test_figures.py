@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from recbole_genrec.record import generative_figures
 from recbole_genrec.trainer import trainer as module
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
@@ -84,3 +85,45 @@ def test_nothing_is_logged_where_every_place_has_an_item(make_experiment, caplog
         trainer.evaluate(experiment.test, load_best_model=False)
     assert torch.equal(trainer.n_empty, torch.tensor(0))
     assert "of no item" not in caplog.text
+
+
+@pytest.mark.parametrize("batch_size", [5, 64])
+def test_the_share_of_proven_lists_is_logged_and_kept_for_the_record(make_experiment, caplog, batch_size):
+    """Those of users 3, 6, 9 and 12 are made to be proven."""
+    experiment = make_experiment("TIGER", eval_batch_size=batch_size)
+    trainer, search = GenRecTrainer(experiment.config, experiment.name_items()), experiment.model.search
+    bounds = torch.tensor([0.0, 0.0, float("-inf")])
+    trainer.model.search = lambda batch, k: search(batch, k)._replace(bound=bounds[(batch["user_id"] - 1) % 3])
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            trainer.evaluate(experiment.test, load_best_model=False)
+        assert generative_figures(trainer.model, trainer)["proven_share"] == pytest.approx(4 / 12)
+        assert "ranked lists proven exact: 33.33% of 12" in caplog.messages
+
+
+def test_exact_scoring_proves_every_list(make_experiment):
+    shares = {}
+    for scoring in ("beam", "exact"):
+        experiment = make_experiment("TIGER", scoring=scoring)
+        trainer = GenRecTrainer(experiment.config, experiment.name_items())
+        trainer.evaluate(experiment.test, load_best_model=False)
+        shares[scoring] = trainer.proven_share
+    assert shares == {"beam": 0.0, "exact": 1.0}
+
+
+@pytest.mark.parametrize("name", ["TIGER", "UNGER"])
+def test_exact_scoring_of_a_trained_model_is_the_order_of_all_items_by_their_scores(make_experiment, name):
+    experiment = make_experiment(name, topk=[3], n_beams=3, valid_metric="NDCG@3", scoring="exact")
+    trainer = GenRecTrainer(experiment.config, experiment.model)
+    trainer.fit(experiment.train, experiment.valid)
+    model = trainer.model.eval()
+    for batch, *_ in experiment.test:
+        scores = []
+        for item in range(1, 11):
+            batch.interaction["item_id"] = torch.full((len(batch),), item)
+            scores.append(model.predict(batch))
+        best = torch.stack(scores, dim=1).topk(3)
+        assert torch.equal(model.recommend_topk(batch, 3), best.indices + 1)
+        torch.testing.assert_close(model.search(batch, 3).log_probs, best.values, atol=1e-5, rtol=1e-5)
+        assert (model.full_sort_predict(batch).isfinite().sum(1) == 3).all()
