@@ -15,7 +15,8 @@ import yaml
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "recbole_genrec"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-FILES = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), ROOT / "setup.py", ROOT / "run_recbole_genrec.py"]
+SCRIPTS = [ROOT / "setup.py", ROOT / "run_recbole_genrec.py", *sorted((ROOT / "benchmarks").glob("*.py"))]
+FILES = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), *SCRIPTS]
 # Who may import whom: only modules of a lower rank, or of the same folder.
 RANKS = {
     "command_line": 10,

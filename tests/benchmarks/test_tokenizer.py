@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import tokenizer
+from benchmarks.plan import Case, Result
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_contenders_measure_epochs(quick, number):
+    case = tokenizer.cases(quick)[number]
+    measured = {name: tokenizer.prepare(name, case, quick) for name in case.contenders}
+    assert all(facts == {"items": 200, "features": 16, "batch_size": 64} for facts, _ in measured.values())
+    figures = {name: measure(0) for name, (_, measure) in measured.items()}
+    assert all(figure["seconds_per_epoch"] > 0 for figure in figures.values())
+    ours = figures["ours"]
+    assert 0 <= ours["seconds_before_epoch"] < ours["seconds_per_epoch"]
+
+
+def test_stopwatch_calls_what_the_stage_calls():
+    epochs = []
+    watch = tokenizer.Stopwatch(epochs.append)
+    watch(4)
+    assert epochs == [4] and watch.seconds > 0
+    tokenizer.Stopwatch(None)(4)
+
+
+def test_share_of_the_clustering():
+    facts = {"ours": {"items": 200, "features": 16}}
+    rounds = {"ours": [{"seconds_per_epoch": 2.0, "seconds_before_epoch": 0.5}]}
+    epoch, share = tokenizer.rows([Result(Case("tokenizer", "LETTER's", ("ours",)), facts, rounds)])
+    assert (epoch.ours, share.ours, share.met) == (2.0, 25.0, False)
