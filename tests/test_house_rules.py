@@ -134,9 +134,10 @@ def test_every_setting_is_read_somewhere():
 
 
 def test_recipes_only_change_settings_that_have_a_default():
-    shared = (ROOT / "properties" / name for name in ("overall.yaml", "generative.yaml"))
+    recboles = Path(recbole.__file__).parent / "properties"
+    shared = (ROOT / "properties" / "overall.yaml", ROOT / "properties" / "generative.yaml", recboles / "overall.yaml")
     overall = {key for file in shared for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
-    models = {file.stem.lower(): file for file in (ROOT / "properties" / "model").glob("*.yaml")}
+    models = {file.stem.lower(): file for folder in (recboles, ROOT / "properties") for file in (folder / "model").glob("*.yaml")}
     for recipe in (ROOT / "properties" / "recipe").glob("*.yaml"):
         model = models[recipe.stem.split("_")[0]]
         known = overall | set(yaml.safe_load(model.read_text(encoding="utf-8")))

@@ -18,6 +18,7 @@ from recbole_genrec.data.item_features import ItemFeatures
 from recbole_genrec.model.all_positions import encoder_input
 from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.precision import in_full_precision
+from recbole_genrec.semantic_ids.collisions import check_distinct
 from recbole_genrec.semantic_ids.files import read_semantic_ids
 from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
 from recbole_genrec.semantic_ids.trie import CompleteTree
@@ -55,6 +56,8 @@ class GenerativeRecommender(SequentialRecommender):
         self._check_catalogue()
         features = self.make_features(dataset) if saved is None else saved["item_features"]
         self.register_buffer("item_features", features)
+        if saved is None and config["counter_size"] and not self.has_unique_codes():
+            check_distinct(features[1:], config["counter_size"])
         self.tokenizer = self.make_tokenizer(features.shape[1])
         codebook_sizes = (config["codebook_size"],) * config["n_levels"]
         self.semantic_ids = SemanticIDs(self.n_items, codebook_sizes, config["counter_size"])

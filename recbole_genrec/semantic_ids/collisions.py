@@ -12,6 +12,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def check_distinct(features: Tensor, counter_size: int) -> None:
+    """Refuse features that no tokenizer can make enough names of: items with equal features get equal codes.
+
+    Args:
+        features: float [n_items, D], without the row of padding.
+        counter_size: most items that may share all codes.
+
+    Raises:
+        ValueError: more items than that have the very same features.
+    """
+    counts = features.unique(dim=0, return_counts=True)[1]
+    if int(counts.max()) > counter_size:
+        raise ValueError(
+            f"{int(counts.max())} items have the same features and so the same codes, but counter_size is {counter_size}: raise it, or use "
+            "item_features that tell more of the items apart"
+        )
+
+
 def counter_level(codes: Tensor) -> Tensor:
     """Number the items that share all their codes: 0, 1, 2, ... in the order of their rows.
 

@@ -104,7 +104,7 @@ class DIN(nn.Module):
         rows, places = real.nonzero(as_tuple=True)
         items = self.table(histories[rows, places])
         weights = wanted.new_zeros(*histories.shape, candidates.shape[1])
-        weights[rows, places] = self.attention(wanted[rows], items)
+        weights[rows, places] = self.attention(wanted[rows], items).to(weights.dtype)
         recency = (real.sum(1, keepdim=True) - real.cumsum(1))[rows, places].clamp(max=len(self.window_of) - 1)
         windows = items.new_zeros(*histories.shape, self.n_windows, items.shape[1])
         windows[rows, places, self.window_of[recency]] = items

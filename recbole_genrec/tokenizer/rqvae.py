@@ -160,7 +160,7 @@ class RQVAE(ItemTokenizer):
         Without given `codes` each residual takes its nearest codeword. The gradient of the residuals is what
         `residual_gradient` allows; codewords get none.
         """
-        residual, residuals, taken = latent, [], []
+        residual, residuals, taken = latent.to(self.codebooks.dtype), [], []
         for level, codebook in enumerate(self.codebooks.detach().unbind()):
             code = self.choose(level, residual.detach(), codebook) if codes is None else codes[:, level]
             residuals.append(residual)

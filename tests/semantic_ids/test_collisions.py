@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from recbole_genrec.semantic_ids.collisions import counter_level, match_last_codes
+from recbole_genrec.semantic_ids.collisions import check_distinct, counter_level, match_last_codes
 
 
 def naive_counter(codes: torch.Tensor) -> list[int]:
@@ -102,3 +102,10 @@ def test_codes_without_collisions_cost_nothing():
 def test_more_items_than_last_codes_are_refused():
     with pytest.raises(ValueError, match="3 items share all codes but the last, which has 2 values: raise codebook_size"):
         match_last_codes(torch.zeros(3, 2, dtype=torch.long), lambda rows: torch.zeros(len(rows), 2))
+
+
+def test_features_that_cannot_be_told_apart_are_refused():
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1e-6], [1.0, 0.0]])
+    check_distinct(features, 3)
+    with pytest.raises(ValueError, match="3 items have the same features and so the same codes, but counter_size is 2: raise it"):
+        check_distinct(features, 2)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from recbole_genrec.quick_start import run
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 
@@ -24,3 +25,9 @@ def test_mixed_precision_shortens_products_of_training_only(make_experiment, ena
     trainer.evaluate(experiment.valid, load_best_model=False)
     assert seen == {(True, dtype), (False, torch.float32), ("softmax", torch.float32)}
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("model", ["TIGER", "LETTER", "UniGRec", "ETEGRec", "UNGER"])
+def test_every_model_runs_in_mixed_precision(small_settings, model):
+    result = run(model, config_dict={**small_settings(model), "enable_amp": True})
+    assert 0 < result["test_result"]["recall@5"] <= 1
