@@ -98,7 +98,7 @@ def prepare_generate(experiment: Experiment, options: Options) -> tuple[dict[str
         return {"users_per_second": len(chosen) / (time.perf_counter() - started)}
 
     agreement = check_items(search(experiment, users[:N_CHECKED]), decode(histories[:N_CHECKED]))
-    return {"same_items": agreement, "users": N_PLAIN_USERS, "batch_size": batch_size}, measure
+    return {"same_items": agreement, "users": min(N_PLAIN_USERS, len(histories)), "batch_size": batch_size}, measure
 
 
 def check_items(ours: tuple[torch.Tensor, torch.Tensor], theirs: tuple[torch.Tensor, torch.Tensor]) -> float:
