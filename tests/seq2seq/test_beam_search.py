@@ -296,38 +296,3 @@ def test_equals_generate_of_transformers(setting, transformers_twin, n_beams):
     assert (items > 0).all()
     assert torch.equal(found.item_ids, items)
     torch.testing.assert_close(found.log_probs, expected.sequences_scores.view(8, n_beams), atol=1e-5, rtol=1e-6)
-
-
-def test_the_bound_is_the_best_prefix_that_was_dropped():
-    """One beam drops .3 of the first codes; two drop .2; more keep them all and drop items of .35 .18 .12 .10 .09 .05 .04 .04 .03."""
-    trie = Trie(torch.cartesian_prod(torch.arange(3), torch.arange(3)), torch.arange(1, 10), (3, 3))
-    bounds = {n_beams: beam_search(literal_step, trie, n_beams).bound.exp().item() for n_beams in (1, 2, 3, 8)}
-    assert bounds == pytest.approx({1: 0.3, 2: 0.2, 3: 0.1, 8: 0.03})
-    assert beam_search(literal_step, trie, 9).bound.item() == float("-inf")
-
-
-def test_a_ranking_is_proven_where_it_is_above_the_bound():
-    """The counterexample: the first code has .5, but its items .05 and .1; one of the second has .18."""
-    found = beam_search(literal_step, LITERAL, 1)
-    assert (found.item_ids.tolist(), found.proven(1).tolist()) == ([[2]], [False])
-    trie = Trie(torch.cartesian_prod(torch.arange(3), torch.arange(3)), torch.arange(1, 10), (3, 3))
-    assert [beam_search(literal_step, trie, 2).proven(k).item() for k in (1, 2)] == [True, False], "0.35 is above 0.2, and 0.18 is not"
-    found = beam_search(literal_step, trie, 7)
-    assert found.log_probs.exp()[0, 5:].tolist() == pytest.approx([0.05, 0.04])
-    assert [found.proven(k).item() for k in (5, 6, 7, 20)] == [True, True, False, False], "the last place has an equal that was dropped"
-
-
-def test_all_beams_prove_everything():
-    trie, _ = random_catalogue(40, (5, 4, 6), seed=1)
-    step = TableStep(6, (5, 4, 6))
-    assert all(beam_search(step, trie, n_beams).proven(k).all() for n_beams in (40, 64) for k in (1, 10, 40, 50))
-    assert 0 < beam_search(step, trie, 10).proven(10).float().mean() < 1
-
-
-def test_the_ranking_of_code_sequences_is_proven_without_a_trie():
-    trie, _ = random_catalogue(7, (3, 4, 2), seed=2)
-    step = TableStep(50, (3, 4, 2), seed=3)
-    everything, found = (beam_search(step, CompleteTree(trie), n_beams) for n_beams in (24, 4))
-    proven = found.proven(4)
-    assert 0 < proven.float().mean() < 1
-    assert torch.equal(found.item_ids[proven, :3], everything.item_ids[proven, :3])

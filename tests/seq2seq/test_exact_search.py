@@ -23,7 +23,7 @@ class Table:
         shapes = [(n_rows, *sizes[: level + 1]) for level in range(len(sizes))]
         self.tables = [torch.randn(shape, generator=generator).mul(sharpness).log_softmax(-1) for shape in shapes]
         if rounded:
-            self.tables = [table.mul(2).round().div(2).clamp(max=-0.5) for table in self.tables]
+            self.tables = [table.mul(2).round().div(2).clamp(max=0.0) for table in self.tables]
         self.rows, self.n_decoded, self.widest = torch.arange(n_rows), 0, 0
 
     def start(self) -> tuple[Callable, DecoderCache]:
@@ -122,15 +122,14 @@ def test_twenty_beams_can_be_wrong_and_then_are_not_proven():
 
 
 def test_what_is_decoded_is_what_certainty_needs():
-    """Every prefix as good as the last place once, with one beam and one history no more than that and what raised the bar."""
-    trie, codes, item_ids = catalogue(300, (12, 8, 6), 1)
-    table = Table(1, (12, 8, 6), 3.0)
-    scores = table.scores(codes)
-    least = scores.topk(5).values[0, -1]
+    """Of one history by one beam every prefix as good as the last place, each once, and hardly more."""
+    trie, codes, _ = catalogue(300, (40, 6, 3), 1)
+    table = Table(1, (40, 6, 3), 1.0)
+    least = table.scores(codes).topk(5).values[0, -1]
     prefixes = [torch.unique(codes[:, :level], dim=0) for level in (1, 2)]
     needed = 1 + sum(int((_prefix_scores(table, these) >= least).sum()) for these in prefixes)
     exact_search(*table.start(), trie, 1, 5)
-    assert needed <= table.n_decoded <= needed + 8 < 1 + sum(map(len, prefixes))
+    assert needed <= table.n_decoded <= needed + 3 < 60 < 1 + sum(map(len, prefixes))
 
 
 def _prefix_scores(table: Table, prefixes: Tensor) -> Tensor:
