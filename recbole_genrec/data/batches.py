@@ -5,12 +5,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
 from recbole_genrec.data.prefixes import Prefixes
+
+Batch = TypeVar("Batch", Interaction, torch.Tensor)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch there, without waiting until an accelerator is done with the batches before: it is copied from pinned memory."""
+    if device.type == "cpu":
+        return batch.to(device)
+    if isinstance(batch, Interaction):
+        return Interaction({name: to_device(column, device) for name, column in batch.interaction.items()})
+    if batch.device.type == "cpu":
+        batch = batch.pin_memory()
+    return batch.to(device, non_blocking=True)
 
 
 def shuffle_generator(seed: int, epoch: int) -> torch.Generator:

@@ -89,7 +89,8 @@ class ETEGRec(GenerativeRecommender):
         if not self.aligns:
             return targets.losses
         with torch.no_grad():
-            memory, mask = self.encode_history(interaction[rows])
+            # Not interaction[rows]: RecBole makes a list of the rows, for which the host waits.
+            memory, mask = self.encode_history({name: column[rows] for name, column in interaction.interaction.items()})
             start = torch.zeros_like(item_ids).unsqueeze(1)  # token 0; the first state depends on no other
             view = self._view(memory, mask, self.seq2seq.decode(self.token_table(start), memory, mask)[:, 0])
         return {**targets.losses, **self._alignment(view, targets, item_ids)}

@@ -208,7 +208,7 @@ class UNGER(GenerativeRecommender):
 
     def _distill(self, states: Tensor, item_ids: Tensor) -> Tensor:
         """The token's state should point to the target's vector, away from those of drawn items."""
-        drawn = 1 + torch.randperm(self.n_items - 1)[: self.config["distillation_negatives"]].to(item_ids.device)
+        drawn = 1 + torch.randperm(self.n_items - 1)[: self.config["distillation_negatives"]].to(item_ids.device, non_blocking=True)
         is_target = drawn == item_ids.unsqueeze(1)
         vectors = (self.integrated[item_ids], self.integrated[drawn])
         return contrast_with_drawn(self.distillation(states), *vectors, is_target, self.config["distillation_temperature"])

@@ -71,7 +71,7 @@ class Integration(nn.Module):
 
     def _drawn(self, like: Tensor, *shape: int) -> Tensor:
         """Item ids of that shape, drawn uniformly; on the CPU, so that all devices see the same."""
-        return torch.randint(1, len(self.table), shape).to(like.device)
+        return torch.randint(1, len(self.table), shape).to(like.device, non_blocking=True)
 
     @torch.no_grad()
     def recall(self, rows, fields: tuple[str, str, str], k: int) -> float:

@@ -179,7 +179,7 @@ def draw_siblings(groups: Tensor, codes: Tensor, n_groups: int) -> tuple[Tensor,
     group = groups.gather(1, codes.t())
     size, start = sizes.gather(1, group), starts.gather(1, group)
     # Drawn on the CPU, so that all devices see the same numbers.
-    draws = torch.rand(codes.shape, dtype=torch.double).t().to(codes.device)
+    draws = torch.rand(codes.shape, dtype=torch.double).t().to(codes.device, non_blocking=True)
     steps = 1 + (draws * (size - 1)).long()
     place = (places.gather(1, codes.t()) - start + steps) % size
     return members.gather(1, start + place).t(), (size > 1).t()

@@ -15,7 +15,7 @@ from recbole.utils import dict2str, early_stopping
 from tqdm import tqdm
 
 from recbole_genrec.compat import without_anomaly_detection
-from recbole_genrec.data.batches import ItemBatches, LengthBatches
+from recbole_genrec.data.batches import ItemBatches, LengthBatches, to_device
 from recbole_genrec.data.sequence_batches import SequenceBatches
 from recbole_genrec.model.stage import Stage
 from recbole_genrec.precision import mixed_precision
@@ -143,7 +143,7 @@ class GenRecTrainer(Trainer):
         with training_only(self.model, phase.groups):
             for step, batch in enumerate(rows, start=n_earlier * len(batches)):
                 with mixed_precision(self.device, self.enable_amp):
-                    losses = phase.losses(batch.to(self.device))
+                    losses = phase.losses(to_device(batch, self.device))
                 optimizer.step(sum(losses.values()), step)
                 for name, loss in losses.items():
                     totals[name] = totals.get(name, 0.0) + loss.detach()
@@ -201,7 +201,7 @@ class GenRecTrainer(Trainer):
         history, lengths = self.model.ITEM_SEQ, interaction[self.model.ITEM_SEQ_LEN]
         interaction.interaction[history] = interaction[history][:, : int(lengths.max())]
         longest = max(self.config["topk"])
-        beams = self.model.search(interaction.to(self.device), longest)
+        beams = self.model.search(to_device(interaction, self.device), longest)
         ranked = beams.item_ids[:, :longest]
         self.n_empty += (ranked == 0).sum()
         self.n_proven += beams.proven(longest).sum()
