@@ -18,6 +18,7 @@ import yaml
 from recbole.config import Config
 from recbole.utils import ModelType, get_model
 
+from recbole_genrec import distributed
 from recbole_genrec.compat import add_numpy_aliases, count_every_interaction
 from recbole_genrec.config_rules import check_rules
 
@@ -251,7 +252,9 @@ class GenRecConfig(Config):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if visible is not None and "gpu_id" not in self.external_config_dict:
             final["gpu_id"] = visible
-        if "local_rank" in final or (final["use_gpu"] and str(final["gpu_id"]) and torch.cuda.is_available()):
+        if distributed.size() > 1:
+            distributed.place(final)
+        elif "local_rank" in final or (final["use_gpu"] and str(final["gpu_id"]) and torch.cuda.is_available()):
             super()._init_device()
         else:
             final.update(gpu_id="", use_gpu=False, single_spec=True, local_rank=0, device=torch.device("cpu"))

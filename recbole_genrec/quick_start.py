@@ -19,6 +19,7 @@ from recbole.data import data_preparation
 from recbole.trainer import Trainer
 from recbole.utils import ModelType, get_trainer, init_seed
 
+from recbole_genrec import distributed
 from recbole_genrec.compat import PlainCheckpoints, own_log_file, without_anomaly_detection
 from recbole_genrec.config import GenRecConfig, parse_command_line
 from recbole_genrec.data.dataset import GenRecDataset
@@ -41,6 +42,7 @@ Trains and evaluates models of this package or of RecBole; of several, one table
 """
 
 
+@distributed.joined()
 def run(model=None, dataset=None, config_file_list=None, config_dict=None, command_line=None) -> dict[str, Any]:
     """Train a model, keep its best epoch on the validation part, and test it.
 
@@ -53,11 +55,13 @@ def run(model=None, dataset=None, config_file_list=None, config_dict=None, comma
     Raises:
         FileNotFoundError, ValueError: the settings or the data do not allow a run.
     """
-    return _run(GenRecConfig(model, dataset, config_file_list, config_dict, command_line))
+    config = GenRecConfig(model, dataset, config_file_list, config_dict, command_line)
+    _check_processes(config)
+    return _run(config)
 
 
 def _run(config: GenRecConfig) -> dict[str, Any]:
-    with own_log_file(config), without_anomaly_detection():
+    with distributed.of_main(own_log_file(config)), without_anomaly_detection():
         started = time.time()
         keep_freed_memory()
         init_seed(config["seed"], config["reproducibility"])
@@ -68,7 +72,8 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
         train_data, valid_data, test_data = data_preparation(config, data)
 
         init_seed(config["seed"], config["reproducibility"])
-        network = config.model_class(config, train_data.dataset).to(config["device"])
+        with distributed.main_first():
+            network = config.model_class(config, train_data.dataset).to(config["device"])
         logger.info("%s", network)
         trainer = create_trainer(config, network)
         _resume(config, trainer)
@@ -90,12 +95,20 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
             "test_users_per_second": n_test_users / test_seconds,
             **generative_figures(network, trainer),
         }
-        write_test_outcomes(trainer.eval_collector, data, result["checkpoint"])
-        write_record(config, data, n_interactions, result, time.time() - started)
+        if distributed.is_main():
+            write_test_outcomes(trainer.eval_collector, data, result["checkpoint"])
+            write_record(config, data, n_interactions, result, time.time() - started)
         log_summary(config, data, n_interactions, result, time.time() - started)
+        distributed.wait()
         return result
 
 
+def _check_processes(config: GenRecConfig) -> None:
+    if distributed.size() > 1 and not issubclass(config.model_class, GenerativeRecommender):
+        raise ValueError(f"{config['model']} is a model of RecBole, and those are trained by one process here: start it without torchrun")
+
+
+@distributed.joined()
 def compare(models: list[str], dataset=None, config_file_list=None, config_dict=None, command_line=None) -> list[dict[str, Any]]:
     """Run several models one after another on one split, and put their figures into one table.
 
@@ -120,12 +133,15 @@ def compare(models: list[str], dataset=None, config_file_list=None, config_dict=
         GenRecConfig(models[0], *given)  # refuses the first of them with a suggestion
     records = []
     for config in configs:
-        record = find_record(config)
+        _check_processes(config)
+    for config in configs:
+        record = distributed.from_main(find_record(config))
         if record is not None:
             logger.info("%s is done already: %s", config["model"], record["checkpoint"])
         records.append(record or _try(config))
-    path = write_table(records, configs[0])
-    sys.stdout.write(f"{path.read_text(encoding='utf-8')}\n{path} (and .csv)\n")
+    if distributed.is_main():
+        path = write_table(records, configs[0])
+        sys.stdout.write(f"{path.read_text(encoding='utf-8')}\n{path} (and .csv)\n")
     return records
 
 
@@ -134,7 +150,7 @@ def _try(config: GenRecConfig) -> dict[str, Any]:
         return json.loads(Path(_run(config)["checkpoint"]).with_suffix(".json").read_text(encoding="utf-8"))
     except (ValueError, KeyError, ImportError, OSError) as error:
         sentence = refusal(error)
-        if sentence is None:
+        if sentence is None or distributed.size() > 1:  # the others may be waiting for this process
             raise
         return {"model": config["model"], "refusal": sentence}
 
@@ -171,6 +187,7 @@ def _resume(config: GenRecConfig, trainer) -> None:
         path = newest_resume_file(config, ".resume.pth" if isinstance(trainer, GenRecTrainer) else ".pth")
         if path is None:
             logger.info("resume is auto, but %s holds no run of %s to go on from: starting anew", config["checkpoint_dir"], config["model"])
+    path = distributed.from_main(path)
     if path is not None:
         trainer.resume_checkpoint(path)
 

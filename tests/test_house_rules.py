@@ -36,6 +36,7 @@ RANKS = {
     "precision": 0,
     "outcomes": 1,
     "memory": 0,
+    "distributed": 0,
 }
 
 

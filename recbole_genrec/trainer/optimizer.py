@@ -9,6 +9,7 @@ from typing import Iterator
 import torch
 from torch import nn
 
+from recbole_genrec import distributed
 from recbole_genrec.config_rules import SCHEDULERS
 from recbole_genrec.model.stage import Group, Phase, Stage
 
@@ -52,6 +53,7 @@ class StageOptimizer:
             group["lr"] = base_rate * factor
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        distributed.average_gradients(self.parameters)
         if self.max_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         self.optimizer.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Iterable
@@ -14,6 +15,7 @@ from recbole.trainer import Trainer
 from recbole.utils import dict2str, early_stopping
 from tqdm import tqdm
 
+from recbole_genrec import distributed
 from recbole_genrec.compat import without_anomaly_detection
 from recbole_genrec.data.batches import ItemBatches, LengthBatches, to_device
 from recbole_genrec.data.sequence_batches import SequenceBatches
@@ -33,13 +35,16 @@ class GenRecTrainer(Trainer):
     """
 
     def __init__(self, config, model) -> None:
-        super().__init__(config, model)
+        with distributed.one_tensorboard():
+            super().__init__(config, model)
+        distributed.start_alike(model)
         self.eval_collector = TopKCollector(config)
-        self.saved_model_file = str(new_checkpoint_path(config))
+        self.saved_model_file = distributed.from_main(str(new_checkpoint_path(config)))
         self.resume_file = _resume_file(self.saved_model_file)
         self.progress = Progress()
         self.proven_share: float | None = None  # of the ranked lists of the last evaluation
         self.optimizer_states: list[dict[str, Any]] = []
+        self._ranked: deque[torch.Tensor] = deque()  # lists of the next batches, where several processes have made them
         self._clock = time.time()
 
     def _build_optimizer(self, **kwargs) -> None:
@@ -89,6 +94,7 @@ class GenRecTrainer(Trainer):
         """What comes before the first epoch."""
         if stage.start is not None:
             stage.start()
+            distributed.copy_state(self.model)
         if stage.epochs and not stage.keeps_best:
             self.progress.best_score = self.progress.best_result = None
 
@@ -100,6 +106,7 @@ class GenRecTrainer(Trainer):
             self._load_weights(self.saved_model_file)
         if stage.finish is not None:
             stage.finish()
+            distributed.copy_state(self.model)
         if not validated:
             self._save_weights()
         self._count_seconds(stage)
@@ -140,7 +147,7 @@ class GenRecTrainer(Trainer):
         totals: dict[str, torch.Tensor] = {}
         bar = show_progress and stage.rows != "items"
         rows = tqdm(batches.epoch(epoch), total=len(batches), desc=f"{stage.name} {epoch}", ncols=100, disable=not bar)
-        with training_only(self.model, phase.groups):
+        with training_only(self.model, phase.groups), distributed.split_rows(self.model.seq2seq, batches.seed, epoch):
             for step, batch in enumerate(rows, start=n_earlier * len(batches)):
                 with mixed_precision(self.device, self.enable_amp):
                     losses = phase.losses(to_device(batch, self.device))
@@ -175,7 +182,7 @@ class GenRecTrainer(Trainer):
         if stage.validate is None:
             return *self._valid_epoch(valid_data, show_progress=show_progress), self.valid_metric_bigger
         self.model.eval()
-        score = stage.validate(valid_data)
+        score = distributed.from_main(stage.validate(valid_data))
         return score, {stage.name: score}, True
 
     def _validates(self, stage: Stage, epoch: int, valid_data) -> bool:
@@ -198,6 +205,11 @@ class GenRecTrainer(Trainer):
     def _full_sort_batch_eval(self, batched_data):
         """Ranked item ids in place of RecBole's dense scores."""
         interaction, _, positive_users, positive_items = batched_data
+        ranked = self._ranked.popleft() if self._ranked else self._rank(interaction)
+        return interaction, ranked, positive_users, positive_items
+
+    def _rank(self, interaction) -> torch.Tensor:
+        """Item ids, int64 [B, K], best first, 0 where there is none; counts what is empty and what is proven."""
         history, lengths = self.model.ITEM_SEQ, interaction[self.model.ITEM_SEQ_LEN]
         interaction.interaction[history] = interaction[history][:, : int(lengths.max())]
         longest = max(self.config["topk"])
@@ -206,7 +218,7 @@ class GenRecTrainer(Trainer):
         self.n_empty += (ranked == 0).sum()
         self.n_proven += beams.proven(longest).sum()
         self.n_ranked += len(ranked)
-        return interaction, ranked, positive_users, positive_items
+        return ranked
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """As RecBole's Trainer.evaluate; the checkpoint must belong to this model and data set."""
@@ -214,7 +226,10 @@ class GenRecTrainer(Trainer):
             self._load_weights(model_file or self.saved_model_file)
         self.n_empty, self.n_proven = torch.zeros(2, dtype=torch.long, device=self.device)
         self.n_ranked = 0
+        self.model.eval()
+        self._ranked = distributed.in_shares(eval_data or (), self._rank, max(self.config["topk"]), self.device)
         result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        self.n_empty, self.n_proven, self.n_ranked = distributed.summed(self.n_empty, self.n_proven, self.n_ranked)
         if self.n_empty:
             logger.info("%d places of the ranked lists hold codes of no item; they count as misses", self.n_empty)
         if self.n_ranked:
@@ -226,10 +241,13 @@ class GenRecTrainer(Trainer):
 
     def _save_weights(self) -> None:
         content = {**self._identity(), "settings": self.config.settings(), "state_dict": self.model.state_dict()}
-        save_checkpoint(self.saved_model_file, content)
+        if distributed.is_main():
+            save_checkpoint(self.saved_model_file, content)
 
     def _load_weights(self, path: str) -> None:
-        self.model.load_state_dict(load_checkpoint(path, self.device, **self._identity())["state_dict"])
+        if distributed.is_main():
+            self.model.load_state_dict(load_checkpoint(path, self.device, **self._identity())["state_dict"])
+        distributed.copy_state(self.model)
 
     def _save_progress(self, optimizer_states: list[dict[str, Any]]) -> None:
         content = {
@@ -241,7 +259,8 @@ class GenRecTrainer(Trainer):
             "random_state": torch.get_rng_state(),
             "saved_model_file": self.saved_model_file,
         }
-        save_checkpoint(self.resume_file, content)
+        if distributed.is_main():
+            save_checkpoint(self.resume_file, content)
 
     def resume_checkpoint(self, resume_file: str) -> None:
         """Go on where a run was when it wrote `resume_file`; on a CPU the result is that of an undisturbed run.
