@@ -13,6 +13,7 @@ from torch import nn
 from recbole_genrec import distributed
 from recbole_genrec.compat import load_plain
 from recbole_genrec.quick_start import run
+from recbole_genrec.seq2seq.t5 import T5, T5Size
 
 HERE = Path(__file__).parent
 # 27 training rows in batches of 13: the last has fewer rows than there are processes.
@@ -139,3 +140,38 @@ def test_every_process_gets_its_gpu(machine, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="process 2 of this machine, but it has 2 GPUs: lower --nproc_per_node"):
         distributed.place({"use_gpu": True, "gpu_id": "0"})
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_every_process_drops_its_own_and_leaves_the_shared_numbers_alone(number, monkeypatch):
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
+    of_main = distributed._OwnDraws(torch.device("cpu"), 7, 3)
+    main_numbers = [of_main.within(torch.rand, 4) for _ in range(2)]
+    monkeypatch.setattr(distributed, "rank", lambda: number)
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    draws = distributed._OwnDraws(torch.device("cpu"), 7, 3)
+    numbers = [draws.within(torch.rand, 4) for _ in range(2)]
+    assert torch.equal(torch.rand(4), expected)
+    assert not torch.equal(*numbers)
+    assert all(torch.equal(own, of_main) == (number == 0) for own, of_main in zip(numbers, main_numbers))
+    assert not torch.equal(distributed._OwnDraws(torch.device("cpu"), 7, 4).within(torch.rand, 4), numbers[0])
+
+
+def test_dropout_in_shared_rows_differs_by_process(monkeypatch):
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed.distributed, "all_reduce", lambda tensor: None)
+    seq2seq = T5(T5Size(8, 8, 1, 1, 8, 0.5, 0.5))
+    alike, mask = torch.ones(2, 3, 8), torch.ones(2, 3, dtype=torch.bool)
+    encoded, decoded, state = [], [], torch.get_rng_state()
+    for number in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
+        with distributed.split_rows(seq2seq, 1, 2):
+            encoded.append(seq2seq.encode(alike, mask))
+            decoded.append(seq2seq.decode(alike, alike, mask))
+    for states in (encoded, decoded):
+        assert states[0][1].eq(0).all() and states[1][0].eq(0).all()  # each has its own row only
+        assert not torch.equal(states[0][0], states[1][1])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert seq2seq.encode == T5.encode.__get__(seq2seq)
