@@ -118,9 +118,9 @@ def test_settings_are_checked_before_anything_runs(tiny_settings, capsys):
 
 def test_a_recipe_goes_to_the_models_that_have_it(tiny_settings):
     shared = {"config_dict": {**tiny_settings, "recipe": "cpu", "n_beams": 50, "topk": [5]}, "is_shared": True}
-    own, foreign = GenRecConfig("TIGER", **shared), GenRecConfig("SASRec", **shared)
+    own, foreign = GenRecConfig("TIGER", **shared), GenRecConfig("GRU4Rec", **shared)
     assert (own["recipe"], own["n_beams"], own.left_out) == ("cpu", 50, set())
     assert foreign["recipe"] is None
     assert foreign.left_out == {"recipe", "n_beams"}
-    with pytest.raises(ValueError, match="the recipe 'cpu' of SASRec does not exist"):
-        GenRecConfig("SASRec", config_dict=shared["config_dict"])
+    with pytest.raises(ValueError, match="the recipe 'cpu' of GRU4Rec does not exist"):
+        GenRecConfig("GRU4Rec", config_dict=shared["config_dict"])
