@@ -87,7 +87,7 @@ def find_model(name: str) -> type:
         module = f"recbole_genrec.model.{name.lower()}"
         if importlib.util.find_spec(module):
             found = getattr(importlib.import_module(module), name, None)
-            if found is not None:
+            if hasattr(found, "input_type"):  # as every recommender has, and nothing else in that folder
                 return found
     folders = (properties_folder(), _RECBOLE_PROPERTIES)
     # RecBole's Random is its one model without a property file.

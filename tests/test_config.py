@@ -127,7 +127,7 @@ def test_unknown_model_gives_the_nearest_name(name):
         find_model(name)
 
 
-@pytest.mark.parametrize("name", ["", "os.path", "../secret", "Nothing"])
+@pytest.mark.parametrize("name", ["Stage", "Generation", "", "os.path", "../secret", "Nothing"])
 def test_what_is_no_model_is_refused(name):
     with pytest.raises(ValueError, match="is not known"):
         find_model(name)

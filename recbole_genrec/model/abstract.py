@@ -1,6 +1,6 @@
-"""What all generative recommenders share: history -> tokens -> loss, or beams -> items."""
+"""What all generative recommenders share: parts, training plan, semantic ids; generation.py has the way from a history to items."""
 
-# Shapes: B batch, T history length in items, E encoder tokens per item, L levels, D hidden size, V tokens, W beams
+# Shapes: B batch, S encoder tokens, T history length in items, E encoder tokens per item, D hidden size
 
 from __future__ import annotations
 
@@ -12,19 +12,13 @@ import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from recbole_genrec.data.item_features import ItemFeatures
-from recbole_genrec.model.all_positions import encoder_input
+from recbole_genrec.model.generation import Generation
 from recbole_genrec.model.stage import Group, Stage
-from recbole_genrec.precision import in_full_precision
 from recbole_genrec.semantic_ids.collisions import check_distinct
 from recbole_genrec.semantic_ids.files import read_semantic_ids
 from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
-from recbole_genrec.semantic_ids.trie import CompleteTree
-from recbole_genrec.seq2seq.all_positions import item_causal
-from recbole_genrec.seq2seq.beam_search import Beams, beam_search
-from recbole_genrec.seq2seq.exact_search import exact_search
 from recbole_genrec.seq2seq.t5 import T5, T5Size
 from recbole_genrec.tokenizer.base import ItemTokenizer
 from recbole_genrec.tokenizer.given_codes import GivenCodes
@@ -36,7 +30,7 @@ MOST_SHARING = 0.5  # of the counter; ours: beyond it a tokenizer that learns on
 UNTOUCHED_END = 0.1  # of the tokenizer's epochs; ours: a restarted code needs some epochs to find its place
 
 
-class GenerativeRecommender(SequentialRecommender):
+class GenerativeRecommender(Generation, SequentialRecommender):
     """A tokenizer that names items, a T5 that generates the next item's name, a beam search that ranks.
 
     A model of a paper says how items become codes (`make_tokenizer`), how a history enters the encoder
@@ -77,7 +71,9 @@ class GenerativeRecommender(SequentialRecommender):
             )
 
         if not self.config["counter_size"] and not self.has_unique_codes():
-            raise ValueError("counter_size is 0, but the tokenizer may leave items with equal codes to be numbered; set counter_size to 256.")
+            raise ValueError(
+                "counter_size is 0, but the tokenizer may leave items with equal codes to be numbered; set counter_size to 256."
+            )
 
     def has_unique_codes(self) -> bool:
         """Whether the tokenizer itself gives no two items the same codes, so that no counter is needed."""
@@ -213,87 +209,3 @@ class GenerativeRecommender(SequentialRecommender):
             text = "semantic ids: %.0f items share all codes, and counter_size allows %d: a run where they become more ends; raise it"
             logger.warning(text, largest, counter_size)
         return changed
-
-    # --- history and target -------------------------------------------------------------------------------
-
-    def encode_history(self, interaction) -> tuple[Tensor, Tensor]:
-        """Encoder states [B, S, D] and their mask [B, S] of a batch's histories, S = T * E."""
-        embeddings, mask, places = encoder_input(self, interaction)
-        seen = item_causal(places) if self.config["train_mode"] == "all_positions" else mask
-        return self.seq2seq.encode(embeddings, seen), mask
-
-    def add_context(self, interaction, embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What stands before the history: embeddings [B, S, D] and mask [B, S] -> the same with more tokens; here nothing."""
-        return embeddings, mask
-
-    def decode_targets(self, item_ids: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states [B, L, D] that predict the tokens of items [B], given the true tokens before them."""
-        tokens = self.semantic_ids.tokens[item_ids]
-        inputs = F.pad(tokens[:, :-1], (1, 0))  # token 0 starts the decoder
-        return self.seq2seq.decode(self.token_table(inputs), memory, mask)
-
-    @in_full_precision
-    def level_log_probs(self, hidden: Tensor, level: int) -> Tensor:
-        """Log-probabilities [..., codes of the level] from hidden states [..., D].
-
-        With `softmax_scope: full` the probability is shared by the whole vocabulary, as in the published code;
-        with `level` by the codes of the level alone.
-        """
-        table = self.token_table.weight
-        place = self.semantic_ids.level_tokens(level)
-        if self.config["softmax_scope"] == "full":
-            return self._scaled(hidden @ table.T).log_softmax(-1)[..., place]
-        return self._scaled(hidden @ table[place].T).log_softmax(-1)
-
-    def _scaled(self, logits: Tensor) -> Tensor:
-        """T5 scales the logits of a table shared with the input by 1/sqrt(D)."""
-        return logits * self.token_table.embedding_dim**-0.5
-
-    def target_log_probs(self, hidden: Tensor, item_ids: Tensor) -> Tensor:
-        """Log-probability of every code of items [B] from their hidden states [B, L, D]; float [B, L]."""
-        codes = self.semantic_ids.codes[item_ids]
-        levels = [
-            self.level_log_probs(hidden[:, level], level).gather(1, codes[:, level : level + 1])
-            for level in range(self.semantic_ids.n_levels)
-        ]
-        return torch.cat(levels, dim=1)
-
-    # --- ranking ------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def search(self, interaction, k: int | None = None) -> Beams:
-        """The next items that `n_beams` beams find for every history; with `scoring: exact` its k best (`n_beams` unless given)."""
-        memory, mask = self.encode_history(interaction)
-        cache = self.seq2seq.start_cache(memory, mask)
-
-        def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
-            if codes is None:
-                tokens = torch.zeros(len(memory), 1, dtype=torch.long, device=memory.device)
-            else:
-                cache.follow(parents)
-                tokens = codes + self.semantic_ids.offsets[level - 1]
-            return self.level_log_probs(self.seq2seq.step(self.token_table(tokens), cache), level)
-
-        trie, n_beams, renormalize = self.semantic_ids.trie, self.config["n_beams"], self.config["renormalize_trie"]
-        if self.config["scoring"] == "exact":
-            return exact_search(step, cache, trie, n_beams, k or n_beams, renormalize)
-        return beam_search(step, trie if self.config["constrained"] else CompleteTree(trie), n_beams, renormalize)
-
-    def recommend_topk(self, interaction, k: int) -> Tensor:
-        """Distinct item ids [B, k], best first; 0 where an unconstrained beam is no item."""
-        return self.search(interaction, k).item_ids[:, :k]
-
-    def full_sort_predict(self, interaction) -> Tensor:
-        """Scores of all items, float [B, n_items]: log-probabilities of the beams' items, -inf elsewhere."""
-        beams = self.search(interaction)
-        scores = beams.log_probs.new_full((len(beams.item_ids), self.n_items), float("-inf"))
-        scores.scatter_(1, beams.item_ids, beams.log_probs)
-        scores[:, 0] = float("-inf")
-        return scores
-
-    @torch.no_grad()
-    def predict(self, interaction) -> Tensor:
-        """Exact log-probability [B] of the given items after the given histories."""
-        item_ids = interaction[self.ITEM_ID]
-        hidden = self.decode_targets(item_ids, *self.encode_history(interaction))
-        return self.target_log_probs(hidden, item_ids).sum(1)
