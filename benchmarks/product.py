@@ -10,7 +10,6 @@ from recbole.utils import init_seed
 
 from benchmarks.plan import Options
 from recbole_genrec.config import GenRecConfig
-from recbole_genrec.memory import keep_freed_memory
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.quick_start import create_dataset
 from recbole_genrec.trainer.trainer import GenRecTrainer
@@ -60,8 +59,7 @@ def t5_settings(size: str, options: Options) -> dict[str, Any]:
 
 
 def make_config(model: str, dataset: str, settings: dict[str, Any], options: Options) -> GenRecConfig:
-    """Settings of a run; the process treats memory as a run's does."""
-    keep_freed_memory()
+    """Settings of a run."""
     place = {} if options.data_path is None or dataset == "ml-100k" else {"data_path": options.data_path}
     return GenRecConfig(model, dataset, config_dict={"show_progress": False, **place, **settings})
 

@@ -1,4 +1,4 @@
-"""Training steps per second: our trainer beside a plain loop around transformers' T5, and how much of the machine's peak is used."""
+"""Training examples per second: our trainer beside a plain loop around transformers' T5, and how much of the machine's peak is used."""
 
 # Shapes: B batch, S source tokens, L levels
 
@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from recbole.data.interaction import Interaction
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -19,10 +21,14 @@ from benchmarks.plan import Case, Measure, Options, Result, Row
 from benchmarks.product import Experiment, make_tiger, synchronize, t5_settings
 from benchmarks.twin import make_twin, pad_histories, t5_size
 from recbole_genrec.data.batches import LengthBatches, length_batches
+from recbole_genrec.data.sequence_batches import SequenceBatches
+from recbole_genrec.precision import mixed_precision
 from recbole_genrec.trainer.optimizer import StageOptimizer
 
 GOALS = {"small": 8.0, "papers'": 7.0}
 LEAST_UTILISATION = 0.45
+OURS = {"ours": {}, "ours, bfloat16": {"enable_amp": True}, "ours, all positions": {"train_mode": "all_positions"}}
+THEIRS = {"transformers": False, "transformers, bfloat16": True}  # whether the plain loop has autocast
 BATCH_SIZE, N_BATCHES, N_PLAIN_BATCHES = 256, 12, 2  # plain batches are all alike, as nearly each has a history of full length
 QUICK_BATCH_SIZE, N_QUICK_BATCHES = 8, 2
 N_CHECKED = 16
@@ -31,7 +37,7 @@ TOLERANCE = 1e-4
 
 def cases(options: Options) -> list[Case]:
     return [
-        Case("training", f"training, {size} T5, {dataset}", ("matmul", "ours", "transformers"), {"size": size, "dataset": dataset})
+        Case("training", f"training, {size} T5, {dataset}", ("matmul", *OURS, *THEIRS), {"size": size, "dataset": dataset})
         for dataset in options.datasets("amazon-instruments", "amazon-beauty")
         for size in (["small"] if options.quick else GOALS)
     ]
@@ -42,11 +48,15 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
         return matmul.prepare(contender, case, options)
     settings = t5_settings(case.details["size"], options)
     settings["train_batch_size"] = QUICK_BATCH_SIZE if options.quick else BATCH_SIZE
-    if contender == "transformers":
-        settings["softmax_scope"] = "full"  # what its loss has; the loss is compared
+    settings.update(OURS.get(contender, {"softmax_scope": "full"}))  # the softmax is what transformers' loss has; the loss is compared
     experiment = make_tiger(case.details["dataset"], settings, options)
-    rows = evenly_spaced_rows(batches_of(experiment, slice(None)), N_QUICK_BATCHES if options.quick else N_BATCHES)
-    return (prepare_ours if contender == "ours" else prepare_plain_loop)(experiment, rows)
+    n_batches = N_QUICK_BATCHES if options.quick else N_BATCHES
+    if contender == "ours, all positions":
+        return prepare_all_positions(experiment, n_batches)
+    rows = evenly_spaced_rows(batches_of(experiment, slice(None)), n_batches)
+    if contender in THEIRS:
+        return prepare_plain_loop(experiment, rows, THEIRS[contender])
+    return prepare_ours(experiment, rows)
 
 
 def batches_of(experiment: Experiment, rows: Tensor | slice) -> LengthBatches:
@@ -87,7 +97,42 @@ def prepare_ours(experiment: Experiment, rows: Tensor) -> tuple[dict[str, Any], 
     return facts, measure
 
 
-def prepare_plain_loop(experiment: Experiment, rows: Tensor) -> tuple[dict[str, Any], Measure]:
+class ChosenBatches:
+    """Evenly spaced batches of an epoch of whole sequences, in the order of their sizes, the same in every epoch."""
+
+    def __init__(self, batches: SequenceBatches, target_field: str, n_batches: int) -> None:
+        self.seed = batches.seed
+        epoch = sorted(batches.epoch(0), key=lambda batch: batch[batches.fields[1]].numel())
+        n_batches = min(n_batches, len(epoch))
+        self.chosen = [epoch[(2 * number + 1) * len(epoch) // (2 * n_batches)] for number in range(n_batches)]
+        self.n_targets = sum(int((batch[target_field] > 0).sum()) for batch in self.chosen)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def epoch(self, epoch: int) -> Iterator[Interaction]:
+        """As of the trainer's batches."""
+        return iter(self.chosen)
+
+
+def prepare_all_positions(experiment: Experiment, n_batches: int) -> tuple[dict[str, Any], Measure]:
+    """Steps of the trainer that train all next items of a sequence in one pass; an example is a next item."""
+    model, trainer = experiment.model, experiment.trainer
+    stage = model.stages()[-1]
+    batches = ChosenBatches(trainer._batches(stage, experiment.train), model.ITEM_ID, n_batches)
+    optimizer = StageOptimizer(model, stage, trainer.learner, trainer._max_norm(), len(batches))
+
+    def measure(number: int) -> dict[str, float]:
+        started = time.perf_counter()
+        trainer._train(stage, number, batches, [optimizer], False)
+        synchronize(experiment.config["device"])
+        return {"examples_per_second": batches.n_targets / (time.perf_counter() - started)}
+
+    measure(0)
+    return {"examples": batches.n_targets}, measure
+
+
+def prepare_plain_loop(experiment: Experiment, rows: Tensor, is_mixed: bool) -> tuple[dict[str, Any], Measure]:
     """What people write: shuffled batches padded to their longest history, AdamW, the loss read in every step."""
     model, config = experiment.model, experiment.config
     twin = make_twin(model)
@@ -107,7 +152,8 @@ def prepare_plain_loop(experiment: Experiment, rows: Tensor) -> tuple[dict[str, 
         twin.train()
         started, n_examples, total = time.perf_counter(), 0, 0.0
         for inputs in itertools.islice(loader, N_PLAIN_BATCHES):
-            loss = twin(**{name: tensor.to(device) for name, tensor in inputs.items()}).loss
+            with mixed_precision(device, is_mixed):
+                loss = twin(**{name: tensor.to(device) for name, tensor in inputs.items()}).loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -142,12 +188,16 @@ def check_loss(experiment: Experiment, twin: torch.nn.Module, inputs: dict[str, 
 
 
 def rows(results: list[Result]) -> list[Row]:
-    """Examples per second, then which share of the matmul peak the useful operations are."""
+    """Examples per second, also in bfloat16 and of all positions at once; then which share of the matmul peak the useful operations are."""
     table = []
     for result in results:
-        ours, theirs = (result.median(contender, "examples_per_second") for contender in ("ours", "transformers"))
+        speed = {contender: result.median(contender, "examples_per_second") for contender in (*OURS, *THEIRS)}
+        ours, theirs = speed["ours"], speed["transformers"]
         goal = ("ratio", ">=", GOALS[result.case.details["size"]])
         table.append(Row(result.case.title, "examples/s", ours, theirs, goal))
+        short, whole = "bfloat16", "all positions"
+        table.append(Row(f"{result.case.title}, {short}", "examples/s", speed[f"ours, {short}"], speed[f"transformers, {short}"], goal))
+        table.append(Row(f"{result.case.title}, {whole}", "examples/s", speed[f"ours, {whole}"], theirs, goal))
         peak, flops = result.median("matmul", "flops_per_second"), result.facts["ours"]["flops_per_example"]
         goal = ("ours", ">=", 100 * LEAST_UTILISATION)
         table.append(Row(f"{result.case.title}: of the matmul peak", "%", 100 * ours * flops / peak, goal=goal))
