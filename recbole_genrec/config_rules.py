@@ -17,6 +17,7 @@ CHOICES = {
     "feature_scaling": ("standardize", "unit_norm", "centered", "raw"),
     "quantization_reduction": ("sum", "mean"),
     "residual_gradient": ("through", "blocked"),
+    "temperature_unit": ("variance", "absolute"),
     "initial_weights": ("t5", "normal"),
     "sia_sign": ("minus", "plus"),
     "sia_path": ("own", "target"),

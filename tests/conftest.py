@@ -58,6 +58,7 @@ SMALL_UNIGREC_SETTINGS = {
     "teacher_epochs": 1,
     "temperature_max": 0.5,
     "temperature_min": 0.1,
+    "temperature_unit": "absolute",
     "distillation_temperature": 0.1,
     "joint_tokenizer_learning_rate": 0.001,
     "finetune_epochs": 2,

@@ -96,6 +96,7 @@ class UniGRec(GenerativeRecommender):
             uniformity_weight=config["tokenizer_uniformity_weight"] if "uniformity" in self.parts else 0.0,
             temperature_max=config["temperature_max"],
             temperature_min=config["temperature_min"],
+            temperature_unit=config["temperature_unit"],
             annealing_epochs=max(1, config["tokenizer_epochs"]),
             kmeans_iterations=config["kmeans_iterations"],
         )
@@ -218,9 +219,11 @@ class UniGRec(GenerativeRecommender):
 
         Without joint training the recommender alone learns in its place, for as many epochs.
         """
-        anneal = self.tokenizer.anneal if "soft" in self.parts else None
         second = self._joint_stage() if "joint" in self.parts else self.recommender_stage()
-        return (self.tokenizer_stage(before_epoch=anneal), second, self.finetune_stage())
+        return (self.tokenizer_stage(before_epoch=self._anneal if "soft" in self.parts else None), second, self.finetune_stage())
+
+    def _anneal(self, epoch: int) -> None:
+        self.tokenizer.anneal(epoch, self.item_features[1:])
 
     def _joint_stage(self) -> Stage:
         config = self.config

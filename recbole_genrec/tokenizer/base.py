@@ -114,3 +114,9 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse what is not one of the choices: ValueError."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r} but must be one of {', '.join(choices)}; choose one of them")

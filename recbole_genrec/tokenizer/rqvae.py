@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_genrec.precision import full_precision
-from recbole_genrec.tokenizer.base import ItemTokenizer, in_chunks, mlp
+from recbole_genrec.tokenizer.base import ItemTokenizer, check_choice, in_chunks, mlp
 from recbole_genrec.tokenizer.clustering import closeness, nearest
 from recbole_genrec.tokenizer.residual_kmeans import fit_codebooks, quantize_by_nearest
 
@@ -76,8 +76,8 @@ class RQVAE(ItemTokenizer):
         kmeans_iterations: int,
     ) -> None:
         super().__init__(n_features=n_features, n_levels=n_levels, codebook_size=codebook_size)
-        _check_choice("reduction", reduction, REDUCTIONS)
-        _check_choice("residual_gradient", residual_gradient, RESIDUAL_GRADIENTS)
+        check_choice("reduction", reduction, REDUCTIONS)
+        check_choice("residual_gradient", residual_gradient, RESIDUAL_GRADIENTS)
         sizes = [n_features, *hidden_sizes, code_dim]
         self.encoder = mlp(sizes)
         self.decoder = mlp(sizes[::-1])
@@ -218,8 +218,3 @@ class RQVAE(ItemTokenizer):
         result = quantize_by_nearest(self.encoder(features), self.codebooks)
         values = {f"distance_level_{level}": distance for level, distance in enumerate(result.distances.t())}
         return {"squared_error": (features - self.decoder(result.quantized)).square().mean(dim=1), **values}
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r} but must be one of {', '.join(choices)}; choose one of them")

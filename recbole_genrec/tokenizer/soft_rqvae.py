@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_genrec.precision import full_precision
-from recbole_genrec.tokenizer.base import ItemTokenizer, in_chunks, mlp
+from recbole_genrec.tokenizer.base import ItemTokenizer, check_choice, in_chunks, mlp
 from recbole_genrec.tokenizer.clustering import closeness, kmeans
+
+UNITS = ("variance", "absolute")
 
 
 class SoftCodes(NamedTuple):
@@ -44,18 +46,21 @@ class SoftRQVAE(ItemTokenizer):
         n_levels: L.
         codebook_size: K, per level; the levels share nothing.
         uniformity_weight: of codeword uniformity; 0 switches it off.
-        temperature_max: of the first epoch; on the scale of squared distances of latent vectors.
+        temperature_max: of the first epoch, in units of `temperature_unit`.
         temperature_min: of epoch `annealing_epochs` and all later ones.
+        temperature_unit: "variance", that of the latent vectors of all items, added up over their dimensions and measured anew in
+            every `anneal`; or "absolute", on the scale of squared distances of latent vectors.
         annealing_epochs: length of the linear descent from one to the other.
         kmeans_iterations: most iterations of each k-means of the start.
 
-    The temperature in use is a buffer: it is saved with the codebooks, because codes of deeper levels depend on it.
+    The temperature in use and its unit are buffers: they are saved with the codebooks, because codes of deeper levels depend on them.
 
     Raises:
-        ValueError: unless temperature_max >= temperature_min > 0 and annealing_epochs >= 1.
+        ValueError: unless temperature_max >= temperature_min > 0 and annealing_epochs >= 1, or for an unknown unit.
     """
 
     temperature: Tensor
+    unit: Tensor
 
     def __init__(
         self,
@@ -68,10 +73,12 @@ class SoftRQVAE(ItemTokenizer):
         uniformity_weight: float,
         temperature_max: float,
         temperature_min: float,
+        temperature_unit: str,
         annealing_epochs: int,
         kmeans_iterations: int,
     ) -> None:
         super().__init__(n_features=n_features, n_levels=n_levels, codebook_size=codebook_size)
+        check_choice("temperature_unit", temperature_unit, UNITS)
         _check_annealing(temperature_max, temperature_min, annealing_epochs)
         sizes = [n_features, *hidden_sizes, code_dim]
         self.encoder = mlp(sizes)
@@ -81,22 +88,29 @@ class SoftRQVAE(ItemTokenizer):
         self.uniformity_weight = uniformity_weight
         self.temperature_max = temperature_max
         self.temperature_min = temperature_min
+        self.temperature_unit = temperature_unit
         self.annealing_epochs = annealing_epochs
         self.kmeans_iterations = kmeans_iterations
         self.register_buffer("temperature", torch.tensor(float(temperature_max)))
+        self.register_buffer("unit", torch.tensor(1.0))
 
-    def anneal(self, epoch: int) -> float:
-        """Sets the temperature of `epoch` (from 0; call it before the epoch) and returns it: linear, then constant."""
+    @torch.no_grad()
+    def anneal(self, epoch: int, features: Tensor) -> None:
+        """Sets the temperature of `epoch` (from 0; call it before the epoch), linear, then constant, for the features of all items [N, D].
+
+        Training may sharpen the codes by widening the latent space, which a temperature in units of its variance does not let happen.
+        """
         progress = min(max(epoch / self.annealing_epochs, 0.0), 1.0)
-        temperature = self.temperature_max + (self.temperature_min - self.temperature_max) * progress
-        self.temperature.fill_(temperature)
-        return temperature
+        if self.temperature_unit == "variance":
+            with full_precision(features):
+                self.unit.copy_(in_chunks(self.encoder, features).var(dim=0, unbiased=False).sum())
+        self.temperature.copy_(self.unit * (self.temperature_max + (self.temperature_min - self.temperature_max) * progress))
 
     @torch.no_grad()
     def start(self, features: Tensor, seed: int) -> None:
         """Places the codebooks by k-means, level by level on the soft residuals at temperature_max."""
         self._check_finite(features)
-        self.anneal(0)
+        self.anneal(0, features)
         residual = in_chunks(self.encoder, features)
         for level, codebook in enumerate(self.codebooks):
             centroids, _ = kmeans(residual, self.codebook_size, seed=seed + level, n_iterations=self.kmeans_iterations)
@@ -108,7 +122,7 @@ class SoftRQVAE(ItemTokenizer):
 
         Args:
             latent: [N, C], an output of the encoder or of any other map into the code space.
-            temperature: greater than 0; the tokenizer's own if None.
+            temperature: greater than 0, absolute; the tokenizer's own if None.
         """
         with full_precision(latent):
             residual = latent.to(self.codebooks.dtype)
@@ -126,14 +140,14 @@ class SoftRQVAE(ItemTokenizer):
 
         Args:
             latent: [N, C].
-            temperature: greater than 0.
+            temperature: greater than 0, in units of `temperature_unit`.
             sign: minus: softmax of minus the squared distances, as in `quantize`; plus: of the distances, as released.
             residual: what every level takes away: the soft codeword as in `quantize`, or, hard, the nearest, as released.
         """
         with full_precision(latent):
             rest, levels = latent.to(self.codebooks.dtype), []
             for codebook in self.codebooks.unbind():
-                near = closeness(rest, codebook) / temperature
+                near = closeness(rest, codebook) / (temperature * self.unit)
                 levels.append((near if sign == "minus" else -near).softmax(dim=1))
                 rest = rest - (near.softmax(dim=1) @ codebook if residual == "soft" else F.embedding(near.argmax(dim=1), codebook))
         return torch.stack(levels, dim=1)

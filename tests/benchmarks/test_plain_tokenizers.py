@@ -37,7 +37,8 @@ def test_hard_codes_cost_what_ours_do():
 
 def test_soft_codes_cost_what_ours_do():
     torch.manual_seed(0)
-    ours = SoftRQVAE(**SIZES, uniformity_weight=0.1, temperature_max=0.5, temperature_min=0.1, annealing_epochs=1)
+    temperature = dict(temperature_max=0.5, temperature_min=0.1, temperature_unit="absolute", annealing_epochs=1)
+    ours = SoftRQVAE(**SIZES, uniformity_weight=0.1, **temperature)
     assert_same_loss_and_gradient(ours, plain_twin(ours, lambda: SoftLevel(8, 4, 0.5, 0.1)), torch.randn(20, 6))
 
 

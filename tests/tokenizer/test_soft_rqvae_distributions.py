@@ -14,7 +14,8 @@ from recbole_genrec.tokenizer.soft_rqvae import SoftRQVAE
 def tokenizer() -> SoftRQVAE:
     torch.manual_seed(0)
     settings = dict(n_features=6, hidden_sizes=[8], code_dim=4, n_levels=3, codebook_size=5, uniformity_weight=0.0)
-    return SoftRQVAE(**settings, temperature_max=0.4, temperature_min=0.1, annealing_epochs=10, kmeans_iterations=20)
+    settings.update(temperature_max=0.4, temperature_min=0.1, temperature_unit="absolute", annealing_epochs=10)
+    return SoftRQVAE(**settings, kmeans_iterations=20)
 
 
 def test_are_the_quantizers_own_probabilities(tokenizer):

@@ -9,7 +9,8 @@ import torch
 
 from recbole_genrec.tokenizer.soft_rqvae import SoftRQVAE
 
-SETTINGS = dict(uniformity_weight=0.0, temperature_max=0.4, temperature_min=0.1, annealing_epochs=10, kmeans_iterations=20)
+TEMPERATURE = dict(temperature_max=0.4, temperature_min=0.1, temperature_unit="absolute", annealing_epochs=10)
+SETTINGS = dict(**TEMPERATURE, uniformity_weight=0.0, kmeans_iterations=20)
 
 
 def test_what_codes_explain_by_hand():
