@@ -14,7 +14,7 @@ from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.precision import full_precision
 from recbole_genrec.seq2seq.losses import contrastive, first_rows, symmetric_kl
 from recbole_genrec.seq2seq.t5 import mean_state
-from recbole_genrec.tokenizer.base import ItemTokenizer, mlp
+from recbole_genrec.tokenizer.base import ItemTokenizer, in_chunks, mlp
 from recbole_genrec.tokenizer.rqvae import RQVAE
 from recbole_genrec.tokenizer.soft_rqvae import SoftCodes, SoftRQVAE, codeword_uniformity
 
@@ -58,6 +58,7 @@ class UniGRec(GenerativeRecommender):
         self._make_adapters()
         self.distills = False
         self.item_embeddings: Tensor | None = None
+        self.latents: Tensor | None = None  # of all items, while the tokenizer is frozen
         self.register_load_state_dict_post_hook(lambda module, _: module.forget_item_embeddings())
 
     def _make_adapters(self) -> None:
@@ -110,7 +111,7 @@ class UniGRec(GenerativeRecommender):
 
     def forget_item_embeddings(self) -> None:
         """Called whenever the weights may have changed."""
-        self.item_embeddings = None
+        self.item_embeddings = self.latents = None
 
     def train(self, mode: bool = True) -> UniGRec:
         """Set the mode, as of any module."""
@@ -129,7 +130,15 @@ class UniGRec(GenerativeRecommender):
                 self.item_embeddings = self.soft_embeddings(self.tokenizer.soft_codes(self.item_features).probabilities)
             return self.item_embeddings[item_id_list].flatten(1, 2)
         items, places = item_id_list.unique(return_inverse=True)
-        return self._gather(self.tokenizer.soft_codes(self.item_features[items]), places)
+        return self._gather(self._soft_codes(items), places)
+
+    def _soft_codes(self, items: Tensor) -> SoftCodes:
+        """Of items [U]; a frozen tokenizer's encoder sees all items once, not a batch's in every step."""
+        if any(parameter.requires_grad for parameter in self.tokenizer.parameters()):
+            return self.tokenizer.soft_codes(self.item_features[items])
+        if self.latents is None:
+            self.latents = in_chunks(self.tokenizer.encoder, self.item_features)
+        return self.tokenizer.quantize(self.latents[items])
 
     def _gather(self, soft_codes: SoftCodes, places: Tensor) -> Tensor:
         """Encoder input [B, T * L, D] of histories given as places [B, T] in the rows of soft codes."""

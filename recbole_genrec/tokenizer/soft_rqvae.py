@@ -102,8 +102,7 @@ class SoftRQVAE(ItemTokenizer):
         """
         progress = min(max(epoch / self.annealing_epochs, 0.0), 1.0)
         if self.temperature_unit == "variance":
-            with full_precision(features):
-                self.unit.copy_(in_chunks(self.encoder, features).var(dim=0, unbiased=False).sum())
+            self.unit.copy_(in_chunks(self.encoder, features).var(dim=0, unbiased=False).sum())
         self.temperature.copy_(self.unit * (self.temperature_max + (self.temperature_min - self.temperature_max) * progress))
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 
 from recbole_genrec.model.unigrec import UniGRec
 from recbole_genrec.tokenizer.soft_rqvae import SoftCodes
-from recbole_genrec.trainer.optimizer import StageOptimizer, named_parameters
+from recbole_genrec.trainer.optimizer import StageOptimizer, named_parameters, training_only
 
 # Repeated items within and between rows, a repeated target, and padding.
 HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7]]
@@ -277,6 +277,27 @@ def test_cached_item_embeddings_do_not_outlive_the_mode(make_model, mode):
         model.token_table.weight.add_(0.5)
         assert model.train(mode).item_embeddings is None
         assert (model.eval().embed_history(histories) - old).abs().max() > 0.1
+
+
+def test_a_frozen_tokenizer_encodes_once(make_model, make_batch):
+    """The same loss and gradients in the fine-tune stage as with a tokenizer that could change, from one look at all items."""
+    model, batch, rows = make_model(), make_batch(HISTORIES, TARGETS), []
+    weight = model.token_table.weight
+
+    def gradient() -> torch.Tensor:
+        weight.grad = None
+        sum(model.losses(batch).values()).backward()
+        return weight.grad.clone()
+
+    expected = gradient()
+    model.tokenizer.encoder.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    with training_only(model, model.stages()[2].groups):
+        torch.testing.assert_close(gradient(), expected)
+        torch.testing.assert_close(gradient(), expected)
+    assert rows == [model.n_items]
+    with training_only(model, model.stages()[1].groups):
+        gradient()
+    assert len(rows) == 2 and rows[1] < model.n_items
 
 
 def test_numbers_of_parameters_at_the_papers_sizes(make_experiment, tmp_path, monkeypatch):
