@@ -21,9 +21,9 @@ from benchmarks.plan import Options, Result, Row
 from benchmarks.report import table, write_json
 from benchmarks.rounds import run_case
 
-SUBJECTS = ("matmul", "training", "decoding", "catalogue", "evaluation", "tokenizer", "teacher", "start")
+SUBJECTS = ("matmul", "training", "scaling", "decoding", "catalogue", "evaluation", "tokenizer", "teacher", "start")
 WITH_TRANSFORMERS = {"training", "decoding"}
-WITH_DATA = {"training", "decoding", "evaluation", "start"}
+WITH_DATA = {"training", "scaling", "decoding", "evaluation", "start"}
 
 
 def n_cores() -> int:

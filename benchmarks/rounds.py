@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -39,20 +40,24 @@ def run_case(case: Case, options: Options) -> Result:
 
 
 class Contender:
-    """The process of a contender; as a context it is started and ended."""
+    """The process of a contender; as a context it is started and ended. `more` is added to its environment."""
 
-    def __init__(self, name: str, case: Case, options: Options) -> None:
+    def __init__(self, name: str, case: Case, options: Options, more: Mapping[str, str] | None = None) -> None:
         request = json.dumps({"contender": name, "case": asdict(case), "options": asdict(options)})
         self.name, self.title = name, case.title
         self.command = [sys.executable, "-m", "benchmarks.contender", request]
-        self.environment = environment(options.threads)
+        self.environment = {**environment(options.threads), **(more or {})}
 
-    def __enter__(self) -> Contender:
+    def start(self) -> None:
+        """Start the process; the first that is received from it are its facts."""
         self.process = subprocess.Popen(
             self.command, cwd=ROOT, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+
+    def __enter__(self) -> Contender:
+        self.start()
         try:
-            self.facts = self._receive()
+            self.facts = self.receive()
         except RuntimeError:
             self.__exit__()
             raise
@@ -65,14 +70,19 @@ class Contender:
 
     def measure(self, number: int) -> dict[str, float]:
         """What the contender measures in this round."""
+        self.ask(number)
+        return self.receive()
+
+    def ask(self, number: int) -> None:
+        """Let it measure this round."""
         try:
             self.process.stdin.write(f"{number}\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended, which _receive says
-        return self._receive()
+            pass  # it has ended, which receive says
 
-    def _receive(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
+        """What it has to say next; RuntimeError if it has ended."""
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.title}: the process of {self.name} ended with {self.process.wait()}; its messages stand above")
