@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_genrec.data.collaborative import teacher_embeddings
-from recbole_genrec.model.abstract import GenerativeRecommender
+from recbole_genrec.model.soft_identifiers import SoftIdentifiers
 from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.precision import full_precision
 from recbole_genrec.seq2seq.losses import contrastive, first_rows, symmetric_kl
 from recbole_genrec.seq2seq.t5 import mean_state
-from recbole_genrec.tokenizer.base import ItemTokenizer, in_chunks, mlp
+from recbole_genrec.tokenizer.base import ItemTokenizer, mlp
 from recbole_genrec.tokenizer.rqvae import RQVAE
 from recbole_genrec.tokenizer.soft_rqvae import SoftCodes, SoftRQVAE, codeword_uniformity
 
@@ -48,7 +48,7 @@ class Adapter(nn.Module):
         return self.layers(F.layer_norm(states, states.shape[-1:]) if self.is_trained else states)
 
 
-class UniGRec(GenerativeRecommender):
+class UniGRec(SoftIdentifiers):
     """Histories enter the recommender as soft identifiers, so its loss also trains the tokenizer."""
 
     def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
@@ -57,9 +57,6 @@ class UniGRec(GenerativeRecommender):
             self.register_buffer("teacher", teacher_embeddings(config, dataset, "SASRec") if saved is None else saved["teacher"])
         self._make_adapters()
         self.distills = False
-        self.item_embeddings: Tensor | None = None
-        self.latents: Tensor | None = None  # of all items, while the tokenizer is frozen
-        self.register_load_state_dict_post_hook(lambda module, _: module.forget_item_embeddings())
 
     def _make_adapters(self) -> None:
         """Those between the spaces that the losses compare."""
@@ -78,6 +75,11 @@ class UniGRec(GenerativeRecommender):
         """What the row of the ablation table has."""
         return ROWS[self.config["ablation"]]
 
+    @property
+    def is_soft(self) -> bool:
+        """Whether histories are soft identifiers."""
+        return "soft" in self.parts
+
     def needs_teacher(self) -> bool:
         """Whether a loss compares with the teacher's vectors."""
         is_anchored = self.config["tokenizer_distillation_target"] == "item"
@@ -86,7 +88,7 @@ class UniGRec(GenerativeRecommender):
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """Soft RQ-VAE with annealed temperature and codeword uniformity; TIGER's for M0."""
         config = self.config
-        if "soft" not in self.parts:
+        if not self.is_soft:
             return RQVAE.from_config(config, n_features)
         return SoftRQVAE(
             n_features=n_features,
@@ -101,49 +103,6 @@ class UniGRec(GenerativeRecommender):
             annealing_epochs=max(1, config["tokenizer_epochs"]),
             kmeans_iterations=config["kmeans_iterations"],
         )
-
-    # --- soft identifiers ---------------------------------------------------------------------------------
-
-    def soft_embeddings(self, probabilities: Tensor) -> Tensor:
-        """Expected token embeddings of soft codes, float [U, L, K] -> [U, L, D]; a one-hot code is a plain lookup."""
-        levels = [self.token_table.weight[self.semantic_ids.level_tokens(level)] for level in range(probabilities.shape[1])]
-        return torch.stack([probabilities[:, level] @ table for level, table in enumerate(levels)], dim=1)
-
-    def forget_item_embeddings(self) -> None:
-        """Called whenever the weights may have changed."""
-        self.item_embeddings = self.latents = None
-
-    def train(self, mode: bool = True) -> UniGRec:
-        """Set the mode, as of any module."""
-        self.forget_item_embeddings()
-        return super().train(mode)
-
-    def embed_history(self, item_id_list: Tensor) -> Tensor:
-        """Soft identifiers of every item without the counter, oldest item first; the tokenizer sees an item once.
-
-        Hard identifiers are all codes of an item, counter included, as TIGER has them.
-        """
-        if "soft" not in self.parts:
-            return self.token_table(self.semantic_ids.tokens[item_id_list].flatten(1))
-        if not self.training:
-            if self.item_embeddings is None or torch.is_grad_enabled():
-                self.item_embeddings = self.soft_embeddings(self.tokenizer.soft_codes(self.item_features).probabilities)
-            return self.item_embeddings[item_id_list].flatten(1, 2)
-        items, places = item_id_list.unique(return_inverse=True)
-        return self._gather(self._soft_codes(items), places)
-
-    def _soft_codes(self, items: Tensor) -> SoftCodes:
-        """Of items [U]; a frozen tokenizer's encoder sees all items once, not a batch's in every step."""
-        if any(parameter.requires_grad for parameter in self.tokenizer.parameters()):
-            return self.tokenizer.soft_codes(self.item_features[items])
-        if self.latents is None:
-            self.latents = in_chunks(self.tokenizer.encoder, self.item_features)
-        return self.tokenizer.quantize(self.latents[items])
-
-    def _gather(self, soft_codes: SoftCodes, places: Tensor) -> Tensor:
-        """Encoder input [B, T * L, D] of histories given as places [B, T] in the rows of soft codes."""
-        embeddings = self.soft_embeddings(soft_codes.probabilities)
-        return F.embedding(places, embeddings.flatten(1)).unflatten(-1, embeddings.shape[1:]).flatten(1, 2)
 
     # --- losses -------------------------------------------------------------------------------------------
 
@@ -160,7 +119,7 @@ class UniGRec(GenerativeRecommender):
         items, places = torch.cat((history, targets.unsqueeze(1)), dim=1).unique(return_inverse=True)
         soft_codes = self.tokenizer.soft_codes(self.item_features[items])
         mask = (history > 0).repeat_interleave(config["n_levels"], dim=1)
-        embeddings = self._gather(soft_codes, places[:, :-1])
+        embeddings = self.gather(soft_codes, places[:, :-1])
         if config["history_pooling"] == "padded":
             embeddings = embeddings.where(mask.unsqueeze(-1), self.token_table.weight[0])
         memory = self.seq2seq.encode(embeddings, mask)
@@ -229,7 +188,7 @@ class UniGRec(GenerativeRecommender):
         Without joint training the recommender alone learns in its place, for as many epochs.
         """
         second = self._joint_stage() if "joint" in self.parts else self.recommender_stage()
-        return (self.tokenizer_stage(before_epoch=self._anneal if "soft" in self.parts else None), second, self.finetune_stage())
+        return (self.tokenizer_stage(before_epoch=self._anneal if self.is_soft else None), second, self.finetune_stage())
 
     def _anneal(self, epoch: int) -> None:
         self.tokenizer.anneal(epoch, self.item_features[1:])

@@ -199,59 +199,6 @@ def test_uniformity_alone_spreads_a_collapsed_codebook():
     assert entropy(model.soft_codes(batch).probabilities.mean(0)).mean() > before + 1e-3
 
 
-def test_annealing_is_linear_per_epoch_then_constant():
-    model = tokenizer(temperature_max=0.01, temperature_min=0.001, annealing_epochs=3000)
-    temperatures = [annealed(model, epoch) for epoch in range(3000)]
-    assert temperatures[0] == pytest.approx(0.01)
-    assert temperatures[1500] == pytest.approx(0.0055)
-    assert temperatures[2999] == pytest.approx(0.001003)
-    assert all(later < earlier for earlier, later in zip(temperatures, temperatures[1:]))
-    assert model.temperature.item() == pytest.approx(0.001003)
-    assert annealed(model, 3000) == annealed(model, 9999) == pytest.approx(0.001)
-
-
-def annealed(model: SoftRQVAE, epoch: int, items: torch.Tensor | None = None) -> float:
-    """The temperature of an epoch."""
-    model.anneal(epoch, features() if items is None else items)
-    return model.temperature.item()
-
-
-def test_temperature_in_units_of_the_latent_variance():
-    """Latent vectors that are c times as long have c * c times the temperature, so the same soft codes."""
-    model, items = tokenizer(temperature_unit="variance"), features()
-    latent = model.encoder(items).detach()
-    variance = (latent - latent.mean(0)).square().sum(1).mean().item()
-    assert annealed(model, 5) == pytest.approx(0.25 * variance, rel=1e-5)
-    before = model.soft_codes(items).probabilities
-    compared = model.distributions(latent, 0.5, "minus", "soft")
-    torch.testing.assert_close(compared, model.quantize(latent, 0.5 * variance).probabilities)
-    model.encoder[-1].weight.data *= 3
-    model.encoder[-1].bias.data *= 3
-    model.codebooks.data *= 3
-    assert annealed(model, 5) == pytest.approx(0.25 * 9 * variance, rel=1e-5)
-    torch.testing.assert_close(model.soft_codes(items).probabilities, before, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(model.distributions(3 * latent, 0.5, "minus", "soft"), compared, rtol=1e-4, atol=1e-6)
-
-
-def test_the_unit_is_saved():
-    model = tokenizer(temperature_unit="variance")
-    model.anneal(5, features())
-    copy = tokenizer(temperature_unit="variance")
-    copy.load_state_dict(model.state_dict())
-    assert copy.unit.item() == model.unit.item() != 1
-
-
-def test_temperature_is_saved_and_used():
-    model = tokenizer()
-    model.anneal(7, features())
-    copy = tokenizer()
-    copy.load_state_dict(model.state_dict())
-    assert copy.temperature.item() == pytest.approx(0.4 - 0.3 * 0.7)
-    soft, explicit = copy.soft_codes(features()), copy.quantize(copy.encoder(features()), 0.4 - 0.3 * 0.7)
-    torch.testing.assert_close(soft.probabilities, explicit.probabilities)
-    assert not torch.allclose(soft.probabilities, tokenizer().soft_codes(features()).probabilities)
-
-
 def test_start_places_codewords_on_soft_residuals():
     model, points = tokenizer(codebook_size=10), features(200)
     before = model.report(points)
@@ -300,20 +247,6 @@ def test_autocast_changes_nothing():
     assert torch.equal(soft.codes, expected.codes)
     assert torch.equal(losses["reconstruction"], model.losses(batch)["reconstruction"])
     assert latent.probabilities.dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        (dict(temperature_min=0.0), "temperature_min 0.0 must satisfy"),
-        (dict(temperature_min=0.5), "temperature_max 0.4 and temperature_min 0.5 must satisfy"),
-        (dict(temperature_unit="std"), "temperature_unit is 'std' but must be one of variance, absolute"),
-        (dict(annealing_epochs=0), "annealing_epochs is 0 but must be at least 1"),
-    ],
-)
-def test_impossible_annealing_is_an_error(changes, message):
-    with pytest.raises(ValueError, match=message):
-        tokenizer(**changes)
 
 
 def test_catalogue_smaller_than_codebook_is_an_error():
