@@ -112,6 +112,14 @@ def test_a_counter_that_may_become_too_small_is_warned_of(make_experiment, caplo
     assert (sentence in caplog.text) == is_warned_of
 
 
+def test_codes_that_stay_as_they_are_need_no_warning(make_experiment, caplog):
+    model = make_experiment("TIGER", tokenizer="random", codebook_size=5, counter_size=10).model
+    items = (torch.arange(10) - 5).clamp(min=0)
+    model.tokenizer.codes = torch.stack((items % 5, items // 5, items % 3), dim=1)
+    model.refresh_semantic_ids()
+    assert model.semantic_ids.statistics()["largest_group"] == 6 and "share all codes" not in caplog.text
+
+
 def test_dead_codes_restart_after_an_epoch(make_experiment, monkeypatch, caplog):
     """All items, the epoch and the seed go to the tokenizer; the last tenth of the epochs is left to train what was restarted."""
     model, calls = make_experiment("TIGER", seed=11, tokenizer_epochs=20).model, []
