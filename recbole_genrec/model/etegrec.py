@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.model.stage import Group, Phase, Stage
+from recbole_genrec.precision import full_precision
 from recbole_genrec.seq2seq.losses import contrastive, first_rows, symmetric_kl_of_logits
 from recbole_genrec.seq2seq.rms_norm import RMSNorm
 from recbole_genrec.seq2seq.t5 import mean_state
@@ -85,7 +86,7 @@ class ETEGRec(GenerativeRecommender):
         """L_IT of a tokenizer epoch: quantization and both alignments of the distinct targets; the recommender is constant."""
         rows = first_rows(interaction[self.ITEM_ID])
         item_ids = interaction[self.ITEM_ID][rows]
-        targets = self.tokenizer.autoencode(self.item_features[item_ids])
+        targets = self._autoencode(item_ids)
         if not self.aligns:
             return targets.losses
         with torch.no_grad():
@@ -104,7 +105,7 @@ class ETEGRec(GenerativeRecommender):
         if self.aligns:
             rows = first_rows(item_ids)
             with torch.no_grad():
-                targets = self.tokenizer.autoencode(self.item_features[item_ids[rows]])
+                targets = self._autoencode(item_ids[rows])
             losses.update(self._alignment(self._view(memory[rows], mask[rows], hidden[rows, 0]), targets, item_ids[rows]))
         return losses
 
@@ -116,11 +117,16 @@ class ETEGRec(GenerativeRecommender):
         memory, mask = self.encode_history(interaction)
         hidden = self.decode_targets(item_ids, memory, mask)
         rows = first_rows(item_ids)
-        targets = self.tokenizer.autoencode(self.item_features[item_ids[rows]])
+        targets = self._autoencode(item_ids[rows])
         losses = {**targets.losses, **self._generation(hidden, item_ids)}
         if self.aligns:
             losses.update(self._alignment(self._view(memory[rows], mask[rows], hidden[rows, 0]), targets, item_ids[rows]))
         return losses
+
+    def _autoencode(self, item_ids: Tensor) -> Autoencoded:
+        """Items [B] through the tokenizer; the codes that alignment compares are the named ones, so nothing is short."""
+        with full_precision(self.item_features):
+            return self.tokenizer.autoencode(self.item_features[item_ids])
 
     def _generation(self, hidden: Tensor, item_ids: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of the codes of items [B] from hidden states [B, L + 1, D], averaged over rows and levels."""

@@ -123,18 +123,19 @@ class RQVAE(ItemTokenizer):
         return self.autoencode(features).losses
 
     def autoencode(self, features: Tensor) -> Autoencoded:
-        """Encodes, quantizes and decodes a batch [B, D], with gradient."""
+        """Encodes, quantizes and decodes a batch [B, D], with gradient; under autocast, layers are short, distances and losses not."""
+        latent = self.encoder(features).to(self.codebooks.dtype)
         with full_precision(features):
-            latent = self.encoder(features)
             terms = self.quantizer_terms(latent)
             quantized = latent + (terms.quantized - latent).detach()
-            reconstructed = self.decoder(quantized)
+        reconstructed = self.decoder(quantized).to(self.codebooks.dtype)
+        with full_precision(features):
             losses = {
                 "reconstruction": self._squared_error(features, reconstructed),
                 "codebook": terms.codebook,
                 "commitment": self.commitment_weight * terms.commitment,
             }
-            return Autoencoded(quantized, reconstructed, terms.residuals, terms.codes, losses)
+        return Autoencoded(quantized, reconstructed, terms.residuals, terms.codes, losses)
 
     def quantizer_terms(self, latent: Tensor) -> QuantizerTerms:
         """Quantizes latent vectors [B, C]; the terms are summed or averaged as `reduction` says."""

@@ -39,5 +39,6 @@ def test_threads_of_a_contender(quick, as_before, contender, threads):
 def test_efficiency():
     speeds = {scaling.ONE: 100.0, scaling.THREADS: 120.0, scaling.PROCESSES: 180.0}
     measured = {name: [{"examples_per_second": speed}] for name, speed in speeds.items()}
-    beside_one, efficiency, beside_threads = scaling.rows([Result(Case("scaling", "training", tuple(speeds), {"processes": 2}), {}, measured)])
+    case = Case("scaling", "training", tuple(speeds), {"processes": 2})
+    beside_one, efficiency, beside_threads = scaling.rows([Result(case, {}, measured)])
     assert (beside_one.ratio, efficiency.ours, beside_threads.ratio) == (1.8, 90.0, 1.5)

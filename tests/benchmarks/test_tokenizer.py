@@ -30,3 +30,20 @@ def test_share_of_the_clustering():
     rounds = {"ours": [{"seconds_per_epoch": 2.0, "seconds_before_epoch": 0.5}]}
     epoch, share = tokenizer.rows([Result(Case("tokenizer", "LETTER's", ("ours",)), facts, rounds)])
     assert (epoch.ours, share.ours, share.met) == (2.0, 25.0, False)
+
+
+def test_short_layers_have_a_row_of_their_own():
+    seconds = {"ours": 0.6, tokenizer.SHORT: 0.2, "plain loop": 0.7}
+    rounds = {name: [{"seconds_per_epoch": value}] for name, value in seconds.items()}
+    facts = {"ours": {"items": 200, "features": 16}}
+    whole, short = tokenizer.rows([Result(Case("tokenizer", "RQ-VAE", tuple(seconds)), facts, rounds)])
+    assert (whole.met, short.met) == (False, True) and short.ratio == pytest.approx(3.5)
+
+
+def test_only_short_layers_are_mixed(quick, monkeypatch):
+    make_config, enabled = tokenizer.make_config, []
+    monkeypatch.setattr(tokenizer, "make_config", lambda *given: enabled.append(given[2]["enable_amp"]) or make_config(*given))
+    case = tokenizer.cases(quick)[0]
+    for name in case.contenders:
+        tokenizer.prepare(name, case, quick)
+    assert dict(zip(case.contenders, enabled)) == {"ours": False, tokenizer.SHORT: True, "plain loop": False}

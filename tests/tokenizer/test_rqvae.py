@@ -231,12 +231,20 @@ def test_paper_sizes():
     assert model.codebooks.shape == (3, 256, 32)
 
 
-def test_autocast_changes_nothing():
-    model, batch = tokenizer(codebook_size=16, code_dim=4), features(64)
+def test_autocast_shortens_layers_and_nothing_else():
+    """Codes of the catalogue stay what they are; in training those of the rounded latent vectors are the nearest in float32."""
+    model, batch, dtypes = tokenizer(codebook_size=16, code_dim=4), features(64), []
+    expected, codes = model.losses(batch), model.encode(batch)
+    for layer in (model.encoder[-1], model.decoder[-1]):
+        layer.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        codes, losses = model.encode(batch), model.losses(batch)
-    assert torch.equal(codes, model.encode(batch))
-    assert all(torch.equal(losses[name], loss) for name, loss in model.losses(batch).items())
+        assert torch.equal(codes, model.encode(batch)) and dtypes == [torch.float32]
+        result = model.autoencode(batch)
+    assert dtypes[1:] == [torch.bfloat16, torch.bfloat16]
+    assert {part.dtype for part in (*result[:3], *result.losses.values())} == {torch.float32}
+    distances = (result.residuals.double().unsqueeze(2) - model.codebooks.double()).square().sum(-1)
+    assert torch.equal(result.codes, distances.argmin(-1))
+    torch.testing.assert_close(result.losses, expected, rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize("setting", ["reduction", "residual_gradient"])
