@@ -13,12 +13,13 @@ COMPARE = {">=": operator.ge, "<=": operator.le}
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says; `data_path` is absolute, None where no folder of data sets was given."""
+    """What the command line says; `data_path` and `checkpoint` are absolute, None where none was given."""
 
     data_path: str | None
     threads: int
     rounds: int
     quick: bool
+    checkpoint: str | None = None
 
     def dataset(self, name: str) -> str:
         """The data set of this name; quick looks take the one inside RecBole's wheel."""

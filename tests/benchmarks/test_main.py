@@ -10,7 +10,8 @@ from benchmarks.__main__ import SUBJECTS, main, read_arguments
 
 def test_all_subjects_without_a_name():
     arguments = read_arguments(["--quick"])
-    assert arguments.subjects == list(SUBJECTS)
+    assert arguments.subjects == [name for name in SUBJECTS if name != "exact"]
+    assert read_arguments(["--quick", "--checkpoint=model.pth"]).subjects == list(SUBJECTS)
     assert all(importlib.util.find_spec(f"benchmarks.{subject}") for subject in SUBJECTS)
 
 
@@ -21,6 +22,7 @@ def test_all_subjects_without_a_name():
         (["matmul", "--rounds=0"], "--rounds is 0"),
         (["matmul", "--threads=0"], "--threads is 0"),
         (["start"], "give --data_path"),
+        (["exact"], "give --checkpoint"),
     ],
 )
 def test_refusals(argv, sentence, capsys):
