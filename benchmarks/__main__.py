@@ -23,6 +23,7 @@ from benchmarks.report import table, write_json
 from benchmarks.rounds import run_case
 
 SUBJECTS = ("matmul", "training", "scaling", "decoding", "exact", "catalogue", "evaluation", "tokenizer", "teacher", "start")
+DATASETS = ("amazon-instruments", "amazon-beauty")
 WITH_TRANSFORMERS = {"training", "decoding"}
 WITH_DATA = {"training", "scaling", "decoding", "evaluation", "start"}
 
@@ -37,6 +38,7 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"any of {', '.join(SUBJECTS)}; none: all")
     parser.add_argument("--data_path", help="the folder that holds the folders amazon-instruments and amazon-beauty")
+    parser.add_argument("--only", choices=DATASETS, help="training and decoding on this data set alone")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every contender")
     parser.add_argument("--threads", type=int, default=n_cores(), help="threads of a contender; as many as there are cores")
     parser.add_argument("--checkpoint", help="of a trained generative model, for the subject exact; its data set has to be in --data_path")
@@ -63,7 +65,7 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     started = time.time()
     data_path, checkpoint = (path and os.path.abspath(path) for path in (arguments.data_path, arguments.checkpoint))
-    options = Options(data_path, arguments.threads, arguments.rounds, arguments.quick, checkpoint)
+    options = Options(data_path, arguments.threads, arguments.rounds, arguments.quick, checkpoint, arguments.only)
     results: list[Result] = []
     rows: list[Row] = []
     for name in arguments.subjects:

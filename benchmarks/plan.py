@@ -13,21 +13,22 @@ COMPARE = {">=": operator.ge, "<=": operator.le}
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says; `data_path` and `checkpoint` are absolute, None where none was given."""
+    """What the command line says; `data_path` and `checkpoint` are absolute. None is what was not given."""
 
     data_path: str | None
     threads: int
     rounds: int
     quick: bool
     checkpoint: str | None = None
+    only: str | None = None
 
     def dataset(self, name: str) -> str:
         """The data set of this name; quick looks take the one inside RecBole's wheel."""
         return "ml-100k" if self.quick else name
 
     def datasets(self, *names: str) -> list[str]:
-        """The data sets of these names, each once."""
-        return list(dict.fromkeys(map(self.dataset, names)))
+        """The data sets of these names, each once, or `only` one of them."""
+        return [name for name in dict.fromkeys(map(self.dataset, names)) if self.only in (None, name)]
 
 
 @dataclass(frozen=True)

@@ -34,5 +34,5 @@ def test_json_has_every_round(tmp_path):
     assert content["results"][0]["rounds"] == {"ours": [{"seconds": 1.5}, {"seconds": 2.5}]}
     assert content["results"][0]["facts"] == {"ours": {"users": 2}}
     assert (content["table"][0]["ratio"], content["table"][0]["met"]) == (2.0, False)
-    assert content["options"] == {"data_path": "data", "threads": 2, "rounds": 5, "quick": False, "checkpoint": None}
+    assert content["options"] == {"data_path": "data", "threads": 2, "rounds": 5, "quick": False, "checkpoint": None, "only": None}
     assert content["versions"]["torch"] and content["machine"]["cores"] >= 1
