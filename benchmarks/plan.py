@@ -28,7 +28,7 @@ class Options:
 
     def datasets(self, *names: str) -> list[str]:
         """The data sets of these names, each once, or `only` one of them."""
-        return [name for name in dict.fromkeys(map(self.dataset, names)) if self.only in (None, name)]
+        return list(dict.fromkeys(self.dataset(name) for name in names if self.only in (None, name)))
 
 
 @dataclass(frozen=True)

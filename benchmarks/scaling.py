@@ -1,4 +1,4 @@
-"""Training on several processes, as torchrun starts them, beside one process with one thread and beside one with as many threads."""
+"""Training on several processes of a CPU, as torchrun starts them, beside one process with one thread or as many."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from benchmarks.plan import Case, Measure, Options, Result, Row
 from benchmarks.product import make_tiger, t5_settings
 from benchmarks.rounds import Contender
 from benchmarks.training import BATCH_SIZE, N_BATCHES, N_QUICK_BATCHES, QUICK_BATCH_SIZE, batches_of, evenly_spaced_rows, prepare_ours
+from recbole_genrec import distributed as of_several
 
 ONE, THREADS, PROCESSES = "ours", "ours, threads", "ours, processes"
 N_QUICK_PROCESSES = 2
@@ -23,7 +24,7 @@ RANK, MEETING = "BENCHMARK_RANK", "BENCHMARK_MEETING"  # of a process that anoth
 
 def cases(options: Options) -> list[Case]:
     n_processes = N_QUICK_PROCESSES if options.quick else options.threads
-    if n_processes < 2:
+    if n_processes < 2 or torch.cuda.is_available():  # processes would take the GPUs, of which there may be fewer
         return []
     dataset = options.dataset("amazon-instruments")
     details = {"dataset": dataset, "size": "small", "processes": n_processes}
@@ -40,6 +41,7 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
     facts, measure = prepare_ours(experiment, rows)
     for other in others:
         other.receive()
+    facts["processes"] = of_several.size()
     return facts, lambda number: measure_together(measure, others, number)
 
 

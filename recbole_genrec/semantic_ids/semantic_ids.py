@@ -69,7 +69,7 @@ class SemanticIDs(nn.Module):
         elif largest > self.level_sizes[-1]:
             raise ValueError(
                 f"{largest} items share the same codes, but counter_size is {self.level_sizes[-1]}; "
-                "raise counter_size, give the tokenizer more levels, codes or epochs, or try feature_scaling unit_norm."
+                "raise counter_size, give the tokenizer more levels, codes or epochs, or try feature_scaling unit_norm or centered."
             )
 
     def _apply(self, fn, *args, **kwargs) -> SemanticIDs:

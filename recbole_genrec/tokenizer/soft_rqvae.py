@@ -94,6 +94,11 @@ class SoftRQVAE(ItemTokenizer):
         self.register_buffer("temperature", torch.tensor(float(temperature_max)))
         self.register_buffer("unit", torch.tensor(1.0))
 
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        """Checkpoints from before there was a unit have absolute temperatures."""
+        state_dict.setdefault(f"{prefix}unit", torch.tensor(1.0))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     @torch.no_grad()
     def anneal(self, epoch: int, features: Tensor) -> None:
         """Sets the temperature of `epoch` (from 0; call it before the epoch), linear, then constant, for the features of all items [N, D].

@@ -32,3 +32,4 @@ def test_quick_looks_take_one_data_set():
     assert Options(None, 1, 1, quick=True).datasets("a", "b") == ["ml-100k"]
     assert Options(None, 1, 1, quick=False).datasets("a", "b") == ["a", "b"]
     assert Options(None, 1, 1, quick=False, only="b").datasets("a", "b") == ["b"]
+    assert Options(None, 1, 1, quick=True, only="b").datasets("a", "b") == ["ml-100k"]

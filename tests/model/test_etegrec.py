@@ -36,6 +36,18 @@ def make_model(make_experiment):
     return make
 
 
+def test_alignment_sees_the_codes_that_name_items(make_experiment):
+    """Also in mixed precision, which would shorten the layers of the tokenizer."""
+    model = make_experiment("ETEGRec").name_items()
+    items = torch.arange(1, model.n_items)
+    expected = model.tokenizer.autoencode(model.item_features[items])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        short, ours = model.tokenizer.autoencode(model.item_features[items]), model._autoencode(items)
+    assert not torch.equal(short.reconstructed, expected.reconstructed)
+    assert torch.equal(ours.reconstructed, expected.reconstructed)
+    assert torch.equal(ours.codes, model.semantic_ids.codes[1:, : ours.codes.shape[1]])
+
+
 def phase_of(model, name: str):
     return {phase.name: phase for phase in model.stages()[1].phases}[name]
 

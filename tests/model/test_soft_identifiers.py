@@ -74,7 +74,12 @@ def test_a_frozen_tokenizer_encodes_once(make_model, make_batch):
     with training_only(model, model.stages()[2].groups):
         torch.testing.assert_close(gradient(), expected)
         torch.testing.assert_close(gradient(), expected)
-    assert rows == [model.n_items]
+        assert rows == [model.n_items]
+        model.tokenizer.encoder[0].weight.mul_(-1)  # frozen, so that no gradient records it
+        torch.testing.assert_close(gradient(), expected)
+        model.load_state_dict(model.state_dict())
+        assert (gradient() - expected).abs().max() > 1e-4
+    rows.clear()
     with training_only(model, model.stages()[1].groups):
         gradient()
-    assert len(rows) == 2 and rows[1] < model.n_items
+    assert len(rows) == 1 and rows[0] < model.n_items

@@ -52,6 +52,13 @@ def test_temperature_in_units_of_the_latent_variance():
     torch.testing.assert_close(model.distributions(3 * latent, 0.5, "minus", "soft"), compared, rtol=1e-4, atol=1e-6)
 
 
+def test_a_checkpoint_without_a_unit_has_an_absolute_temperature():
+    model, old = tokenizer(), {name: value for name, value in tokenizer().state_dict().items() if name != "unit"}
+    model.unit.fill_(7)
+    model.load_state_dict(old)
+    assert model.unit.item() == 1
+
+
 def test_the_unit_is_saved():
     model = tokenizer(temperature_unit="variance")
     model.anneal(5, features())

@@ -12,6 +12,7 @@ from recbole_genrec.trainer.optimizer import StageOptimizer
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 SETTINGS = {"hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2, "weight_decay": 0.1, "eval_batch_size": 64, "stopping_step": 1}
+OWN = {"TIGER": {}, "UniGRec": {"temperature_unit": "variance"}}
 # How often a run comes by: 4 tokenizer epochs, 2 of every other stage, and the end of every stage.
 N_MOMENTS = {
     "_train": {"TIGER": 6, "UniGRec": 8},
@@ -66,11 +67,11 @@ def killed_after(trainer, method: str, number: int) -> None:
 @pytest.mark.parametrize("method", ["_train", "_validate", "_save_progress", "_load_weights"])
 def test_a_killed_run_goes_on_as_if_undisturbed(make_experiment, name, method):
     """Killed at every moment, in every stage; dropout and optimizer state make each epoch depend on all before it."""
-    experiment = make_experiment(name, **SETTINGS)
+    experiment = make_experiment(name, **SETTINGS, **OWN[name])
     undisturbed = outcome(experiment, new_trainer(experiment))
     number = 0
     while True:
-        experiment = make_experiment(name, **SETTINGS)
+        experiment = make_experiment(name, **SETTINGS, **OWN[name])
         trainer = new_trainer(experiment)
         killed_after(trainer, method, number)
         try:
@@ -79,7 +80,7 @@ def test_a_killed_run_goes_on_as_if_undisturbed(make_experiment, name, method):
         except Killed:
             resume_file = Path(trainer.resume_file)
         if resume_file.exists():
-            experiment = make_experiment(name, **SETTINGS)
+            experiment = make_experiment(name, **SETTINGS, **OWN[name])
             for weight in experiment.model.parameters():
                 weight.data.fill_(0.5)
             torch.manual_seed(12345)
@@ -94,11 +95,11 @@ def test_a_killed_run_goes_on_as_if_undisturbed(make_experiment, name, method):
 
 
 def test_a_run_killed_twice(make_experiment, name):
-    experiment = make_experiment(name, **SETTINGS)
+    experiment = make_experiment(name, **SETTINGS, **OWN[name])
     undisturbed = outcome(experiment, new_trainer(experiment))
     resume_file = None
     for _ in range(2):
-        experiment = make_experiment(name, **SETTINGS)
+        experiment = make_experiment(name, **SETTINGS, **OWN[name])
         trainer = new_trainer(experiment)
         if resume_file is not None:
             trainer.resume_checkpoint(resume_file)
@@ -106,7 +107,7 @@ def test_a_run_killed_twice(make_experiment, name):
         with pytest.raises(Killed):
             trainer.fit(experiment.train, experiment.valid)
         resume_file = trainer.resume_file
-    experiment = make_experiment(name, **SETTINGS)
+    experiment = make_experiment(name, **SETTINGS, **OWN[name])
     trainer = new_trainer(experiment)
     trainer.resume_checkpoint(resume_file)
     assert (trainer.progress.stage, trainer.progress.epoch) == (1, 0), "killed after 3 epochs of 4, then after the first of the next stage"
@@ -152,10 +153,10 @@ def test_every_stage_shuffles_in_its_own_way(make_experiment):
 
 
 def test_a_finished_run_has_nothing_left_to_do(make_experiment, name, monkeypatch):
-    experiment = make_experiment(name, **SETTINGS)
+    experiment = make_experiment(name, **SETTINGS, **OWN[name])
     trainer = new_trainer(experiment)
     first = outcome(experiment, trainer)
-    experiment = make_experiment(name, **SETTINGS)
+    experiment = make_experiment(name, **SETTINGS, **OWN[name])
     again = new_trainer(experiment)
     again.resume_checkpoint(trainer.resume_file)
     monkeypatch.setattr(GenRecTrainer, "_train", lambda *given: pytest.fail("an epoch was run"))
