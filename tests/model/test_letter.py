@@ -108,6 +108,7 @@ def test_both_ways_to_rank_differ_where_normalizers_do():
 def test_reduces_to_tiger(make_experiment, make_batch):
     """Without regularizers, with a counter and a temperature of 1: the same codes and the same losses."""
     shared = dict(quantization_reduction="mean", residual_gradient="through", restart_every=2, counter_size=10, softmax_scope="full")
+    shared["feature_scaling"] = "standardize"
     tiger = make_experiment("TIGER", **shared).model
     letter = make_experiment("LETTER", **shared, collaborative_weight=0, diversity_weight=0, collision_repair="counter").model
     item_ids, batch, found = torch.tensor([1, 4, 5, 9]), make_batch(HISTORIES, TARGETS), []
@@ -146,7 +147,7 @@ def test_settings_reach_the_tokenizer(make_experiment):
 
 
 def test_codes_are_made_of_all_features_but_cf(make_experiment, vectors_file):
-    text = make_experiment("TIGER").model.item_features
+    text = make_experiment("TIGER", feature_scaling="standardize").model.item_features
     model = make_experiment("LETTER").model
     assert torch.equal(model.item_features, text) and model.collaborative.shape == (11, 4)
     sources = {"mine": vectors_file(5), "cf": "SASRec", "text": "tfidf"}
