@@ -37,6 +37,7 @@ RANKS = {
     "outcomes": 1,
     "memory": 0,
     "distributed": 0,
+    "dropout": 0,
 }
 
 

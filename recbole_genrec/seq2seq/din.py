@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recbole_genrec.seq2seq.dropout import Dropout
+from recbole_genrec.dropout import Dropout
 
 INITIAL_DEVIATION = 0.02  # ours: cosines of the 1e-4 of EAGER would give gradients of 1e4
 MOST_ENTRIES = 2**24  # of the largest matrix while the whole catalogue is scored

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_genrec.seq2seq.dropout import Dropout
+from recbole_genrec.dropout import Dropout
 from recbole_genrec.seq2seq.t5 import DecoderCache, mask_bias
 
 INITIAL_DEVIATION = 0.02  # BERT's

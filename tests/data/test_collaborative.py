@@ -22,6 +22,7 @@ from recbole_genrec.data.collaborative import (
     training_windows,
 )
 from recbole_genrec.data.dataset import GenRecDataset, Sequences
+from recbole_genrec.dropout import Dropout
 
 N_TOY_ITEMS = 30
 
@@ -107,11 +108,32 @@ def test_all_positions_end_where_sasrec_ends(make_config):
     model = spread(build_sasrec(config, GenRecDataset(config)))
     length = torch.randint(1, 21, (64,))
     items = torch.randint(1, N_TOY_ITEMS + 1, (64, 20)).masked_fill(torch.arange(20) >= length[:, None], 0)
-    states = hidden_states(model, items)
-    torch.testing.assert_close(states[torch.arange(64), length - 1], model(items, length), rtol=0, atol=1e-6)
+    step = torch.arange(20)
+    states = hidden_states(model, items, step == length[:, None] - 1)
+    torch.testing.assert_close(states, model(items, length), rtol=0, atol=1e-6)
     # An inner position knows its prefix only.
-    prefix = items.masked_fill(torch.arange(20) >= 4, 0)
-    torch.testing.assert_close(states[:, 3][length >= 4], model(prefix, torch.full((64,), 4))[length >= 4], rtol=0, atol=1e-5)
+    inner = hidden_states(model, items, (step == 3) & (length[:, None] >= 4))
+    prefix = items.masked_fill(step >= 4, 0)
+    torch.testing.assert_close(inner, model(prefix, torch.full((64,), 4))[length >= 4], rtol=0, atol=1e-5)
+
+
+def test_cheaper_parts_are_recboles_in_evaluation_and_drop_in_training(make_config):
+    config = make_config(MAX_ITEM_LIST_LENGTH=20)
+    dataset = GenRecDataset(config)
+    ours = spread(build_sasrec(config, dataset)).eval()
+    settings = {key: config[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD", "NEG_PREFIX")}
+    settings.update(MAX_ITEM_LIST_LENGTH=20, device=config["device"], loss_type="CE", hidden_act="gelu", layer_norm_eps=1e-12)
+    settings.update({name: config[f"teacher_{name}"] for name in ("hidden_size", "inner_size", "n_layers", "n_heads")})
+    settings.update(hidden_dropout_prob=0.4, attn_dropout_prob=0.4, initializer_range=0.02)
+    theirs = SASRec(settings, dataset).eval()
+    theirs.load_state_dict(ours.state_dict())
+    items, length = torch.randint(1, N_TOY_ITEMS + 1, (8, 20)), torch.full((8,), 20)
+    torch.testing.assert_close(ours(items, length), theirs(items, length), rtol=0, atol=1e-6)
+    assert not any(isinstance(module, torch.nn.Dropout) for module in ours.modules())
+    assert sum(isinstance(module, Dropout) for module in ours.modules()) == sum(
+        isinstance(module, torch.nn.Dropout) for module in theirs.modules()
+    )
+    assert {module.rate for module in ours.modules() if isinstance(module, Dropout)} == {config["teacher_dropout_prob"]}
 
 
 def test_loss_of_all_positions_is_recboles_loss_of_all_prefixes(make_config):
@@ -247,6 +269,7 @@ def test_bad_settings_are_named(make_config):
             train_teacher(config, GenRecDataset(config))
 
 
-def test_a_teacher_has_the_file_name_it_had_before_other_models_could_teach(make_config):
+def test_a_teacher_keeps_the_name_of_its_file(make_config):
+    # Another name has every user train anew: right only where training itself has changed, and then "format" says so.
     config = make_config(teacher_epochs=1)
-    assert train_teacher(config, GenRecDataset(config)).path.endswith("SASRec-toy-a2a5eb86256bda2e.pth")
+    assert train_teacher(config, GenRecDataset(config)).path.endswith("SASRec-toy-0c9e9f662e8bb230.pth")

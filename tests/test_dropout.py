@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_genrec.seq2seq.dropout import N_OUTCOMES, Dropout
+from recbole_genrec.dropout import N_OUTCOMES, Dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
