@@ -21,7 +21,7 @@ from recbole_genrec.semantic_ids.files import read_semantic_ids
 from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
 from recbole_genrec.seq2seq.t5 import T5, T5Size
 from recbole_genrec.tokenizer.base import ItemTokenizer
-from recbole_genrec.tokenizer.given_codes import GivenCodes
+from recbole_genrec.tokenizer.given_codes import GivenCodes, random_codes
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +69,17 @@ class GenerativeRecommender(Generation, SequentialRecommender):
             raise ValueError(
                 f"codebook_size is {codebook_size}, but the catalogue has only {n_items} items to place the codes on; lower codebook_size."
             )
-
-        if not self.config["counter_size"] and not self.has_unique_codes():
+        if self.config["counter_size"]:
+            return
+        if not self.has_unique_codes():
             raise ValueError(
                 "counter_size is 0, but the tokenizer may leave items with equal codes to be numbered; set counter_size to 256."
+            )
+        n_codes = codebook_size ** self.config["n_levels"]
+        if n_codes < n_items:
+            raise ValueError(
+                f"n_levels and codebook_size give {n_codes} codes, but the catalogue has {n_items} items and each needs one of its own; "
+                "raise one of them."
             )
 
     def has_unique_codes(self) -> bool:
@@ -88,12 +95,15 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         raise NotImplementedError
 
     def given_tokenizer(self, n_features: int) -> GivenCodes:
-        """The codes of `semantic_ids_file` in place of a tokenizer; a restored model has its own and needs no file."""
+        """The codes of `semantic_ids_file`, or random ones without a file, in place of a tokenizer; a restored model has its own."""
         config = self.config
-        codes = torch.zeros(self.n_items - 1, config["n_levels"], dtype=torch.long)
-        if not self.is_restored:
-            sizes = (config["n_levels"], config["codebook_size"], config["counter_size"])
-            codes = read_semantic_ids(config["semantic_ids_file"], self.item_tokens, *sizes)
+        sizes = (config["n_levels"], config["codebook_size"])
+        if self.is_restored:
+            codes = torch.zeros(self.n_items - 1, config["n_levels"], dtype=torch.long)
+        elif config["semantic_ids_file"] is not None:
+            codes = read_semantic_ids(config["semantic_ids_file"], self.item_tokens, *sizes, config["counter_size"])
+        else:
+            codes = random_codes(self.n_items - 1, *sizes, config["seed"])
         return GivenCodes(codes, n_features=n_features, codebook_size=config["codebook_size"])
 
     def make_seq2seq(self) -> nn.Module:

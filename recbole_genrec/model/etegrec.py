@@ -98,27 +98,26 @@ class ETEGRec(GenerativeRecommender):
 
     def recommender_losses(self, interaction) -> dict[str, Tensor]:
         """L_GR of a recommender epoch: recommendation of all rows, alignments of distinct targets; the tokenizer is constant."""
-        item_ids = interaction[self.ITEM_ID]
-        memory, mask = self.encode_history(interaction)
-        hidden = self.decode_targets(item_ids, memory, mask)
-        losses = self._generation(hidden, item_ids)
-        if self.aligns:
-            rows = first_rows(item_ids)
-            with torch.no_grad():
-                targets = self._autoencode(item_ids[rows])
-            losses.update(self._alignment(self._view(memory[rows], mask[rows], hidden[rows, 0]), targets, item_ids[rows]))
-        return losses
+        return self._generation_and_alignment(interaction, trains_tokenizer=False)
 
     def joint_losses(self, interaction) -> dict[str, Tensor]:
         """All terms at once, for the ablation without alternating training."""
         if self.config["retokenize_every"] == "step":
             self.semantic_ids.assign(self.tokenizer.encode(self.item_features[1:]))
+        return self._generation_and_alignment(interaction, trains_tokenizer=True)
+
+    def _generation_and_alignment(self, interaction, trains_tokenizer: bool) -> dict[str, Tensor]:
         item_ids = interaction[self.ITEM_ID]
         memory, mask = self.encode_history(interaction)
         hidden = self.decode_targets(item_ids, memory, mask)
+        losses = self._generation(hidden, item_ids)
+        if not trains_tokenizer and not self.aligns:
+            return losses
         rows = first_rows(item_ids)
-        targets = self._autoencode(item_ids[rows])
-        losses = {**targets.losses, **self._generation(hidden, item_ids)}
+        with torch.set_grad_enabled(trains_tokenizer):
+            targets = self._autoencode(item_ids[rows])
+        if trains_tokenizer:
+            losses.update(targets.losses)
         if self.aligns:
             losses.update(self._alignment(self._view(memory[rows], mask[rows], hidden[rows, 0]), targets, item_ids[rows]))
         return losses
@@ -183,16 +182,11 @@ class ETEGRec(GenerativeRecommender):
             Group(("tokenizer",), config["joint_tokenizer_learning_rate"], config["weight_decay"]),
             Group(RECOMMENDER, config["learning_rate"], config["weight_decay"]),
         )
-        return Stage(
+        return replace(
+            self.recommender_stage(),
             name="alternate" if is_alternating else "joint",
-            rows="interactions",
             groups=groups,
             losses=self.joint_losses,
-            epochs=config["epochs"],
-            batch_size=config["train_batch_size"],
-            scheduler=config["scheduler"],
-            warmup_epochs=config["warmup_epochs"],
-            stopping_step=config["stopping_step"],
             phases=self._phases(*groups) if is_alternating else (),
             before_epoch=self._switch_alignment,
             after_epoch=self._end_epoch,

@@ -37,15 +37,10 @@ class LETTER(TIGER):
     # --- features and tokenizer -----------------------------------------------------------------------------
 
     def _check_catalogue(self) -> None:
-        config, n_items = self.config, self.n_items - 1
         super()._check_catalogue()
-        if not config["generation_temperature"] > 0:
-            raise ValueError(f"generation_temperature is {config['generation_temperature']}, but it divides logits: give one above 0.")
-        if self.has_given_codes() or config["counter_size"]:
-            return
-        n_codes = config["codebook_size"] ** config["n_levels"]
-        if n_codes < n_items:
-            raise ValueError(f"n_levels and codebook_size give {n_codes} codes, but there are {n_items} items: raise one of them.")
+        temperature = self.config["generation_temperature"]
+        if not temperature > 0:
+            raise ValueError(f"generation_temperature is {temperature}, but it divides logits: give one above 0.")
 
     def has_unique_codes(self) -> bool:
         """Given codes are, and those that collisions are repaired in by matching."""

@@ -11,7 +11,6 @@ from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.model.all_positions import all_positions_loss
 from recbole_genrec.model.stage import Stage
 from recbole_genrec.tokenizer.base import ItemTokenizer
-from recbole_genrec.tokenizer.given_codes import GivenCodes, random_codes
 from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
 from recbole_genrec.tokenizer.rqvae import RQVAE
 
@@ -37,20 +36,10 @@ class TIGER(GenerativeRecommender):
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """RQ-VAE (§3.1), residual k-means without any training, random codes (§4.2), or those of a file."""
-        config = self.config
-        if config["semantic_ids_file"] is not None:
+        if self.has_given_codes():
             return self.given_tokenizer(n_features)
-        if config["tokenizer"] == "random":
-            codes = random_codes(self.n_items - 1, config["n_levels"], config["codebook_size"], config["seed"])
-            return GivenCodes(codes, n_features=n_features, codebook_size=config["codebook_size"])
-        if config["tokenizer"] == "residual_kmeans":
-            return ResidualKMeans(
-                n_features=n_features,
-                n_levels=config["n_levels"],
-                codebook_size=config["codebook_size"],
-                kmeans_iterations=config["kmeans_iterations"],
-            )
-        return RQVAE.from_config(config, n_features)
+        kind = ResidualKMeans if self.config["tokenizer"] == "residual_kmeans" else RQVAE
+        return kind.from_config(self.config, n_features)
 
     def n_context_tokens(self) -> int:
         """Hashed users, and a separator after every item if there is one."""

@@ -18,7 +18,6 @@ from recbole_genrec.seq2seq.integration import Integration
 from recbole_genrec.seq2seq.sampled_losses import contrast_with_drawn
 from recbole_genrec.seq2seq.transformer import INITIAL_DEVIATION, Transformer, TransformerSize
 from recbole_genrec.tokenizer.base import ItemTokenizer
-from recbole_genrec.tokenizer.given_codes import GivenCodes, random_codes
 from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
 from recbole_genrec.tokenizer.rqvae import RQVAE
 from recbole_genrec.tokenizer.unique_kmeans import UniqueResidualKMeans
@@ -73,16 +72,6 @@ class UNGER(GenerativeRecommender):
 
     # --- parts --------------------------------------------------------------------------------------------
 
-    def _check_catalogue(self) -> None:
-        super()._check_catalogue()
-        config, n_items = self.config, self.n_items - 1
-        n_codes = config["codebook_size"] ** config["n_levels"]
-        if n_codes < n_items and not config["counter_size"]:
-            raise ValueError(
-                f"n_levels and codebook_size give {n_codes} codes, but the catalogue has {n_items} items and each needs one of its own; "
-                "raise one of them."
-            )
-
     def has_unique_codes(self) -> bool:
         """All but an RQ-VAE give unique codes."""
         return self.config["tokenizer"] != "rqvae" or self.config["semantic_ids_file"] is not None
@@ -108,20 +97,10 @@ class UNGER(GenerativeRecommender):
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """Residual k-means on the items' vectors (§3.3.5), unique unless a counter level makes it so; or what §4.6 compares it with."""
         config, size = self.config, self._vector_size()
-        if config["semantic_ids_file"] is not None:
+        if config["semantic_ids_file"] is not None or config["tokenizer"] == "random":
             return self.given_tokenizer(size)
-        if config["tokenizer"] == "rqvae":
-            return RQVAE.from_config(config, size)
-        if config["tokenizer"] == "random":
-            codes = random_codes(self.n_items - 1, config["n_levels"], config["codebook_size"], config["seed"])
-            return GivenCodes(codes, n_features=size, codebook_size=config["codebook_size"])
-        kind = ResidualKMeans if config["counter_size"] else UniqueResidualKMeans
-        return kind(
-            n_features=size,
-            n_levels=config["n_levels"],
-            codebook_size=config["codebook_size"],
-            kmeans_iterations=config["kmeans_iterations"],
-        )
+        kmeans = ResidualKMeans if config["counter_size"] else UniqueResidualKMeans
+        return (RQVAE if config["tokenizer"] == "rqvae" else kmeans).from_config(config, size)
 
     def make_seq2seq(self) -> Transformer:
         """A small Transformer (§4.1.3), with room for the distillation's token after the codes."""

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -198,20 +200,15 @@ class UniGRec(SoftIdentifiers):
         weight_decay, learning_rate = config["weight_decay"], config["learning_rate"]
         adapters = tuple(name for name in ADAPTERS if hasattr(self, name))
         trained = (Group(adapters, learning_rate, 0.0),) if adapters and config["adapters"] == "trained" else ()
-        return Stage(
+        return replace(
+            self.recommender_stage(),
             name="joint",
-            rows="interactions",
             groups=(
                 Group(("tokenizer",), config["joint_tokenizer_learning_rate"], weight_decay),
                 Group(("token_table", "seq2seq"), learning_rate, weight_decay),
                 *trained,
             ),
             losses=self.joint_losses,
-            epochs=config["epochs"],
-            batch_size=config["train_batch_size"],
-            scheduler=config["scheduler"],
-            warmup_epochs=config["warmup_epochs"],
-            stopping_step=config["stopping_step"],
             before_epoch=self._switch_distillation,
             after_epoch=lambda epoch: self.refresh_semantic_ids(),
         )

@@ -55,6 +55,12 @@ class ResidualKMeans(ItemTokenizer):
         self.kmeans_iterations = kmeans_iterations
         self.register_buffer("codebooks", torch.zeros(n_levels, codebook_size, n_features))
 
+    @classmethod
+    def from_config(cls, config, n_features: int) -> ResidualKMeans:
+        """The residual k-means that the settings describe, for features of this width."""
+        sizes = {name: config[name] for name in ("n_levels", "codebook_size", "kmeans_iterations")}
+        return cls(n_features=n_features, **sizes)
+
     @torch.no_grad()
     def start(self, features: Tensor, seed: int) -> None:
         self._check_finite(features)

@@ -222,7 +222,7 @@ def test_other_tokenizers_and_ablations_need_no_teacher(make_experiment, ids_fil
         ({"collision_repair": "counter"}, "counter_size is 0, but the tokenizer may leave items with equal codes"),
         ({"collision_repair": "sinkhorn"}, "set counter_size"),
         ({"tokenizer": "residual_kmeans"}, "set counter_size to 256"),
-        ({"codebook_size": 2, "group_sizes": [1, 1]}, "n_levels and codebook_size give 8 codes, but there are 10 items"),
+        ({"codebook_size": 2, "group_sizes": [1, 1]}, "n_levels and codebook_size give 8 codes, but the catalogue has 10 items"),
         ({"group_sizes": [3, 4]}, "2 groups of 3 to 4 codewords hold 6 to 8, but there are 4"),
         ({"generation_temperature": 0}, "generation_temperature is 0, but .* above 0"),
         ({"collision_repair": "rank"}, "has to be one of matching, sinkhorn, counter"),
