@@ -19,6 +19,7 @@ from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.semantic_ids.collisions import check_distinct
 from recbole_genrec.semantic_ids.files import read_semantic_ids
 from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
+from recbole_genrec.seq2seq.compiled import check_compiler
 from recbole_genrec.seq2seq.t5 import T5, T5Size
 from recbole_genrec.tokenizer.base import ItemTokenizer
 from recbole_genrec.tokenizer.given_codes import GivenCodes, random_codes
@@ -48,6 +49,8 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         self.item_tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
         self.is_restored = saved is not None
         self._check_catalogue()
+        if config["compile_search"]:
+            check_compiler(config["device"])
         features = self.make_features(dataset) if saved is None else saved["item_features"]
         self.register_buffer("item_features", features)
         if saved is None and config["counter_size"] and not self.has_unique_codes():

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,19 +15,22 @@ from recbole_genrec.precision import in_full_precision
 from recbole_genrec.semantic_ids.trie import CompleteTree
 from recbole_genrec.seq2seq.all_positions import item_causal
 from recbole_genrec.seq2seq.beam_search import Beams, beam_search
+from recbole_genrec.seq2seq.compiled import SearchParts, compiled
 from recbole_genrec.seq2seq.exact_search import exact_search
 
 
 class Generation:
     """What generates, of a model that has `config`, `semantic_ids`, `token_table`, `seq2seq` and `embed_history`."""
 
+    compiled_parts: SearchParts | None = None  # with `compile_search`, once there was a search
+
     # --- history and target -------------------------------------------------------------------------------
 
-    def encode_history(self, interaction) -> tuple[Tensor, Tensor]:
-        """Encoder states [B, S, D] and their mask [B, S] of a batch's histories, S = T * E."""
+    def encode_history(self, interaction, encode: Callable[..., Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Encoder states [B, S, D] and their mask [B, S] of a batch's histories, S = T * E; `encode` stands for `seq2seq.encode`."""
         embeddings, mask, places = encoder_input(self, interaction)
         seen = item_causal(places) if self.config["train_mode"] == "all_positions" else mask
-        return self.seq2seq.encode(embeddings, seen), mask
+        return (encode or self.seq2seq.encode)(embeddings, seen), mask
 
     def add_context(self, interaction, embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """What stands before the history: embeddings [B, S, D] and mask [B, S] -> the same with more tokens; here nothing."""
@@ -68,7 +73,8 @@ class Generation:
     @torch.no_grad()
     def search(self, interaction, k: int | None = None) -> Beams:
         """The next items that `n_beams` beams find for every history; with `scoring: exact` its k best (`n_beams` unless given)."""
-        memory, mask = self.encode_history(interaction)
+        parts = self._search_parts()
+        memory, mask = self.encode_history(interaction, parts.encode)
         cache = self.seq2seq.start_cache(memory, mask)
 
         def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
@@ -77,12 +83,19 @@ class Generation:
             else:
                 cache.follow(parents)
                 tokens = codes + self.semantic_ids.offsets[level - 1]
-            return self.level_log_probs(self.seq2seq.step(self.token_table(tokens), cache), level)
+            return self.level_log_probs(parts.step(self.token_table(tokens), cache), level)
 
         trie, n_beams, renormalize = self.semantic_ids.trie, self.config["n_beams"], self.config["renormalize_trie"]
         if self.config["scoring"] == "exact":
             return exact_search(step, cache, trie, n_beams, k or n_beams, renormalize)
         return beam_search(step, trie if self.config["constrained"] else CompleteTree(trie), n_beams, renormalize)
+
+    def _search_parts(self) -> SearchParts:
+        if not self.config["compile_search"]:
+            return SearchParts(self.seq2seq.encode, self.seq2seq.step)
+        if self.compiled_parts is None:
+            self.compiled_parts = compiled(self.seq2seq)
+        return self.compiled_parts
 
     def recommend_topk(self, interaction, k: int) -> Tensor:
         """Distinct item ids [B, k], best first; 0 where an unconstrained beam is no item."""

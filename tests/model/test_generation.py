@@ -7,7 +7,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch.nn import functional as F
 
-from recbole_genrec.model import generation
+from recbole_genrec.model import abstract, generation
 from recbole_genrec.seq2seq.beam_search import beam_search
 
 HISTORIES = [[1, 2, 3], [4], [5, 6], [10, 9, 8, 7]]
@@ -144,3 +144,24 @@ def test_interaction_may_hold_more_columns(make_experiment, make_batch, name):
     model, batch = make_experiment(name).name_items(), make_batch(HISTORIES, TARGETS)
     more = Interaction({**batch.interaction, "rating": torch.arange(1, 5)})
     assert torch.equal(model.predict(more), model.predict(batch))
+
+
+def test_compiled_search_calls_the_compiled_parts_and_training_does_not(make_experiment, make_batch, name, monkeypatch):
+    called = []
+
+    def note(function, dynamic):
+        assert dynamic
+        return lambda *given: called.append(function.__name__) or function(*given)
+
+    monkeypatch.setattr(abstract, "check_compiler", lambda device: called.append("check"))
+    monkeypatch.setattr(torch, "compile", note)
+    plain = make_experiment(name, compile_search=False).name_items()
+    model = make_experiment(name, compile_search=True).name_items()
+    model.load_state_dict(plain.state_dict())
+    assert called == ["check"]
+    batch = make_batch(HISTORIES, TARGETS)
+    beams, expected = model.search(batch), plain.search(batch)
+    assert called == ["check", "encode", *["step"] * 4]
+    assert torch.equal(beams.item_ids, expected.item_ids) and torch.equal(beams.log_probs, expected.log_probs)
+    model.losses(batch)
+    assert len(called) == 6

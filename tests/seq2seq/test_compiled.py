@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recbole_genrec.seq2seq.compiled import check_compiler, compiled
+from recbole_genrec.seq2seq.t5 import T5, T5Size
+from recbole_genrec.seq2seq.transformer import Transformer, TransformerSize
+
+N_USERS, N_TOKENS, N_BEAMS, WIDTH = 3, 7, 4, 8
+SEQ2SEQ = {
+    "T5": lambda: T5(T5Size(WIDTH, 16, 1, 2, 4, 0.1, 0.1)),
+    "Transformer": lambda: Transformer(TransformerSize(WIDTH, 16, 1, 1, 2, 4, 0.1, 0.1, N_TOKENS, 5)),
+}
+
+
+def has_compiler() -> bool:
+    try:
+        check_compiler(torch.device("cpu"))
+    except ValueError:
+        return False
+    return True
+
+
+def decode(encode, step, seq2seq) -> list[torch.Tensor]:
+    """Encoder states of padded histories and three decoding steps, of which two continue other beams."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.arange(N_TOKENS) < torch.tensor([[N_TOKENS], [3], [1]])
+    memory = encode(torch.randn(N_USERS, N_TOKENS, WIDTH, generator=generator), mask)
+    cache, found = seq2seq.start_cache(memory, mask), [memory[mask]]
+    for level, width in enumerate((1, N_BEAMS, N_BEAMS)):
+        if level:
+            cache.follow(torch.randint(1 if level == 1 else N_BEAMS, (N_USERS, width), generator=generator))
+        found.append(step(torch.randn(N_USERS, width, WIDTH, generator=generator), cache))
+    return found
+
+
+@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("name", SEQ2SEQ)
+@torch.no_grad()
+def test_compiled_parts_compute_the_same(name):
+    seq2seq = SEQ2SEQ[name]().eval()
+    parts = compiled(seq2seq)
+    assert parts.encode != seq2seq.encode and parts.step != seq2seq.step
+    for ours, plain in zip(decode(*parts, seq2seq), decode(seq2seq.encode, seq2seq.step, seq2seq)):
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_a_machine_that_cannot_compile_is_told_at_once(monkeypatch):
+    def fail(function):
+        raise RuntimeError("no g++\nand a long trace")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(ValueError, match=r"does not work here \(no g\+\+\): .* set compile_search to False"):
+        check_compiler(torch.device("cpu"))
