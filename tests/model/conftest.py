@@ -65,13 +65,17 @@ def wave(shape, phase: float) -> torch.Tensor:
 
 @pytest.fixture
 def fixed_model(make_experiment, tmp_path):
-    """fixed_model(model, **settings): a model whose features, teacher and weights come from a formula, not from a random generator."""
+    """A model whose features, teacher and weights come from a formula, not from a random generator.
 
-    def make(model: str, **settings) -> torch.nn.Module:
-        np.save(tmp_path / "text.npy", wave((10, 6), 0.3).numpy())
-        (tmp_path / "text.tokens").write_text("\n".join(f"i{item}" for item in range(1, 11)) + "\n")
-        features = {"item_features": {"text": str(tmp_path / "text.npy")}, "feature_scaling": "raw"}
-        made = make_experiment(model, **features, **settings).model.double()
+    fixed_model(model, vectors, **settings): `vectors` has the phase and the width of every item feature.
+    """
+
+    def make(model: str, vectors: dict[str, tuple[float, int]] | None = None, **settings) -> torch.nn.Module:
+        sources = {name: str(tmp_path / f"{name}.npy") for name in vectors or {"text": (0.3, 6)}}
+        for name, (phase, width) in (vectors or {"text": (0.3, 6)}).items():
+            np.save(sources[name], wave((10, width), phase).numpy())
+            (tmp_path / f"{name}.tokens").write_text("\n".join(f"i{item}" for item in range(1, 11)) + "\n")
+        made = make_experiment(model, item_features=sources, feature_scaling="raw", **settings).model.double()
         with torch.no_grad():
             for number, weight in enumerate(made.parameters()):
                 weight.copy_(0.3 * wave(weight.shape, number) + (weight.dim() == 1))
@@ -80,6 +84,20 @@ def fixed_model(make_experiment, tmp_path):
         return made
 
     return make
+
+
+@pytest.fixture
+def released_unigrec() -> dict[str, object]:
+    """The settings of UniGRec's released code in distillation and reconstruction."""
+    return {
+        "history_pooling": "padded",
+        "adapters": "drawn",
+        "distillation_sign": "plus",
+        "distillation_residual": "hard",
+        "distillation_temperature": 1.0,
+        "repeated_targets": "dropped",
+        "reconstruction_rows": "slots",
+    }
 
 
 @pytest.fixture

@@ -52,28 +52,6 @@ GOLDEN_CODES = {
 }
 
 
-def wave(shape, phase: float) -> torch.Tensor:
-    """Fixed numbers that look like nothing in particular, the same on every machine."""
-    return torch.sin(torch.arange(int(np.prod(shape)), dtype=torch.float64) * 1.7 + phase).reshape(shape)
-
-
-@pytest.fixture
-def fixed_model(make_experiment, tmp_path):
-    """fixed_model(**settings): ETEGRec whose features and weights come from a formula, not from a random generator."""
-
-    def make(**settings):
-        np.save(tmp_path / "cf.npy", wave((10, 6), 0.3).numpy())
-        (tmp_path / "cf.tokens").write_text("\n".join(f"i{item}" for item in range(1, 11)) + "\n")
-        model = make_experiment("ETEGRec", item_features={"cf": str(tmp_path / "cf.npy")}, **settings).model.double()
-        with torch.no_grad():
-            for number, weight in enumerate(model.parameters()):
-                weight.copy_(0.3 * wave(weight.shape, number) + (weight.dim() == 1))
-        model.refresh_semantic_ids()
-        return model
-
-    return make
-
-
 def twenty_steps(model, batch) -> dict[str, list[float]]:
     """Two cycles of five tokenizer steps, re-tokenization and five recommender steps; the terms of each phase's first and last step."""
     found, stage, n_steps = {name: [] for name in TERMS}, model.stages()[1], 5
@@ -96,7 +74,8 @@ def twenty_steps(model, batch) -> dict[str, list[float]]:
 def test_golden_losses(fixed_model, make_batch, preset):
     """Twenty steps on fixed data, with the equations as they are meant and with the released code's quirks."""
     quirks = {"sia_sign": "plus", "residual_gradient": "blocked", "schedule_span": "all"} if preset == "code" else {}
-    model = fixed_model(alignment_warmup_epochs=0, warmup_epochs=0.5, **quirks)
+    model = fixed_model("ETEGRec", {"cf": (0.3, 6)}, alignment_warmup_epochs=0, warmup_epochs=0.5, **quirks)
+    model.refresh_semantic_ids()
     found = twenty_steps(model, make_batch(HISTORIES, TARGETS))
     for name, rows in GOLDEN[preset].items():
         np.testing.assert_allclose(found[name], rows, rtol=0, atol=1e-5, err_msg=name)

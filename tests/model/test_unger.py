@@ -188,7 +188,7 @@ def test_a_whole_run_and_its_checkpoint(small_settings, variant):
         ({"din_windows": [5, 0]}, "din_windows is [5, 0], but has to be whole numbers of at least 1: write for example [20]"),
         ({"din_windows": []}, "din_windows is [], but has to be whole numbers of at least 1: write for example [20]"),
         ({"integration_epochs": -1}, "integration_epochs is -1, but has to be a whole number of at least 0: give one"),
-        ({"tokenizer": "rqvae"}, "counter_size is 0, but the tokenizer may leave items with equal codes to be numbered; set counter_size to 256."),
+        ({"tokenizer": "rqvae"}, "counter_size is 0, but the tokenizer may leave items with equal codes to be numbered; set counter_size"),
         ({"encoder_input": "codes"}, "encoder_input is 'codes', but has to be one of item_id, code_sum, code_flat: choose one"),
         ({"item_features": "{cf: SASRec}"}, "needs semantic features, but item_features is {'cf': 'SASRec'} and 'tiny' has no"),
         ({"distillation_negatives": 0}, "distillation_negatives is 0, but has to be a whole number of at least 1: give one"),

@@ -12,15 +12,6 @@ from recbole_genrec.trainer.optimizer import StageOptimizer
 # Repeated items within and between rows, a repeated target, and padding.
 HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7]]
 TARGETS = [4, 5, 8, 5]
-QUIRKS = {
-    "history_pooling": "padded",
-    "adapters": "drawn",
-    "distillation_sign": "plus",
-    "distillation_residual": "hard",
-    "distillation_temperature": 1.0,
-    "repeated_targets": "dropped",
-    "reconstruction_rows": "slots",
-}
 
 
 @pytest.fixture
@@ -83,8 +74,8 @@ def test_only_the_first_row_of_a_target_is_distilled(make_model, make_batch):
 
 
 @pytest.mark.parametrize("width", [4, 5])
-def test_all_quirks_together_equal_the_released_formula(make_model, make_batch, width):
-    model = make_model(**QUIRKS, tokenizer_distillation_weight=2.0)
+def test_all_quirks_together_equal_the_released_formula(make_model, make_batch, released_unigrec, width):
+    model = make_model(**released_unigrec, tokenizer_distillation_weight=2.0)
     found = model.joint_losses(make_batch(HISTORIES, TARGETS, width=width))["tokenizer_distillation"].item()
     rows, n_real = [], torch.tensor([3 * len(history) for history in HISTORIES])
     for history in HISTORIES:

@@ -11,20 +11,6 @@ from recbole_genrec.quick_start import create_trainer, load, run
 HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7], [3, 2], [10, 9, 8]]
 TARGETS = [4, 5, 8, 5, 9, 1]
 TERMS = ("generation", "reconstruction", "uniformity", "tokenizer_distillation", "recommender_distillation")
-PRESETS = {
-    "ours": {},
-    "anchored": {"tokenizer_distillation_target": "item"},
-    "released": {
-        "history_pooling": "padded",
-        "adapters": "drawn",
-        "distillation_sign": "plus",
-        "distillation_residual": "hard",
-        "distillation_temperature": 1.0,
-        "repeated_targets": "dropped",
-        "reconstruction_rows": "slots",
-        "softmax_scope": "full",
-    },
-}
 # The terms of steps 0, 4 and 9 of the tokenizer and of the joint stage, and of steps 0 and 4 of fine-tuning; then the codes.
 GOLDEN = {
     "ours": [
@@ -65,11 +51,12 @@ GOLDEN_CODES = {
 }
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_golden_losses(fixed_model, five_steps_an_epoch, make_batch, preset):
+@pytest.mark.parametrize("preset", GOLDEN)
+def test_golden_losses(fixed_model, five_steps_an_epoch, make_batch, released_unigrec, preset):
     """Twenty-five steps on fixed data."""
     settings = {"uniformity_weight": 0.1, "tokenizer_uniformity_weight": 0.1, "distillation_warmup_epochs": 0, "warmup_epochs": 0.5}
-    model = fixed_model("UniGRec", **{**settings, "MAX_ITEM_LIST_LENGTH": 6, **PRESETS[preset]})
+    changes = {"ours": {}, "anchored": {"tokenizer_distillation_target": "item"}, "released": {**released_unigrec, "softmax_scope": "full"}}
+    model = fixed_model("UniGRec", **{**settings, "MAX_ITEM_LIST_LENGTH": 6, **changes[preset]})
     tokenizer, joint, finetune = model.stages()
     found = five_steps_an_epoch(model, tokenizer, torch.arange(1, 11), 2)
     model.refresh_semantic_ids()
@@ -83,8 +70,9 @@ def test_golden_losses(fixed_model, five_steps_an_epoch, make_batch, preset):
     assert codes == GOLDEN_CODES[preset]
 
 
-def test_a_run_with_the_released_quirks_and_its_checkpoint(small_settings):
-    quirks = {**PRESETS["released"], "constrained": False, "distillation_warmup_epochs": 1, "hidden_dropout_prob": 0.1}
+def test_a_run_with_the_released_quirks_and_its_checkpoint(small_settings, released_unigrec):
+    quirks = {**released_unigrec, "softmax_scope": "full", "constrained": False}
+    quirks.update(distillation_warmup_epochs=1, hidden_dropout_prob=0.1)
     result = run("UniGRec", config_dict={**small_settings("UniGRec"), **quirks})
     assert list(result["stage_seconds"]) == ["tokenizer", "joint", "finetune"]
     config, model, *_, test_data = load(result["checkpoint"])
