@@ -17,6 +17,7 @@ from recbole_genrec.tokenizer.base import ItemTokenizer, check_choice, in_chunks
 from recbole_genrec.tokenizer.clustering import closeness, kmeans
 
 UNITS = ("variance", "absolute")
+MOST_MEASURED = 2048  # ours: as many vectors tell the variance to 2 per cent, and encoding a large catalogue takes a sixth of an epoch
 
 
 class SoftCodes(NamedTuple):
@@ -48,8 +49,8 @@ class SoftRQVAE(ItemTokenizer):
         uniformity_weight: of codeword uniformity; 0 switches it off.
         temperature_max: of the first epoch, in units of `temperature_unit`.
         temperature_min: of epoch `annealing_epochs` and all later ones.
-        temperature_unit: "variance", that of the latent vectors of all items, added up over their dimensions and measured anew in
-            every `anneal`; or "absolute", on the scale of squared distances of latent vectors.
+        temperature_unit: "variance", that of the items' latent vectors (of some 2,000 items at most), added up over their dimensions and
+            measured anew in every `anneal`; or "absolute", on the scale of squared distances of latent vectors.
         annealing_epochs: length of the linear descent from one to the other.
         kmeans_iterations: most iterations of each k-means of the start.
 
@@ -107,7 +108,8 @@ class SoftRQVAE(ItemTokenizer):
         """
         progress = min(max(epoch / self.annealing_epochs, 0.0), 1.0)
         if self.temperature_unit == "variance":
-            self.unit.copy_(in_chunks(self.encoder, features).var(dim=0, unbiased=False).sum())
+            measured = features[:: -(-len(features) // MOST_MEASURED)]
+            self.unit.copy_(in_chunks(self.encoder, measured).var(dim=0, unbiased=False).sum())
         self.temperature.copy_(self.unit * (self.temperature_max + (self.temperature_min - self.temperature_max) * progress))
 
     @torch.no_grad()

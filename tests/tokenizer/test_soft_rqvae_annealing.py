@@ -52,6 +52,14 @@ def test_temperature_in_units_of_the_latent_variance():
     torch.testing.assert_close(model.distributions(3 * latent, 0.5, "minus", "soft"), compared, rtol=1e-4, atol=1e-6)
 
 
+def test_a_large_catalogue_is_measured_by_evenly_spaced_items(monkeypatch):
+    model, items = tokenizer(temperature_unit="variance"), features()
+    monkeypatch.setattr("recbole_genrec.tokenizer.soft_rqvae.MOST_MEASURED", 20)
+    latent = model.encoder(items[[*range(0, 50, 3)]]).detach()
+    variance = (latent - latent.mean(0)).square().sum(1).mean().item()
+    assert annealed(model, 10) == pytest.approx(0.1 * variance, rel=1e-5)
+
+
 def test_a_checkpoint_without_a_unit_has_an_absolute_temperature():
     model, old = tokenizer(), {name: value for name, value in tokenizer().state_dict().items() if name != "unit"}
     model.unit.fill_(7)
