@@ -53,12 +53,14 @@ _ADDED_BY_ROW = {
 }
 _AT_LEAST_ONE = frozenset(
     "epochs n_beams MAX_ITEM_LIST_LENGTH n_decoder_layers din_negatives distillation_negatives integration_valid_users n_groups"
-    " regroup_every".split()
+    " regroup_every n_levels codebook_size code_dim kmeans_iterations head_size".split()
 )
+_AT_LEAST_ZERO = frozenset("n_user_tokens alignment_extra_items counter_size restart_every".split())
 _ABOVE_ZERO = frozenset("alignment_temperature distillation_temperature contrastive_temperature".split())
 _NOT_NEGATIVE = frozenset(
     "alignment_weight distillation_weight sia_weight psa_weight generation_weight reconstruction_weight uniformity_weight"
-    " tokenizer_uniformity_weight tokenizer_distillation_weight recommender_distillation_weight".split()
+    " tokenizer_uniformity_weight tokenizer_distillation_weight recommender_distillation_weight collaborative_weight diversity_weight"
+    " commitment_weight".split()
 )
 
 
@@ -87,7 +89,7 @@ def _check_counts(settings: dict[str, Any]) -> None:
             continue
         if key in _AT_LEAST_ONE or key.endswith("batch_size"):
             least = 1
-        elif key in ("n_user_tokens", "alignment_extra_items") or (key.endswith("_epochs") and not key.endswith("warmup_epochs")):
+        elif key in _AT_LEAST_ZERO or (key.endswith("_epochs") and not key.endswith("warmup_epochs")):
             least = 0
         else:
             continue
@@ -171,6 +173,11 @@ def _check_ablation(settings: dict[str, Any]) -> None:
             f"ablation is {row}, but distillation_warmup_epochs is {settings['distillation_warmup_epochs']} of {n_epochs} epochs, so "
             "nothing would be distilled: lower it, raise epochs or choose M3"
         )
+    if not settings["temperature_max"] >= settings["temperature_min"] > 0:
+        raise ValueError(
+            f"temperature_max is {settings['temperature_max']!r} and temperature_min {settings['temperature_min']!r}, but the temperature "
+            "falls from one to the other and stays above 0: swap or raise them"
+        )
 
 
 def _check_choices(settings: dict[str, Any]) -> None:
@@ -193,10 +200,18 @@ def _check_cycles(cycle_epochs: int, epochs: int) -> None:
 
 def _check_numbers(settings: dict[str, Any]) -> None:
     for key, value in settings.items():
+        is_rate = key.endswith("learning_rate")
+        if key not in _ABOVE_ZERO and key not in _NOT_NEGATIVE and not is_rate:
+            continue
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise ValueError(f"{key} is {value!r}, but has to be a number: write one, as in --{key}=0.1")
         if key in _ABOVE_ZERO and not value > 0:
             raise ValueError(f"{key} is {value!r}, but has to be above 0, as it divides similarities: raise it")
-        if key in _NOT_NEGATIVE and not value >= 0:
+        if not value >= 0:
             raise ValueError(f"{key} is {value!r}, but has to be at least 0: raise it")
+    sizes = settings.get("group_sizes", [1, 1])
+    if not isinstance(sizes, list) or len(sizes) != 2 or not all(isinstance(size, int) for size in sizes):
+        raise ValueError(f"group_sizes is {sizes!r}, but has to be the least and the most codewords of a group: write for example [10, 60]")
     windows = settings.get("din_windows", [1])
     if not isinstance(windows, list) or not windows or not all(isinstance(size, int) and size > 0 for size in windows):
         raise ValueError(f"din_windows is {windows!r}, but has to be whole numbers of at least 1: write for example [20]")

@@ -20,19 +20,22 @@ from recbole.trainer import Trainer
 from recbole.utils import ModelType, get_trainer, init_seed
 
 from recbole_genrec import distributed
-from recbole_genrec.compat import PlainCheckpoints, own_log_file, without_anomaly_detection
+from recbole_genrec.compat import PlainCheckpoints, load_plain, own_log_file, plain_settings, without_anomaly_detection
 from recbole_genrec.config import GenRecConfig, parse_command_line
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.data.files import ensure_folder
 from recbole_genrec.memory import keep_freed_memory
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.record import find_record, generative_figures, log_summary, write_record, write_table, write_test_outcomes
-from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, newest_resume_file
+from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, resume_files
 from recbole_genrec.trainer.collector import TopKCollector
+from recbole_genrec.trainer.progress import changed_settings, check_same_settings
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 logger = logging.getLogger(__name__)
 
+# RecBole's trainer keeps the best epoch, from which a run may also go on for longer than it was meant to.
+_MAY_GROW = frozenset({"epochs", "eval_step", "stopping_step"})
 _OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 USAGE = """usage: python run_recbole_genrec.py [--model=NAME[,NAME...]] [--dataset=NAME] [--config_files "a.yaml b.yaml"]
@@ -181,14 +184,22 @@ def load(path: str, config_dict: dict[str, Any] | None = None) -> tuple:
 
 
 def _resume(config: GenRecConfig, trainer) -> None:
-    """Go on where the setting `resume` says; with `auto` anew if there is nothing to go on from."""
-    path = config["resume"]
+    """Go on where the setting `resume` says; with `auto` from the newest run with these settings, or anew if there is none."""
+    path, is_generative = config["resume"], isinstance(trainer, GenRecTrainer)
+    suffix, key, may_change = (".resume.pth", "settings", frozenset()) if is_generative else (".pth", "config", _MAY_GROW)
+    given = config.settings() if is_generative else plain_settings(config)
     if path == "auto":
-        path = newest_resume_file(config, ".resume.pth" if isinstance(trainer, GenRecTrainer) else ".pth")
+        changed = {file: changed_settings(load_plain(file, "cpu")[key], given, may_change) for file in resume_files(config, suffix)}
+        path = next((file for file, names in changed.items() if not names), None)
         if path is None:
-            logger.info("resume is auto, but %s holds no run of %s to go on from: starting anew", config["checkpoint_dir"], config["model"])
+            text = "resume is auto, but %s holds no run of %s with these settings to go on from: starting anew"
+            logger.info(text, config["checkpoint_dir"], config["model"])
+            for file, names in changed.items():
+                logger.info("%s has other %s", file, ", ".join(names))
     path = distributed.from_main(path)
     if path is not None:
+        if not is_generative:  # whose trainer checks more than the settings
+            check_same_settings(load_plain(path, "cpu")[key], given, path, may_change)
         trainer.resume_checkpoint(path)
 
 

@@ -23,15 +23,9 @@ from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.outcomes import Outcomes, outcomes_path, write_outcomes
 from recbole_genrec.trainer.collector import TopKCollector
+from recbole_genrec.trainer.progress import OF_THE_PLACE
 
 logger = logging.getLogger(__name__)
-
-# Settings that say where things are and what is shown: the same run without them.
-_OF_THE_PLACE = frozenset(
-    "checkpoint_dir data_path resume gpu_id show_progress state log_wandb wandb_project teacher_cache_dir feature_cache_dir mirror worker"
-    " config_file_list".split()
-)
-
 
 def generative_figures(network: torch.nn.Module, trainer) -> dict[str, Any]:
     """Health of the semantic ids, seconds per stage and the share of the ranked lists proven exact; nothing for a model without them."""
@@ -90,19 +84,28 @@ def _fingerprint(data) -> str | None:
 
 
 def run_digest(config: GenRecConfig) -> str:
-    """SHA-256 (hex) of all that a run's figures follow from: settings, the files of the data set and the versions.
+    """SHA-256 (hex) of all that a run's figures follow from: settings, versions, the files of the data set and those that settings name.
 
-    Files are looked for as <data set's folder>/<name>.*, as RecBole does.
+    The former are looked for as <data set's folder>/<name>.*, as RecBole does.
     """
-    settings = {key: value for key, value in config.settings().items() if key not in _OF_THE_PLACE}
+    settings = {key: value for key, value in config.settings().items() if key not in OF_THE_PLACE}
     versions = {"recbole_genrec": recbole_genrec.__version__, "recbole": recbole.__version__, "torch": torch.__version__}
     digest = hashlib.sha256(json.dumps({**settings, "versions": versions}, sort_keys=True, default=str).encode())
-    for file in sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*")):
+    for file in (*sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*")), *_named_files(settings)):
         digest.update(f"{file.name} {file.stat().st_size}\n".encode())
         with open(file, "rb") as content:
             for block in iter(lambda: content.read(1 << 20), b""):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _named_files(settings: dict[str, Any]) -> list[Path]:
+    """Files of item vectors and of semantic ids."""
+    sources = settings.get("item_features")
+    values = [*sources.values()] if isinstance(sources, dict) else []
+    values += [settings.get("item_feature_tokens"), settings.get("semantic_ids_file")]
+    paths = [Path(value).expanduser() for value in values if isinstance(value, str)]
+    return [file for path in paths for file in (path, path.with_suffix(".tokens")) if file.is_file()]
 
 
 def find_record(config: GenRecConfig) -> dict[str, Any] | None:

@@ -68,7 +68,7 @@ def test_auto_starts_anew_where_there_is_nothing(small_settings, tiny_settings, 
     run("Pop", config_dict=tiny_settings)
     with caplog.at_level("INFO"):
         result = run(model, config_dict=settings, command_line=["--resume", "auto"])
-    assert f"holds no run of {model} to go on from: starting anew" in caplog.text
+    assert f"holds no run of {model} with these settings to go on from: starting anew" in caplog.text
     assert result["test_result"] == run(model, config_dict=settings)["test_result"]
 
 
@@ -90,7 +90,7 @@ def test_a_finished_run_gives_its_result_again(small_settings, model, monkeypatc
 def test_other_settings_are_refused(small_settings, kill, key, old, new, capsys):
     resume_file = kill(small_settings("TIGER"), 2)
     arguments = [f"--{name}={value}" for name, value in small_settings("TIGER").items() if name != key]
-    assert main(["--model=TIGER", f"--{key}={new}", "--resume=auto", *arguments]) == 2
+    assert main(["--model=TIGER", f"--{key}={new}", f"--resume={resume_file}", *arguments]) == 2
     sentence = f"{key} is {new}, but the run that {resume_file!r} belongs to has {old}; resume with the same settings"
     assert capsys.readouterr().err.splitlines()[-1] == f"{sentence} (different are: {key}), or start anew."
 
@@ -100,6 +100,38 @@ def test_all_other_settings_are_named(small_settings, kill):
     changed = {**small_settings("TIGER"), "seed": 5, "n_beams": 6, "code_dim": 2, "resume": resume_file}
     with pytest.raises(ValueError, match=r"code_dim is 2, .*different are: code_dim, n_beams, seed"):
         run("TIGER", config_dict=changed)
+
+
+@pytest.mark.parametrize("model", ["TIGER", "SASRec"])
+def test_auto_leaves_runs_with_other_settings_alone(small_settings, tiny_settings, model, caplog):
+    """As in a sweep over seeds; the run of each is found again."""
+    settings = small_settings(model) if model == "TIGER" else {**tiny_settings, "epochs": 2}
+    first = run(model, config_dict=settings)
+    content = Path(first["checkpoint"]).read_bytes()
+    with caplog.at_level("INFO"):
+        second = run(model, config_dict={**settings, "seed": 7}, command_line=["--resume=auto"])
+    assert "has other seed" in caplog.text and second["checkpoint"] != first["checkpoint"]
+    assert Path(first["checkpoint"]).read_bytes() == content
+    assert second["test_result"] == run(model, config_dict={**settings, "seed": 7})["test_result"]
+    assert run(model, config_dict=settings, command_line=["--resume=auto"])["checkpoint"] == first["checkpoint"]
+    if model == "SASRec":
+        with pytest.raises(ValueError, match="seed is 7, but the run"):
+            run(model, config_dict={**settings, "seed": 7, "resume": first["checkpoint"]})
+
+
+def test_a_moved_run_goes_on_where_it_is(small_settings, kill):
+    settings = small_settings("TIGER")
+    undisturbed = run("TIGER", config_dict={**settings, "checkpoint_dir": "elsewhere"})
+    resume_file = Path(kill(settings, 6))
+    os.rename(resume_file.parent, "moved")
+    moved = Path("moved") / resume_file.name
+    weights = Path(str(moved).replace(".resume", ""))
+    weights.rename("away.pth")
+    with pytest.raises(FileNotFoundError, match="needs the best weights so far, but there is no 'moved/TIGER-"):
+        run("TIGER", config_dict={**settings, "resume": str(moved)})
+    Path("away.pth").rename(weights)
+    result = run("TIGER", config_dict={**settings, "resume": str(moved)})
+    assert result["test_result"] == undisturbed["test_result"] and Path(result["checkpoint"]) == weights
 
 
 def test_what_no_result_depends_on_may_change(small_settings, kill, tmp_path):

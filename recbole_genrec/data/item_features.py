@@ -79,11 +79,12 @@ class ItemFeatures(Mapping):
         readers = {name: _reader(source) for name, source in (sources or _sources(config, dataset)).items()}
         # Teachers come last: they take longest, and what is wrong with the others should show before.
         in_turn = sorted(readers, key=lambda name: getattr(readers[name], "func", None) is teacher_embeddings)
-        read = {name: readers[name](config, dataset) for name in in_turn}
-        features = cls({name: read[name] for name in readers}, scaling)
-        if n_components is None:
-            return features
-        return cls({name: principal_components(name, values, n_components) for name, values in features.items()}, scaling)
+        read = {}
+        for name in in_turn:
+            read[name] = cls({name: readers[name](config, dataset)}, scaling)[name]
+            if n_components is not None:
+                read[name] = principal_components(name, read[name], n_components)
+        return cls({name: read[name] for name in readers}, scaling)
 
     def matrix(self) -> torch.Tensor:
         """All features scaled and side by side, FloatTensor [n_items, sum of their widths], row 0 zeros."""

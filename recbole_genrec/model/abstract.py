@@ -54,7 +54,7 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         features = self.make_features(dataset) if saved is None else saved["item_features"]
         self.register_buffer("item_features", features)
         if saved is None and config["counter_size"] and not self.has_unique_codes():
-            check_distinct(features[1:], config["counter_size"])
+            self.check_features()
         self.tokenizer = self.make_tokenizer(features.shape[1])
         codebook_sizes = (config["codebook_size"],) * config["n_levels"]
         self.semantic_ids = SemanticIDs(self.n_items, codebook_sizes, config["counter_size"])
@@ -68,7 +68,7 @@ class GenerativeRecommender(Generation, SequentialRecommender):
             raise ValueError(
                 f"n_beams is {n_beams}, but the catalogue has only {n_items} items; lower n_beams (and topk, which may not exceed it)."
             )
-        if codebook_size > n_items:
+        if codebook_size > n_items and not self.has_given_codes():
             raise ValueError(
                 f"codebook_size is {codebook_size}, but the catalogue has only {n_items} items to place the codes on; lower codebook_size."
             )
@@ -84,6 +84,14 @@ class GenerativeRecommender(Generation, SequentialRecommender):
                 f"n_levels and codebook_size give {n_codes} codes, but the catalogue has {n_items} items and each needs one of its own; "
                 "raise one of them."
             )
+
+    def has_given_codes(self) -> bool:
+        """Whether the codes are drawn at random or come from a file, so that nothing of the items need be known."""
+        return False
+
+    def check_features(self) -> None:
+        """Refuse features of which the tokenizer could not make enough different codes."""
+        check_distinct(self.item_features[1:], self.config["counter_size"])
 
     def has_unique_codes(self) -> bool:
         """Whether the tokenizer itself gives no two items the same codes, so that no counter is needed."""

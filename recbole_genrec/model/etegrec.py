@@ -80,7 +80,7 @@ class ETEGRec(GenerativeRecommender):
     def losses(self, interaction) -> dict[str, Tensor]:
         """Recommendation alone, on semantic ids that stay (equation 13)."""
         item_ids = interaction[self.ITEM_ID]
-        return self._generation(self.decode_targets(item_ids, *self.encode_history(interaction)), item_ids)
+        return {"generation": self.generation_loss(self.decode_targets(item_ids, *self.encode_history(interaction)), item_ids)}
 
     def tokenizer_losses(self, interaction) -> dict[str, Tensor]:
         """L_IT of a tokenizer epoch: quantization and both alignments of the distinct targets; the recommender is constant."""
@@ -110,7 +110,7 @@ class ETEGRec(GenerativeRecommender):
         item_ids = interaction[self.ITEM_ID]
         memory, mask = self.encode_history(interaction)
         hidden = self.decode_targets(item_ids, memory, mask)
-        losses = self._generation(hidden, item_ids)
+        losses = {"generation": self.generation_loss(hidden, item_ids)}
         if not trains_tokenizer and not self.aligns:
             return losses
         rows = first_rows(item_ids)
@@ -126,10 +126,6 @@ class ETEGRec(GenerativeRecommender):
         """Items [B] through the tokenizer; the codes that alignment compares are the named ones, so nothing is short."""
         with full_precision(self.item_features):
             return self.tokenizer.autoencode(self.item_features[item_ids])
-
-    def _generation(self, hidden: Tensor, item_ids: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of the codes of items [B] from hidden states [B, L + 1, D], averaged over rows and levels."""
-        return {"generation": -self.target_log_probs(hidden, item_ids).mean()}
 
     def _view(self, memory: Tensor, mask: Tensor, first_states: Tensor) -> View:
         """From encoder states [U, S, D] with their mask and the decoder's first states [U, D]."""

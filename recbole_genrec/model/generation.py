@@ -68,6 +68,10 @@ class Generation:
         ]
         return torch.cat(levels, dim=1)
 
+    def generation_loss(self, hidden: Tensor, item_ids: Tensor) -> Tensor:
+        """Cross-entropy of the codes of items [B] from their hidden states [B, L, D], averaged over items and levels."""
+        return -self.target_log_probs(hidden, item_ids).mean()
+
     # --- ranking ------------------------------------------------------------------------------------------
 
     @torch.no_grad()

@@ -50,10 +50,13 @@ class SoftIdentifiers(GenerativeRecommender):
             return self.token_table(self.semantic_ids.tokens[item_id_list].flatten(1))
         if not self.training:
             if self.item_embeddings is None or torch.is_grad_enabled():
-                self.item_embeddings = self.soft_embeddings(self.tokenizer.soft_codes(self.item_features).probabilities)
+                self.item_embeddings = in_chunks(self._embed_items, self.item_features)
             return self.item_embeddings[item_id_list].flatten(1, 2)
         items, places = item_id_list.unique(return_inverse=True)
         return self.gather(self._soft_codes(items), places)
+
+    def _embed_items(self, features: Tensor) -> Tensor:
+        return self.soft_embeddings(self.tokenizer.soft_codes(features).probabilities)
 
     def _soft_codes(self, items: Tensor) -> SoftCodes:
         """Of items [U]; a frozen tokenizer's encoder sees all items once, not a batch's in every step."""

@@ -23,7 +23,7 @@ class TIGER(GenerativeRecommender):
     trains_all_positions = True
 
     def has_given_codes(self) -> bool:
-        """Whether the codes are drawn at random or come from a file, so that nothing of the items need be known."""
+        """With the settings that say so."""
         return self.config["tokenizer"] == "random" or self.config["semantic_ids_file"] is not None
 
     def has_unique_codes(self) -> bool:
@@ -68,7 +68,7 @@ class TIGER(GenerativeRecommender):
             return {"generation": all_positions_loss(self, interaction)}
         item_ids = interaction[self.ITEM_ID]
         hidden = self.decode_targets(item_ids, *self.encode_history(interaction))
-        return {"generation": -self.target_log_probs(hidden, item_ids).mean()}
+        return {"generation": self.generation_loss(hidden, item_ids)}
 
     def stages(self) -> tuple[Stage, ...]:
         """Tokenizer, then recommender on fixed semantic ids."""

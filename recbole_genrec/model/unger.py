@@ -53,10 +53,9 @@ class UNGER(GenerativeRecommender):
 
     def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
         super().__init__(config, dataset, saved)
-        self.distills = VARIANTS[config["variant"]][1] and config["distillation_weight"] > 0
         nn.init.normal_(self.token_table.weight, std=INITIAL_DEVIATION)
         self.register_buffer("integrated", torch.zeros(self.n_items, self._vector_size()))
-        if self.source != "semantic":
+        if self.source != "semantic" and self.uses_vectors:
             n_features = self.item_features.shape[1] if self.source == "integrated" else 0
             self.integration = Integration(config, self.n_items, n_features)
         if config["encoder_input"] == "item_id":
@@ -70,18 +69,37 @@ class UNGER(GenerativeRecommender):
         """What the codes are made of."""
         return VARIANTS[self.config["variant"]][0]
 
+    @property
+    def distills(self) -> bool:
+        """Whether the generator learns the items' vectors, too."""
+        return VARIANTS[self.config["variant"]][1] and self.config["distillation_weight"] > 0
+
+    @property
+    def uses_vectors(self) -> bool:
+        """Whether anything is made of the items' vectors; with given codes and without distillation nothing is."""
+        return self.distills or not self.has_given_codes()
+
     # --- parts --------------------------------------------------------------------------------------------
 
+    def has_given_codes(self) -> bool:
+        """With the settings that say so."""
+        return self.config["tokenizer"] == "random" or self.config["semantic_ids_file"] is not None
+
     def has_unique_codes(self) -> bool:
-        """All but an RQ-VAE give unique codes."""
-        return self.config["tokenizer"] != "rqvae" or self.config["semantic_ids_file"] is not None
+        """Given codes are, and those of k-means unless a counter makes them so."""
+        return self.has_given_codes() or (self.config["tokenizer"] == "residual_kmeans" and not self.config["counter_size"])
+
+    def check_features(self) -> None:
+        """Codes are made of vectors that are not learned yet, unless the features are all there is."""
+        if self.source == "semantic":
+            super().check_features()
 
     def make_features(self, dataset) -> Tensor:
-        """The semantic features; none for collaborative codes."""
-        if self.source == "collaborative":
+        """The semantic features; none where the codes do without."""
+        if self.source == "collaborative" or not self.uses_vectors:
             return torch.zeros(self.n_items, 0)
         wanted = self.config["item_features"]
-        if not ("text" in wanted if isinstance(wanted, Mapping) else text_fields(self.config, dataset)):
+        if not (set(wanted) - {"cf"} if isinstance(wanted, Mapping) else text_fields(self.config, dataset)):
             raise ValueError(
                 f"the variant {self.config['variant']!r} of UNGER needs semantic features, but item_features is {wanted!r} and "
                 f"{dataset.dataset_name!r} has no item text; add a text field (name:token_seq) to its .item file, give vectors with "
@@ -97,7 +115,7 @@ class UNGER(GenerativeRecommender):
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """Residual k-means on the items' vectors (§3.3.5), unique unless a counter level makes it so; or what §4.6 compares it with."""
         config, size = self.config, self._vector_size()
-        if config["semantic_ids_file"] is not None or config["tokenizer"] == "random":
+        if self.has_given_codes():
             return self.given_tokenizer(size)
         kmeans = ResidualKMeans if config["counter_size"] else UniqueResidualKMeans
         return (RQVAE if config["tokenizer"] == "rqvae" else kmeans).from_config(config, size)
@@ -140,8 +158,9 @@ class UNGER(GenerativeRecommender):
     @torch.no_grad()
     def start_tokenizer(self) -> None:
         """Take the items' vectors from what stage I has learned, and place the codebooks on them."""
-        self.integrated.copy_(self._vectors())
-        self.integrated[0] = 0
+        if self.uses_vectors:
+            self.integrated.copy_(self._vectors())
+            self.integrated[0] = 0
         super().start_tokenizer()
 
     def tokenizer_input(self) -> Tensor:
@@ -195,9 +214,9 @@ class UNGER(GenerativeRecommender):
     # --- stages -------------------------------------------------------------------------------------------
 
     def stages(self) -> tuple[Stage, ...]:
-        """Integrated embedding (unless codes are purely semantic), codes, generator."""
+        """Integrated embedding (where there is anything to learn of it), codes, generator."""
         stages = (self.tokenizer_stage(), self._generator_stage())
-        return stages if self.source == "semantic" else (self._integration_stage(), *stages)
+        return (self._integration_stage(), *stages) if hasattr(self, "integration") else stages
 
     def _integration_stage(self) -> Stage:
         config = self.config

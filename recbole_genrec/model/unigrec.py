@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,8 @@ from recbole_genrec.seq2seq.t5 import mean_state
 from recbole_genrec.tokenizer.base import ItemTokenizer, mlp
 from recbole_genrec.tokenizer.rqvae import RQVAE
 from recbole_genrec.tokenizer.soft_rqvae import SoftCodes, SoftRQVAE, codeword_uniformity
+
+logger = logging.getLogger(__name__)
 
 # The rows of the paper's ablation table and what each of them has; M0 is TIGER.
 ROWS = {
@@ -59,6 +62,9 @@ class UniGRec(SoftIdentifiers):
             self.register_buffer("teacher", teacher_embeddings(config, dataset, "SASRec") if saved is None else saved["teacher"])
         self._make_adapters()
         self.distills = False
+        if self.needs_teacher() and config["distillation_warmup_epochs"] >= config["epochs"]:
+            text = "distillation_warmup_epochs is %d of %d epochs: this run distills nothing, as the row M3"
+            logger.warning(text, config["distillation_warmup_epochs"], config["epochs"])
 
     def _make_adapters(self) -> None:
         """Those between the spaces that the losses compare."""
@@ -112,7 +118,7 @@ class UniGRec(SoftIdentifiers):
         """Recommendation alone: the fine-tune stage, with the tokenizer frozen."""
         item_ids = interaction[self.ITEM_ID]
         hidden = self.decode_targets(item_ids, *self.encode_history(interaction))
-        return {"generation": self.config["generation_weight"] * -self.target_log_probs(hidden, item_ids).mean()}
+        return {"generation": self.config["generation_weight"] * self.generation_loss(hidden, item_ids)}
 
     def joint_losses(self, interaction) -> dict[str, Tensor]:
         """Recommendation, reconstruction and what the row has of distillation, for tokenizer and recommender together."""
@@ -127,7 +133,7 @@ class UniGRec(SoftIdentifiers):
         memory = self.seq2seq.encode(embeddings, mask)
         hidden = self.decode_targets(targets, memory, mask)
         losses = {
-            "generation": config["generation_weight"] * -self.target_log_probs(hidden, targets).mean(),
+            "generation": config["generation_weight"] * self.generation_loss(hidden, targets),
             "reconstruction": config["reconstruction_weight"] * self._reconstruction(soft_codes, items, places),
         }
         if "uniformity" in self.parts and config["uniformity_weight"]:

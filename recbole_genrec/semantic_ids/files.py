@@ -56,7 +56,8 @@ def write_semantic_ids(path: str, tokens: Sequence[str], codes: Tensor, level_si
 def read_semantic_ids(path: str, tokens: Sequence[str], n_levels: int, codebook_size: int, counter_size: int) -> Tensor:
     """The codes of items, int64 [items, n_levels], row by row those of `tokens`.
 
-    A file with one more level than n_levels brings its counter: it is left out and numbered anew.
+    A file with one more level than n_levels brings its counter, if that level counts items with equal codes from 0: it is left out and
+    numbered anew.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -71,8 +72,11 @@ def read_semantic_ids(path: str, tokens: Sequence[str], n_levels: int, codebook_
             "data set, or filter these items out"
         )
     lengths = {len(ids[token]) for token in tokens}
-    if lengths - {n_levels} and lengths != {n_levels + 1 if counter_size else n_levels}:
-        raise ValueError(f"{path!r} has ids of {sorted(lengths)} codes, but n_levels is {n_levels}: set n_levels to the length of the ids")
+    if lengths != {n_levels} and not (lengths == {n_levels + 1} and counter_size and _ends_in_counter(ids, n_levels + 1)):
+        raise ValueError(
+            f"{path!r} has ids of {sorted(lengths)} codes, but n_levels is {n_levels}: set n_levels to the length of the ids (less one if "
+            "their last code numbers items that have all others in common)"
+        )
     codes = torch.tensor([ids[token][:n_levels] for token in tokens])
     largest, least = int(codes.max()), int(codes.min())
     if least < 0 or largest >= codebook_size:
@@ -83,6 +87,12 @@ def read_semantic_ids(path: str, tokens: Sequence[str], n_levels: int, codebook_
     _check_unique(path, codes, counter_size)
     logger.info("semantic ids: read those of %d items from %s; it names %d items", len(tokens), path, len(ids))
     return codes
+
+
+def _ends_in_counter(ids: dict[str, list[int]], length: int) -> bool:
+    """Whether the last codes of ids of this length number those with equal other codes 0, 1, 2, ..., in any order."""
+    rows = torch.tensor([row for row in ids.values() if len(row) == length]).unique(dim=0)
+    return torch.equal(rows[:, -1], counter_level(rows[:, :-1]))
 
 
 def _check_unique(path: str, codes: Tensor, counter_size: int) -> None:

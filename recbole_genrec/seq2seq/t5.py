@@ -123,6 +123,20 @@ class DecoderCache:
     own: list[tuple[Tensor, Tensor] | None]
     mask_bias: Tensor
 
+    @classmethod
+    def start(cls, decoder: nn.ModuleList, memory: Tensor, mask: Tensor) -> DecoderCache:
+        """Project the encoder states [B, S, D], of which mask [B, S] are seen, once for all decoding steps and beams."""
+        cross = [layer.cross_attention.project(memory) for layer in decoder]
+        return cls(cross, [None] * len(decoder), mask_bias(mask, memory.dtype))
+
+    def grow(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in a layer's keys and values [B, H, W, C] of every beam's new token; returns those of all its tokens, [B * W, H, t, C]."""
+        fresh = [part.permute(0, 2, 1, 3).unsqueeze(3) for part in (key, value)]  # [B, W, H, 1, C]
+        if self.own[index] is not None:
+            fresh = [torch.cat((old, new), dim=3) for old, new in zip(self.own[index], fresh)]
+        self.own[index] = tuple(fresh)
+        return fresh[0].flatten(0, 1), fresh[1].flatten(0, 1)
+
     def follow(self, parents: Tensor) -> None:
         """Let every beam continue the beam at `parents`, int64 [B, W]."""
         batch = torch.arange(len(parents), device=parents.device).unsqueeze(1)
@@ -187,8 +201,7 @@ class T5(nn.Module):
 
     def start_cache(self, memory: Tensor, mask: Tensor) -> DecoderCache:
         """Project the encoder states [B, S, D] once for all decoding steps and beams."""
-        cross = [layer.cross_attention.project(memory) for layer in self.decoder]
-        return DecoderCache(cross, [None] * len(self.decoder), mask_bias(mask, memory.dtype))
+        return DecoderCache.start(self.decoder, memory, mask)
 
     def step(self, embeddings: Tensor, cache: DecoderCache) -> Tensor:
         """Decode one more token of every beam: embeddings [B, W, D] -> hidden states [B, W, D]; the cache grows.
@@ -204,13 +217,10 @@ class T5(nn.Module):
     def _attend_own(self, layer: Layer, states: Tensor, cache: DecoderCache, index: int) -> Tensor:
         """Self-attention of every beam [B, W, D] over its own tokens."""
         attention, normed = layer.self_attention, layer.self_norm(states)
-        fresh = [part.permute(0, 2, 1, 3).unsqueeze(3) for part in attention.project(normed)]  # [B, W, H, 1, C]
-        if cache.own[index] is not None:
-            fresh = [torch.cat((old, new), dim=3) for old, new in zip(cache.own[index], fresh)]
-        cache.own[index] = key, value = tuple(fresh)
-        buckets = relative_buckets(1, key.shape[3], False, states.device)
+        key, value = cache.grow(index, *attention.project(normed))
+        buckets = relative_buckets(1, key.shape[2], False, states.device)
         bias = self.decoder_positions(buckets).permute(2, 0, 1)
-        attended = attention(normed.flatten(0, 1).unsqueeze(1), key.flatten(0, 1), value.flatten(0, 1), bias)
+        attended = attention(normed.flatten(0, 1).unsqueeze(1), key, value, bias)
         return states + layer.dropout(attended.view_as(states))
 
 

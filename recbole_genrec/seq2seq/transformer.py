@@ -131,8 +131,7 @@ class Transformer(nn.Module):
 
     def start_cache(self, memory: Tensor, mask: Tensor) -> DecoderCache:
         """Project the encoder states [B, S, D] once for all decoding steps and beams."""
-        cross = [layer.cross_attention.project(memory) for layer in self.decoder]
-        return DecoderCache(cross, [None] * len(self.decoder), mask_bias(mask, memory.dtype))
+        return DecoderCache.start(self.decoder, memory, mask)
 
     def step(self, embeddings: Tensor, cache: DecoderCache) -> Tensor:
         """Decode one more token of every beam: embeddings [B, W, D] -> hidden states [B, W, D]; the cache grows."""
@@ -147,9 +146,6 @@ class Transformer(nn.Module):
 def _attend_own(layer: TransformerLayer, states: Tensor, cache: DecoderCache, index: int) -> Tensor:
     """Self-attention block of every beam [B, W, D] over its own tokens."""
     attention = layer.self_attention
-    fresh = [part.permute(0, 2, 1, 3).unsqueeze(3) for part in attention.project(states)]  # [B, W, H, 1, C]
-    if cache.own[index] is not None:
-        fresh = [torch.cat((old, new), dim=3) for old, new in zip(cache.own[index], fresh)]
-    cache.own[index] = key, value = tuple(fresh)
-    attended = attention(states.flatten(0, 1).unsqueeze(1), key.flatten(0, 1), value.flatten(0, 1), None)
+    key, value = cache.grow(index, *attention.project(states))
+    attended = attention(states.flatten(0, 1).unsqueeze(1), key, value, None)
     return layer.self_norm(states + layer.dropout(attended.view_as(states)))

@@ -26,14 +26,13 @@ def new_checkpoint_path(config) -> Path:
     return path
 
 
-def newest_resume_file(config, suffix: str) -> str | None:
-    """The file ending with `suffix` that a run of this model on this data set wrote last; None if there is none."""
+def resume_files(config, suffix: str) -> list[str]:
+    """The files ending with `suffix` that runs of this model on this data set have written, newest first."""
     stem = re.escape(f"{config['model']}-{config['dataset']}-")
     # After the data set comes new_checkpoint_path's time; `amazon` must not find runs on `amazon-beauty`.
     name = re.compile(rf"{stem}[^-]+-\d+-\d+_\d+-\d+-\d+(-\d+)?{re.escape(suffix)}")
     files = (file for file in Path(config["checkpoint_dir"]).glob("*.pth") if name.fullmatch(file.name))
-    newest = max(files, key=lambda file: file.stat().st_mtime, default=None)
-    return None if newest is None else str(newest)
+    return [str(file) for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)]
 
 
 def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-# What a resumed run may set otherwise, because no result depends on it.
-MAY_CHANGE = frozenset("resume show_progress data_path mirror checkpoint_dir teacher_cache_dir gpu_id use_gpu state log_wandb".split())
+# Where things are and what is shown: no result depends on it.
+OF_THE_PLACE = frozenset(
+    "checkpoint_dir data_path resume gpu_id use_gpu show_progress state log_wandb wandb_project teacher_cache_dir feature_cache_dir mirror"
+    " worker config_file_list".split()
+)
 
 
 @dataclass
@@ -33,13 +36,21 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def check_same_settings(saved: dict[str, Any], given: dict[str, Any], resume_file: str) -> None:
+def changed_settings(saved: dict[str, Any], given: dict[str, Any], may_change: frozenset[str] = frozenset()) -> list[str]:
+    """Names of the settings that differ, but for those that no result depends on and those that may change."""
+    free = OF_THE_PLACE | may_change
+    return sorted(key for key in saved.keys() | given.keys() if saved.get(key) != given.get(key) and key not in free)
+
+
+def check_same_settings(
+    saved: dict[str, Any], given: dict[str, Any], resume_file: str, may_change: frozenset[str] = frozenset()
+) -> None:
     """A run that goes on with other settings would be neither the old run nor a new one.
 
     Raises:
-        ValueError: if a setting differs that a result depends on.
+        ValueError: if a setting differs that a result depends on, unless it is one of those that may change.
     """
-    changed = sorted(key for key in saved.keys() | given.keys() if saved.get(key) != given.get(key) and key not in MAY_CHANGE)
+    changed = changed_settings(saved, given, may_change)
     if changed:
         key = changed[0]
         raise ValueError(

@@ -257,7 +257,6 @@ class GenRecTrainer(Trainer):
             "optimizer": optimizer_states,
             "progress": asdict(self.progress),
             "random_state": torch.get_rng_state(),
-            "saved_model_file": self.saved_model_file,
         }
         if distributed.is_main():
             save_checkpoint(self.resume_file, content)
@@ -266,7 +265,7 @@ class GenRecTrainer(Trainer):
         """Go on where a run was when it wrote `resume_file`; on a CPU the result is that of an undisturbed run.
 
         Raises:
-            FileNotFoundError, ValueError: if the file is missing, or of another model or data set.
+            FileNotFoundError, ValueError: if the file or that of the best weights is missing, or of another model or data set.
         """
         content = load_checkpoint(resume_file, "cpu", **self._identity())
         check_same_settings(content["settings"], self.config.settings(), resume_file)
@@ -274,10 +273,16 @@ class GenRecTrainer(Trainer):
         self.progress = Progress(**content["progress"])
         states = content["optimizer"]
         self.optimizer_states = states if isinstance(states, list) else [] if states is None else [states]  # older files hold one or none
-        self.saved_model_file = content["saved_model_file"]
-        self.resume_file = _resume_file(self.saved_model_file)
+        self._go_on_in(str(resume_file))
         torch.set_rng_state(content["random_state"])
         logger.info("resumed from %s: stage %d, epoch %d", resume_file, self.progress.stage, self.progress.epoch)
+
+    def _go_on_in(self, resume_file: str) -> None:
+        """Write where the run's files are now; they may have been moved together."""
+        weights = resume_file.removesuffix(".resume.pth") + ".pth"
+        if self.progress.best_score is not None and not Path(weights).is_file():
+            raise FileNotFoundError(f"{resume_file!r} needs the best weights so far, but there is no {weights!r}: move both files together")
+        self.saved_model_file, self.resume_file = weights, _resume_file(weights)
 
     def _identity(self) -> dict[str, str]:
         return {"model": self.config["model"], "dataset_fingerprint": self.model.dataset_fingerprint}

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, newest_resume_file, save_checkpoint
+from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, resume_files, save_checkpoint
 
 CONTENT = {
     "model": "UniGRec",
@@ -89,7 +89,7 @@ def test_new_paths_are_not_taken(tmp_path):
 def test_the_newest_file_of_this_model_and_data_set(tmp_path):
     """By time of writing, whatever the names say; not of a data set whose name only begins alike."""
     config = {"model": "TIGER", "dataset": "shop[1]", "checkpoint_dir": str(tmp_path / "saved")}
-    assert newest_resume_file(config, ".resume.pth") is None, "there is not even a folder"
+    assert resume_files(config, ".resume.pth") == [], "there is not even a folder"
     others = ({"model": "UniGRec"}, {"dataset": "shop"}, {"dataset": "shop[1]-large"}, {"dataset": "shop1"})
     stems = [new_checkpoint_path({**config, **other}).with_suffix("") for other in ({}, *others)]
     stems[0].parent.mkdir()
@@ -97,11 +97,12 @@ def test_the_newest_file_of_this_model_and_data_set(tmp_path):
         for suffix in (".resume.pth", ".pth", ".json"):
             stem.with_suffix(suffix).touch()
             os.utime(stem.with_suffix(suffix), (1000 - age, 1000 - age))
-    assert newest_resume_file(config, ".resume.pth") == str(stems[0].with_suffix(".resume.pth"))
-    assert newest_resume_file(config, ".pth") == str(stems[0].with_suffix(".pth"))
+    assert resume_files(config, ".resume.pth") == [str(stems[0].with_suffix(".resume.pth"))]
+    assert resume_files(config, ".pth") == [str(stems[0].with_suffix(".pth"))]
     second = new_checkpoint_path(config).with_suffix(".resume.pth")
     assert second.name != stems[0].with_suffix(".resume.pth").name
     for age in (1, 5000):
         second.touch()
         os.utime(second, (age, age))
-        assert newest_resume_file(config, ".resume.pth") == str(second if age == 5000 else stems[0].with_suffix(".resume.pth"))
+        both = [str(stems[0].with_suffix(".resume.pth")), str(second)]
+        assert resume_files(config, ".resume.pth") == (both[::-1] if age == 5000 else both)
