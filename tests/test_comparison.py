@@ -12,7 +12,7 @@ from recbole_genrec import quick_start
 from recbole_genrec.comparison import as_csv, as_markdown, table
 from recbole_genrec.config import GenRecConfig
 from recbole_genrec.quick_start import compare, main
-from recbole_genrec.record import find_record
+from recbole_genrec.record import find_record, run_digest
 
 RECORDS = [
     {
@@ -74,6 +74,19 @@ def test_a_record_is_found_for_the_same_settings_and_data(tiny_settings, tiny_da
             file.write("i99\tnew\n")
     found = find_record(GenRecConfig("Pop", config_dict=settings))
     assert found == (record if change in ("nothing", "place") else None)
+
+
+def test_a_record_is_of_the_files_that_settings_name(small_settings, tmp_path):
+    """A file of semantic ids and one of item vectors with other content under the same path make another run."""
+    ids, vectors = tmp_path / "ids.json", tmp_path / "vectors.npy"
+    settings = {**small_settings("TIGER"), "semantic_ids_file": str(ids), "item_features": {"mine": str(vectors)}}
+    digests = set()
+    for file in (ids, vectors, vectors.with_suffix(".tokens")):
+        for content in ("one", "other"):
+            file.write_text(content)
+            digests.add(run_digest(GenRecConfig("TIGER", config_dict=settings)))
+    assert len(digests) == 6
+    assert run_digest(GenRecConfig("TIGER", config_dict=settings)) in digests
 
 
 def test_records_that_cannot_be_read_are_passed_over(tiny_settings):

@@ -124,6 +124,15 @@ def test_a_teacher_is_trained_only_after_all_else_is_read(make_dataset, monkeypa
         ItemFeatures.from_dataset(*make_dataset(item_features={"cf": "SASRec", "more": "gone.npy"}))
 
 
+@pytest.mark.parametrize("change, message", [({}, "'more' has NaN or infinite"), ({"feature_pca": 3}, "'more' has NaN or infinite")])
+def test_a_teacher_is_trained_only_after_all_else_is_checked(make_dataset, write, monkeypatch, change, message):
+    monkeypatch.setattr(item_features, "teacher_embeddings", lambda *given, **settings: pytest.fail("a teacher was trained"))
+    values = np.array(VALUES, dtype=np.float32)
+    values[0, 0] = np.nan
+    with pytest.raises(ValueError, match=message):
+        ItemFeatures.from_dataset(*make_dataset(item_features={"cf": "SASRec", "more": write(values)}, **change))
+
+
 def test_a_file_in_the_home_folder(make_dataset, write, monkeypatch):
     path = write(VALUES)
     monkeypatch.setenv("HOME", os.path.dirname(path))

@@ -168,6 +168,35 @@ def test_a_counter_in_place_of_unique_codes(make_experiment, make_batch):
     assert model.recommend_topk(make_batch([[1]], [5]), 10)[0].sort().values.tolist() == list(range(1, 11))
 
 
+@pytest.mark.parametrize("variant", ["collaborative", "cka"])
+def test_other_quantizers_are_not_judged_by_features_that_they_do_not_see(make_experiment, monkeypatch, variant):
+    """No features, or the same for more items than the counter tells apart: the vectors that codes are made of are others."""
+    same = torch.ones(11, 3) * (torch.arange(11) % 2).unsqueeze(1)
+    monkeypatch.setattr("recbole_genrec.data.item_features.ItemFeatures.matrix", lambda features: same)
+    make_experiment("UNGER", variant=variant, tokenizer="rqvae", counter_size=3)
+    with pytest.raises(ValueError, match="5 items have the same features"):
+        make_experiment("UNGER", variant="semantic", tokenizer="rqvae", counter_size=3)
+
+
+@pytest.mark.parametrize("variant", ALL)
+def test_given_codes_need_vectors_only_to_distill_them(make_experiment, make_batch, monkeypatch, variant):
+    source, distills = VARIANTS[variant]
+    if not distills:
+        monkeypatch.setattr("recbole_genrec.data.item_features.ItemFeatures.from_dataset", lambda *given: pytest.fail("features were made"))
+    model = make_experiment("UNGER", variant=variant, tokenizer="random").name_items()
+    names = [stage.name for stage in model.stages()]
+    assert names == (["integration"] if distills and source != "semantic" else []) + ["tokenizer", "recommender"]
+    assert model.integrated.any() == distills
+    assert len(model.semantic_ids.codes[1:].unique(dim=0)) == 10
+    assert model.losses(make_batch(HISTORIES, TARGETS))["generation"].isfinite()
+
+
+def test_more_codes_than_items_are_refused_unless_they_are_given(make_experiment):
+    assert make_experiment("UNGER", tokenizer="random", codebook_size=11).model.tokenizer.codebook_size == 11
+    with pytest.raises(ValueError, match="codebook_size is 11, but the catalogue has only 10 items to place the codes on"):
+        make_experiment("UNGER", codebook_size=11)
+
+
 @pytest.mark.parametrize("variant", ["cka_ikd", "concat", "semantic"])
 def test_a_whole_run_and_its_checkpoint(small_settings, variant):
     settings = {**small_settings("UNGER"), "variant": variant}
@@ -217,10 +246,11 @@ def test_without_text_it_says_what_to_provide(small_settings, tmp_path, capsys):
     assert main(["--model=UNGER", *arguments, "--variant=collaborative"]) == 0
 
 
-def test_vectors_of_a_file_are_text_enough(make_experiment, tmp_path):
+@pytest.mark.parametrize("name", ["text", "mine"])
+def test_vectors_of_a_file_are_text_enough(make_experiment, tmp_path, name):
     np.save(tmp_path / "text.npy", np.random.default_rng(0).normal(size=(10, 5)).astype(np.float32))
     (tmp_path / "text.tokens").write_text("\n".join(f"i{item}" for item in range(1, 11)) + "\n")
-    _, model, train, _, _ = make_experiment("UNGER", item_features={"text": str(tmp_path / "text.npy")})
+    _, model, train, _, _ = make_experiment("UNGER", item_features={name: str(tmp_path / "text.npy")})
     assert model.integration.adaption.widen.in_features == 5
     rows = [int(token[1:]) - 1 for token in train.dataset.field2id_token["item_id"][1:]]
     given = torch.from_numpy(np.load(tmp_path / "text.npy"))[rows]

@@ -117,6 +117,12 @@ def test_a_teacher_whose_losses_weigh_nothing_changes_nothing(make_row, make_bat
     assert totals[0] == totals[1]
 
 
+@pytest.mark.parametrize("settings, warns", [({"epochs": 1}, True), ({"epochs": 2}, False), ({"epochs": 1, "ablation": "M3"}, False)])
+def test_a_run_too_short_to_distill_says_so(make_experiment, caplog, settings, warns):
+    make_experiment("UniGRec", distillation_warmup_epochs=1, **settings)
+    assert ("this run distills nothing, as the row M3" in caplog.text) == warns
+
+
 @pytest.mark.parametrize("row", ["M0", "M1", "M4"])
 def test_rows_run_to_the_test(small_settings, caplog, row):
     """With a restored checkpoint; the log of the second stage has the row's terms."""
@@ -133,6 +139,7 @@ def test_rows_run_to_the_test(small_settings, caplog, row):
 @pytest.mark.parametrize(
     "settings, sentence",
     [
+        ({"temperature_min": 0.6}, "temperature_max is 0.5 and temperature_min 0.6, but the temperature falls from one to the other"),
         ({"ablation": "M7"}, "ablation is 'M7', but has to be one of M0, M1, M2, M3, M4, M5, M6: choose one"),
         ({"ablation": "M2", "joint_tokenizer_learning_rate": 0}, "ablation is M2, but what it adds is switched off by joint_tok"),
         ({"ablation": "M3", "tokenizer_uniformity_weight": 0}, "switched off by tokenizer_uniformity_weight, which is 0: raise"),

@@ -60,6 +60,17 @@ def test_a_counter_in_the_file_is_left_out(written):
     assert read_semantic_ids(path, ["0", "1"], n_levels=2, codebook_size=3, counter_size=2).tolist() == [[1, 2], [1, 2]]
 
 
+def test_a_last_code_that_counts_nothing_is_never_left_out(written):
+    """Ids of another length than n_levels: their last codes say something of the items, although a counter is allowed."""
+    for last in ((1, 0), (0, 2), (2, 2)):
+        path = written({"0": [1, 2, last[0]], "1": [1, 2, last[1]], "2": [0, 0, 1], "elsewhere": [5, 5]})
+        with pytest.raises(ValueError, match=r"ids of \[3\] codes, but n_levels is 2: set n_levels to the length of the ids"):
+            read_semantic_ids(path, ["0", "1", "2"], n_levels=2, codebook_size=3, counter_size=9)
+    # Of items that the data set has no more, a counter leaves gaps.
+    path = written({"0": [1, 2, 2], "gone": [1, 2, 0], "1": [1, 2, 1], "2": [0, 0, 0], "elsewhere": [5, 5]})
+    assert read_semantic_ids(path, ["0", "1", "2"], n_levels=2, codebook_size=3, counter_size=2).tolist() == [[1, 2], [1, 2], [0, 0]]
+
+
 def test_equal_ids_need_a_counter(written):
     path = written({"0": [1, 2], "1": [1, 2], "2": [1, 2], "3": [0, 0]})
     tokens = ["0", "1", "2", "3"]
