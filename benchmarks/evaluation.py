@@ -26,6 +26,7 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
         synchronize(experiment.config["device"])
         return {"seconds": time.perf_counter() - started}
 
+    measure(0)
     return {"users": len(experiment.test.dataset.inter_feat), "metrics": experiment.config["metrics"]}, measure
 
 

@@ -86,8 +86,10 @@ class PlainTokenizer(nn.Module):
 class PlainLoop:
     """Epochs of a plain training loop over features [N, D]."""
 
-    def __init__(self, model: PlainTokenizer, features: Tensor, batch_size: int, learning_rate: float, weight_decay: float) -> None:
-        self.model = model
+    def __init__(
+        self, model: PlainTokenizer, features: Tensor, batch_size: int, learning_rate: float, weight_decay: float, is_short: bool = False
+    ) -> None:
+        self.model, self.is_short = model, is_short
         self.loader = DataLoader(TensorDataset(features), batch_size=batch_size, shuffle=True)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
 
@@ -97,7 +99,8 @@ class PlainLoop:
         total = 0.0
         for (batch,) in self.loader:
             self.optimizer.zero_grad()
-            loss = self.model(batch.to(device))
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.is_short):
+                loss = self.model(batch.to(device))
             loss.backward()
             self.optimizer.step()
             total += loss.item()

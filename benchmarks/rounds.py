@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,8 @@ class Contender:
         return self
 
     def __exit__(self, *_) -> None:
-        self.process.stdin.close()  # which tells it to end
+        with suppress(BrokenPipeError):  # it has ended by itself
+            self.process.stdin.close()  # which tells it to end
         self.process.stdout.close()
         self.process.wait()
 

@@ -162,7 +162,8 @@ class GenRecConfig(Config):
         return content or {}
 
     def _convert_config_dict(self, config_dict):
-        return {key: _parse_value(value) if isinstance(value, str) else value for key, value in config_dict.items()}
+        is_parsed = {key: isinstance(value, str) and key not in ("model", "dataset") for key, value in config_dict.items()}
+        return {key: _parse_value(value) if is_parsed[key] else value for key, value in config_dict.items()}
 
     def _load_cmd_line(self):
         return self._convert_config_dict(self._arguments)

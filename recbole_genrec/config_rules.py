@@ -89,7 +89,7 @@ def _check_counts(settings: dict[str, Any]) -> None:
             continue
         if key in _AT_LEAST_ONE or key.endswith("batch_size"):
             least = 1
-        elif key in _AT_LEAST_ZERO or (key.endswith("_epochs") and not key.endswith("warmup_epochs")):
+        elif key in _AT_LEAST_ZERO or key.endswith("stopping_step") or (key.endswith("_epochs") and not key.endswith("warmup_epochs")):
             least = 0
         else:
             continue
@@ -200,6 +200,8 @@ def _check_cycles(cycle_epochs: int, epochs: int) -> None:
 
 def _check_numbers(settings: dict[str, Any]) -> None:
     for key, value in settings.items():
+        if key.endswith("stopping_step") and value is None:
+            raise ValueError(f"{key} is none, but the best validation is kept: give as many as there are epochs to never stop early")
         is_rate = key.endswith("learning_rate")
         if key not in _ABOVE_ZERO and key not in _NOT_NEGATIVE and not is_rate:
             continue

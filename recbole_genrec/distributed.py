@@ -9,6 +9,7 @@ In evaluation each ranks its share of the batches. Without such processes nothin
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from collections import deque
@@ -22,21 +23,24 @@ from torch import Tensor, distributed, nn
 
 PATIENCE = timedelta(days=7)  # one process may train a teacher while the others wait; torchrun ends them all if one fails
 
-
 # --- who is there ---------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Within it the processes that torchrun has started know each other; nothing in any other launch, or of a single process."""
+    """The processes that torchrun has started know each other from now on; nothing in any other launch, or of a single process."""
     started = distributed.is_available() and distributed.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
     if not started or distributed.is_initialized():
         yield
         return
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    yield
-    # Not after an error: the others may be waiting for this one, and it for them.
-    distributed.destroy_process_group()
+    # Not before the end: who leaves and joins again may meet the address that another process has just left.
+    atexit.register(distributed.destroy_process_group)
+    try:
+        yield
+    except BaseException:  # the others may be waiting for this one, and it for them
+        atexit.unregister(distributed.destroy_process_group)
+        raise
 
 
 def size() -> int:

@@ -55,7 +55,7 @@ def read_outcomes(path: Path) -> Outcomes:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {str(path)!r}, which a run writes beside its checkpoint: run the model again")
-    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    header, *lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
     if not header.startswith(HEADER):
         raise ValueError(f"{str(path)!r} begins with {header[:40]!r}, but the outcomes of a run begin with {HEADER!r}: name another file")
     rows = [line.split("\t") for line in lines]

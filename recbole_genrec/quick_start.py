@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 from recbole.data import create_dataset as create_recbole_dataset
-from recbole.data import data_preparation
 from recbole.trainer import Trainer
 from recbole.utils import ModelType, get_trainer, init_seed
 
 from recbole_genrec import distributed
 from recbole_genrec.compat import PlainCheckpoints, load_plain, own_log_file, plain_settings, without_anomaly_detection
 from recbole_genrec.config import GenRecConfig, parse_command_line
-from recbole_genrec.data.dataset import GenRecDataset
-from recbole_genrec.data.files import ensure_folder
+from recbole_genrec.data.dataset import GeneralDataset, GenRecDataset
+from recbole_genrec.data.files import check_inter_file, ensure_folder
+from recbole_genrec.data.loaders import make_loaders
 from recbole_genrec.memory import keep_freed_memory
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.record import find_record, generative_figures, log_summary, write_record, write_table, write_test_outcomes
@@ -72,7 +72,7 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
         data = create_dataset(config)
         n_interactions = data.inter_num  # RecBole replaces the interactions by training rows when it prepares them
         logger.info("%s", data)
-        train_data, valid_data, test_data = data_preparation(config, data)
+        train_data, valid_data, test_data = make_loaders(config, data)
 
         init_seed(config["seed"], config["reproducibility"])
         with distributed.main_first():
@@ -176,7 +176,7 @@ def load(path: str, config_dict: dict[str, Any] | None = None) -> tuple:
     config = GenRecConfig(config_dict={**saved["settings"], **(config_dict or {})})
     init_seed(config["seed"], config["reproducibility"])
     data = create_dataset(config)
-    train_data, valid_data, test_data = data_preparation(config, data)
+    train_data, valid_data, test_data = make_loaders(config, data)
     load_checkpoint(path, "cpu", config["model"], train_data.dataset.fingerprint())
     network = config.model_class(config, train_data.dataset, saved["state_dict"]).to(config["device"])
     network.load_state_dict(saved["state_dict"])
@@ -189,47 +189,50 @@ def _resume(config: GenRecConfig, trainer) -> None:
     suffix, key, may_change = (".resume.pth", "settings", frozenset()) if is_generative else (".pth", "config", _MAY_GROW)
     given = config.settings() if is_generative else plain_settings(config)
     if path == "auto":
-        changed = {file: changed_settings(load_plain(file, "cpu")[key], given, may_change) for file in resume_files(config, suffix)}
-        path = next((file for file, names in changed.items() if not names), None)
-        if path is None:
-            text = "resume is auto, but %s holds no run of %s with these settings to go on from: starting anew"
-            logger.info(text, config["checkpoint_dir"], config["model"])
-            for file, names in changed.items():
-                logger.info("%s has other %s", file, ", ".join(names))
-    path = distributed.from_main(path)
+        path = distributed.from_main(_newest_alike(config, suffix, key, given, may_change) if distributed.is_main() else None)
     if path is not None:
         if not is_generative:  # whose trainer checks more than the settings
             check_same_settings(load_plain(path, "cpu")[key], given, path, may_change)
         trainer.resume_checkpoint(path)
 
 
+def _newest_alike(config: GenRecConfig, suffix: str, key: str, given: dict[str, Any], may_change: frozenset[str]) -> str | None:
+    """The newest file ending with `suffix` of a run of this model on this data whose settings (its `key`) are the given ones."""
+    for file in resume_files(config, suffix):
+        try:
+            names = changed_settings(load_plain(file, "cpu")[key], given, may_change)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            names = ["contents than a file of this package has"]
+        if not names:
+            return file
+        logger.info("%s has other %s", file, ", ".join(names))
+    text = "resume is auto, but %s holds no run of %s with these settings to go on from: starting anew"
+    logger.info(text, config["checkpoint_dir"], config["model"])
+    return None
+
+
 def create_dataset(config: GenRecConfig):
-    """The data set of a run: exact time order for every model, GenRecDataset for every sequential one.
+    """The data set of a run: exact time order for every model, GenRecDataset for every one that reads users, items and times.
 
     Raises:
         FileNotFoundError: the folder or its .inter file is missing and cannot be had.
         ValueError: the file does not hold what a run needs.
     """
+    # Models such as DIEN bring a data set of their own.
+    own = getattr(importlib.import_module("recbole.data.dataset"), f"{config['model']}Dataset", None)
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
-        # Models such as DIEN bring a data set of their own.
-        own = getattr(importlib.import_module("recbole.data.dataset"), f"{config['model']}Dataset", None)
-        dataset_class = GenRecDataset if own is None else type(own.__name__, (own, GenRecDataset), {})
-        return dataset_class(config)
+        return (GenRecDataset if own is None else type(own.__name__, (own, GenRecDataset), {}))(config)
+    is_ready_made, is_ordered = config["benchmark_filename"] is not None, config["eval_args"]["order"] == "TO"
+    if config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL) and own is None and is_ordered and not is_ready_made:
+        return GeneralDataset(config)
     ensure_folder(config)
-    _require_file(config)
+    if is_ordered and not is_ready_made:
+        check_inter_file(os.path.join(config["data_path"], f"{config['dataset']}.inter"), config)
     data = create_recbole_dataset(config)
-    # RecBole sorts by time in float32; its sort is stable and so keeps this exact order among times that become equal.
-    data.inter_feat = data.inter_feat.sort_values([data.uid_field, data.time_field], kind="stable", ignore_index=True)
+    if is_ordered and not is_ready_made:
+        # RecBole sorts by time in float32; its sort is stable and so keeps this exact order among times that become equal.
+        data.inter_feat = data.inter_feat.sort_values([data.uid_field, data.time_field], kind="stable", ignore_index=True)
     return data
-
-
-def _require_file(config: GenRecConfig) -> None:
-    path = os.path.join(config["data_path"], f"{config['dataset']}.inter")
-    if config["benchmark_filename"] is None and not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"the folder {config['data_path']!r} has no file {os.path.basename(path)!r}: put RecBole's atomic interaction file there, "
-            f"or set --data_path to the folder that holds a folder {config['dataset']!r}"
-        )
 
 
 def create_trainer(config: GenRecConfig, network: torch.nn.Module):

@@ -20,6 +20,7 @@ from recbole_genrec.comparison import as_csv, as_markdown, table
 from recbole_genrec.compat import replacing
 from recbole_genrec.config import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.data.sentence_encoder import PREFIX, encoder_identity
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.outcomes import Outcomes, outcomes_path, write_outcomes
 from recbole_genrec.trainer.collector import TopKCollector
@@ -96,15 +97,21 @@ def run_digest(config: GenRecConfig) -> str:
         with open(file, "rb") as content:
             for block in iter(lambda: content.read(1 << 20), b""):
                 digest.update(block)
+    for source in _sources(settings):
+        if source.startswith(PREFIX):
+            digest.update(encoder_identity(source).encode())
     return digest.hexdigest()
+
+
+def _sources(settings: dict[str, Any]) -> list[str]:
+    sources = settings.get("item_features")
+    return [source for source in sources.values() if isinstance(source, str)] if isinstance(sources, dict) else []
 
 
 def _named_files(settings: dict[str, Any]) -> list[Path]:
     """Files of item vectors and of semantic ids."""
-    sources = settings.get("item_features")
-    values = [*sources.values()] if isinstance(sources, dict) else []
-    values += [settings.get("item_feature_tokens"), settings.get("semantic_ids_file")]
-    paths = [Path(value).expanduser() for value in values if isinstance(value, str)]
+    named = [*_sources(settings), settings.get("item_feature_tokens"), settings.get("semantic_ids_file")]
+    paths = [Path(value).expanduser() for value in named if isinstance(value, str)]
     return [file for path in paths for file in (path, path.with_suffix(".tokens")) if file.is_file()]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from recbole_genrec import distributed
-from recbole_genrec.quick_start import run
+from recbole_genrec import distributed, quick_start
+from recbole_genrec.quick_start import create_trainer, run
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 torch.set_num_threads(1)
@@ -36,18 +36,28 @@ def stopped(settings: dict, n_epochs: int) -> None:
 def main(path: Path) -> None:
     """Run all and write what came out."""
     results = []
-    with distributed.joined():
-        for settings in json.loads(path.read_text()):
-            n_epochs = settings.pop("stop_after", None)
-            if n_epochs:
-                stopped(settings, n_epochs)
-                settings["resume"] = "auto"
-            try:
-                result = run(config_dict=settings)
-            except ValueError as error:
-                result = {"refusal": str(error)}
-            results.append(result)
-            path.with_name(f"rank-{distributed.rank()}-of-{distributed.size()}.json").write_text(json.dumps(results, default=str))
+    quick_start.create_trainer = disturbed
+    for settings in json.loads(path.read_text()):
+        n_epochs = settings.pop("stop_after", None)
+        if n_epochs:
+            stopped(settings, n_epochs)
+            settings["resume"] = "auto"
+        try:
+            result = run(config_dict=settings)
+        except ValueError as error:
+            result = {"refusal": str(error)}
+        results.append(result)
+        path.with_name(f"rank-{distributed.rank()}-of-{distributed.size()}.json").write_text(json.dumps(results, default=str))
+
+
+@torch.no_grad()
+def disturbed(config, network):
+    """The trainer of a model that, in all processes but the first, has other weights and other random numbers before it."""
+    if distributed.rank():
+        torch.rand(distributed.rank())
+        for weight in network.parameters():
+            weight.add_(1)
+    return create_trainer(config, network)
 
 
 main(Path(sys.argv[1]))

@@ -34,10 +34,14 @@ def test_record_holds_what_a_run_can_be_cited_by(tiny_settings, tmp_path):
     assert (found["numpy"], found["torch"], found["python"]) == (numpy.__version__, torch.__version__, platform.python_version())
 
 
-def test_record_of_data_without_a_fingerprint(tiny_settings, tmp_path):
-    config = GenRecConfig("Pop", "tiny", config_dict=tiny_settings)
-    write_record(config, create_dataset(config), 63, result_at(tmp_path), 1.0)
-    assert json.loads((tmp_path / "run.json").read_text())["dataset_fingerprint"] is None
+def test_models_that_read_the_same_data_have_the_same_fingerprint(tiny_settings, tmp_path):
+    """Models that read more than users, items and times have none."""
+    found = []
+    for model in ("SASRec", "Pop", "BPR", "FM"):
+        config = GenRecConfig(model, "tiny", config_dict=tiny_settings)
+        write_record(config, create_dataset(config), 63, result_at(tmp_path), 1.0)
+        found.append(json.loads((tmp_path / "run.json").read_text())["dataset_fingerprint"])
+    assert found[0] == found[1] == found[2] is not None and found[3] is None
 
 
 def test_summary_names_data_metrics_and_files(tiny_settings, tmp_path, caplog):

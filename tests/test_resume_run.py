@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from recbole_genrec.quick_start import main, run
 from recbole_genrec.trainer.trainer import GenRecTrainer
@@ -107,10 +108,15 @@ def test_auto_leaves_runs_with_other_settings_alone(small_settings, tiny_setting
     """As in a sweep over seeds; the run of each is found again."""
     settings = small_settings(model) if model == "TIGER" else {**tiny_settings, "epochs": 2}
     first = run(model, config_dict=settings)
+    stem = Path(first["checkpoint"]).parent / f"{model}-tiny-Jan-01-2999_00-00-0"
+    suffix = ".resume.pth" if model == "TIGER" else ".pth"
+    Path(f"{stem}1{suffix}").write_bytes(b"damaged")
+    torch.save({"of": "another package"}, f"{stem}2{suffix}")
     content = Path(first["checkpoint"]).read_bytes()
     with caplog.at_level("INFO"):
         second = run(model, config_dict={**settings, "seed": 7}, command_line=["--resume=auto"])
-    assert "has other seed" in caplog.text and second["checkpoint"] != first["checkpoint"]
+    assert "has other seed" in caplog.text and caplog.text.count("has other contents than a file of this package") == 2
+    assert second["checkpoint"] != first["checkpoint"]
     assert Path(first["checkpoint"]).read_bytes() == content
     assert second["test_result"] == run(model, config_dict={**settings, "seed": 7})["test_result"]
     assert run(model, config_dict=settings, command_line=["--resume=auto"])["checkpoint"] == first["checkpoint"]

@@ -21,7 +21,8 @@ from recbole_genrec.outcomes import Outcomes, outcomes_path, read_outcomes
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 10_000
-RESAMPLES_AT_ONCE = 100  # of N users each
+RESAMPLES_AT_ONCE = 100  # of N users each, unless these are
+MOST_DRAWN = 2**24  # values at once: a few hundred megabytes
 SEED = 0
 
 
@@ -79,7 +80,7 @@ def paired_differences(first: Outcomes, second: Outcomes, metrics: Sequence[str]
         np.mean,
         axis=-1,
         n_resamples=N_RESAMPLES,
-        batch=RESAMPLES_AT_ONCE,
+        batch=max(1, min(RESAMPLES_AT_ONCE, MOST_DRAWN // before.size)),
         confidence_level=CONFIDENCE,
         method="percentile",
         random_state=np.random.default_rng(SEED),

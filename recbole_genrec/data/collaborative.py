@@ -195,6 +195,11 @@ def build_sasrec(config, dataset) -> SASRec:
     return model.to(config["device"])
 
 
+def make_optimizer(config, model: SASRec) -> torch.optim.Optimizer:
+    """RecBole's Adam, all weights in one call."""
+    return torch.optim.Adam(model.parameters(), lr=config["teacher_learning_rate"], fused=True)
+
+
 def _speed_up(model: SASRec) -> None:
     """Put dropout and GELU that cost less in the place of RecBole's; neither has weights."""
     for module in list(model.modules()):
@@ -211,7 +216,7 @@ def _fit(config, dataset: GenRecDataset) -> tuple[dict, dict]:
     windows = training_windows(dataset.sequences, max_length)
     valid_rows = evaluation_rows(dataset.sequences, max_length, "valid")
     model = build_sasrec(config, dataset)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config["teacher_learning_rate"], fused=True)
+    optimizer = make_optimizer(config, model)
     best = {"ndcg@10": -1.0}
     epochs = tqdm(range(config["teacher_epochs"]), desc="Teacher SASRec", ncols=100, disable=not config["show_progress"])
     for epoch in epochs:

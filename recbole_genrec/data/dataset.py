@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from recbole.data.dataset import SequentialDataset
+from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_genrec.data.files import check_inter_file, ensure_folder, is_plain, read_columns, read_header
@@ -259,3 +259,11 @@ class GenRecDataset(SequentialDataset):
         n_short = int((lengths < 3).sum())
         if n_short:
             logger.info("%d of %d users have fewer than 3 interactions: they are not evaluated", n_short, len(lengths))
+
+
+class GeneralDataset(GenRecDataset):
+    """What RecBole's general recommenders read: rows (user, item) instead of histories, with the ids and the order of GenRecDataset."""
+
+    _change_feat_format = Dataset._change_feat_format
+    build = Dataset.build
+    inter_matrix = Dataset.inter_matrix

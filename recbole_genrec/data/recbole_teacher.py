@@ -16,8 +16,6 @@ from typing import Any, Iterator
 import numpy as np
 import recbole.data.dataset
 import torch
-from recbole.data import data_preparation
-from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.trainer import trainer as recbole_trainer
 from recbole.utils import get_trainer, init_seed
@@ -26,7 +24,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recbole_genrec.compat import PlainCheckpoints, PlainCollector, to_plain, without_anomaly_detection
 from recbole_genrec.config import GenRecConfig, find_model
-from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.data.dataset import GeneralDataset, GenRecDataset
+from recbole_genrec.data.loaders import make_loaders
 from recbole_genrec.data.teacher_cache import Teacher, load_or_train
 
 logger = logging.getLogger(__name__)
@@ -51,14 +50,6 @@ _ITEM_TABLES = (
 )
 
 
-class GeneralDataset(GenRecDataset):
-    """What RecBole's general recommenders read: rows (user, item) instead of histories, with the ids and the order of GenRecDataset."""
-
-    _change_feat_format = Dataset._change_feat_format
-    build = Dataset.build
-    inter_matrix = Dataset.inter_matrix
-
-
 def train_recbole_teacher(config: GenRecConfig, dataset: GenRecDataset, model_name: str) -> Teacher:
     """Train a model of RecBole on the training part of dataset, or load it from teacher_cache_dir when nothing has changed.
 
@@ -75,7 +66,7 @@ def train_recbole_teacher(config: GenRecConfig, dataset: GenRecDataset, model_na
     with tempfile.TemporaryDirectory() as folder:
         teacher_config = _teacher_config(config, dataset, model_name, folder)
         settings = {key: value for key, value in teacher_config.settings().items() if key not in _UNHASHED_KEYS}
-        meta = {"format": 1, "model": model_name, "dataset": dataset.fingerprint(), "settings": settings}
+        meta = {"format": 2, "model": model_name, "dataset": dataset.fingerprint(), "settings": settings}
 
         def train() -> dict:
             with _own_random_state(teacher_config), without_anomaly_detection():
@@ -116,7 +107,7 @@ def _train(config: GenRecConfig, dataset: GenRecDataset, folder: str) -> dict:
     is_general = config.model_class.__module__.split(".")[2] == "general_recommender"
     data = (GeneralDataset if is_general else GenRecDataset)(config)
     item_ids = _item_ids(config["model"], dataset, data)
-    train_data, valid_data, test_data = data_preparation(config, data)
+    train_data, valid_data, test_data = make_loaders(config, data)
     model = config.model_class(config, train_data.dataset).to(config["device"])
     _item_table(model)  # a model without one is refused before it is trained
     trainer = _create_trainer(config, model, folder)

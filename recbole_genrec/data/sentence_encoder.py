@@ -40,7 +40,7 @@ def encoder_features(config, dataset: GenRecDataset, source: str) -> torch.Tenso
     name = _encoder_name(source)
     sentences = item_sentences(config, dataset)[1:]
     # No setting beside the texts: batch size and device change no more than the rounding.
-    key = {"format": 1, "encoder": _identity(name), "texts": hashlib.sha256("\n".join(sentences).encode()).hexdigest()}
+    key = {"format": 1, "encoder": encoder_identity(source), "texts": hashlib.sha256("\n".join(sentences).encode()).hexdigest()}
 
     def make() -> np.ndarray:
         return encode(sentences, name, config["device"], config["text_batch_size"], config["show_progress"])
@@ -96,8 +96,9 @@ def _encoder_name(source: str) -> str:
     return name if owner else f"{PREFIX}{model}"
 
 
-def _identity(name: str) -> str:
-    """The name on the hub; of a folder the hash of its files, hidden ones left out, wherever it lies."""
+def encoder_identity(source: str) -> str:
+    """Of an encoder on the hub its name; of a folder the hash of its files, hidden ones left out, wherever it lies."""
+    name = _encoder_name(source)
     if not os.path.isdir(name):
         return name
     digest = hashlib.sha256()

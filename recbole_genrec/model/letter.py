@@ -17,6 +17,7 @@ from recbole_genrec.data.sentence_encoder import PREFIX
 from recbole_genrec.data.text import text_fields
 from recbole_genrec.model.stage import Stage
 from recbole_genrec.model.tiger import TIGER
+from recbole_genrec.tokenizer.balanced_clustering import check_sizes
 from recbole_genrec.tokenizer.base import ItemTokenizer
 from recbole_genrec.tokenizer.letter_rqvae import LetterRQVAE
 
@@ -41,6 +42,8 @@ class LETTER(TIGER):
         temperature = self.config["generation_temperature"]
         if not temperature > 0:
             raise ValueError(f"generation_temperature is {temperature}, but it divides logits: give one above 0.")
+        if self._is_regularized() and self.config["diversity_weight"]:
+            check_sizes(self.config["codebook_size"], self.config["n_groups"], *self.config["group_sizes"])
 
     def has_unique_codes(self) -> bool:
         """Given codes are, and those that collisions are repaired in by matching."""

@@ -257,6 +257,8 @@ class GenRecTrainer(Trainer):
             "optimizer": optimizer_states,
             "progress": asdict(self.progress),
             "random_state": torch.get_rng_state(),
+            "cuda_random_state": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "n_processes": distributed.size(),
         }
         if distributed.is_main():
             save_checkpoint(self.resume_file, content)
@@ -271,10 +273,14 @@ class GenRecTrainer(Trainer):
         check_same_settings(content["settings"], self.config.settings(), resume_file)
         self.model.load_state_dict(content["state_dict"])
         self.progress = Progress(**content["progress"])
-        states = content["optimizer"]
-        self.optimizer_states = states if isinstance(states, list) else [] if states is None else [states]  # older files hold one or none
+        self.optimizer_states = content["optimizer"]
         self._go_on_in(str(resume_file))
         torch.set_rng_state(content["random_state"])
+        if content.get("cuda_random_state") is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(content["cuda_random_state"], self.device)
+        n_processes = content.get("n_processes", 1)
+        if n_processes != distributed.size():
+            logger.warning("%s is of %d processes, and %d go on: dropout draws other numbers", resume_file, n_processes, distributed.size())
         logger.info("resumed from %s: stage %d, epoch %d", resume_file, self.progress.stage, self.progress.epoch)
 
     def _go_on_in(self, resume_file: str) -> None:

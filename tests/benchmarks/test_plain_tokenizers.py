@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pytest
 import torch
 
 from benchmarks.plain_tokenizers import HardLevel, PlainLoop, PlainTokenizer, SoftLevel
@@ -48,4 +47,4 @@ def test_the_plain_loop_learns():
     loop = PlainLoop(model, torch.randn(30, 6), batch_size=8, learning_rate=0.01, weight_decay=0.0)
     losses = [loop.epoch(torch.device("cpu")) for _ in range(20)]
     assert losses[-1] < 0.9 * losses[0]
-    assert losses[0] == pytest.approx(float(losses[0])) and len(loop.loader) == 4
+    assert len(loop.loader) == 4

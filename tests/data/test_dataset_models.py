@@ -199,6 +199,31 @@ def test_ready_made_splits_are_recboles(make_config, tmp_path):
         assert_same_interactions(mine.inter_feat, other.inter_feat)
 
 
+@pytest.mark.parametrize("columns", [["user_id", "item_id"], ["user_id", "item_id", "timestamp"]])
+def test_ready_made_splits_of_a_general_model_stay_what_they_are(tmp_path, tiny_settings, columns):
+    """Also where the test part has the earlier times, and where there are none."""
+    (tmp_path / "toy").mkdir()
+    fields = {"user_id": "user_id:token", "item_id": "item_id:token", "timestamp": "timestamp:float"}
+    for time, part in zip((3, 2, 1), ("train", "valid", "test")):
+        rows = [{"user_id": f"u{user}", "item_id": f"{part}{item}", "timestamp": str(time)} for user in range(3) for item in range(2)]
+        lines = ["\t".join(fields[name] for name in columns), *("\t".join(row[name] for name in columns) for row in rows)]
+        (tmp_path / "toy" / f"toy.{part}.inter").write_text("\n".join(lines) + "\n")
+    given = {"data_path": str(tmp_path), "benchmark_filename": ["train", "valid", "test"], "load_col": {"inter": columns}}
+    data = create_dataset(GenRecConfig("BPR", "toy", config_dict={**tiny_settings, **given}))
+    for part, built in zip(("train", "valid", "test"), data.build()):
+        items = data.id2token("item_id", built.inter_feat["item_id"])
+        assert sorted(items) == sorted(f"{part}{item}" for item in (0, 1) for _ in range(3))
+
+
+@pytest.mark.parametrize("model", ["BPR", "FM"])
+def test_without_times_there_is_no_order_and_one_sentence(tmp_path, tiny_settings, model):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "toy.inter").write_text("user_id:token\titem_id:token\nu1\ti1\nu1\ti2\n")
+    settings = {**tiny_settings, "data_path": str(tmp_path), "load_col": {"inter": ["user_id", "item_id"]}}
+    with pytest.raises(ValueError, match="lacks .'timestamp'.: add them, or name your columns with USER_ID_FIELD, ITEM"):
+        create_dataset(GenRecConfig(model, "toy", config_dict=settings))
+
+
 def test_data_sets_of_single_models_are_read_in_the_same_way(tiny_settings, caplog):
     """RecBole's DIEN builds its rows itself."""
     with caplog.at_level(logging.ERROR):

@@ -22,7 +22,7 @@ from recbole_genrec.quick_start import create_dataset, run
 def seen(monkeypatch):
     """What a teacher was trained on and became: `data`, `rows` of its training part (users, items), `n_batches` to evaluate, `model`."""
     seen = SimpleNamespace()
-    prepare, item_table = recbole_teacher.data_preparation, recbole_teacher._item_table
+    prepare, item_table = recbole_teacher.make_loaders, recbole_teacher._item_table
 
     def prepare_and_keep(config, data):
         loaders = prepare(config, data)
@@ -34,7 +34,7 @@ def seen(monkeypatch):
         seen.model = model
         return item_table(model)
 
-    monkeypatch.setattr(recbole_teacher, "data_preparation", prepare_and_keep)
+    monkeypatch.setattr(recbole_teacher, "make_loaders", prepare_and_keep)
     monkeypatch.setattr(recbole_teacher, "_item_table", table_and_keep)
     return seen
 

@@ -91,17 +91,6 @@ def test_beams_are_ranked_as_trained_or_by_a_plain_softmax(make_experiment, make
     assert found["one"][1] == found["trained"][1] != found["plain"][1]
 
 
-def test_both_ways_to_rank_differ_where_normalizers_do():
-    """Two beams of two steps: the first step's winner has many rivals in the second one."""
-    first, second = torch.tensor([1.0, 0.9]), {0: torch.tensor([1.0, 0.8, 0.8]), 1: torch.tensor([1.0, -4.0, -4.0])}
-
-    def best(temperature: float) -> int:
-        totals = [(first / temperature).log_softmax(0)[beam] + (rivals / temperature).log_softmax(0)[0] for beam, rivals in second.items()]
-        return int(torch.stack(totals).argmax())
-
-    assert (best(1.0), best(0.05)) == (1, 0)
-
-
 # --- tokenizer ----------------------------------------------------------------------------------------------
 
 

@@ -42,7 +42,16 @@ def test_compiled_parts_compute_the_same(name):
     seq2seq = SEQ2SEQ[name]().eval()
     parts = compiled(seq2seq)
     assert parts.encode != seq2seq.encode and parts.step != seq2seq.step
-    for ours, plain in zip(decode(*parts, seq2seq), decode(seq2seq.encode, seq2seq.step, seq2seq)):
+    before = decode(*parts, seq2seq)
+    for ours, plain in zip(before, decode(seq2seq.encode, seq2seq.step, seq2seq)):
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    # Trained further in place, as by an optimizer, and loaded anew, as the best weights are.
+    for weight in seq2seq.parameters():
+        weight.mul_(1.5)
+    seq2seq.load_state_dict({name: 0.9 * weight for name, weight in seq2seq.state_dict().items()})
+    after = decode(*parts, seq2seq)
+    assert not any(torch.allclose(one, other, atol=1e-2) for one, other in zip(before, after))
+    for ours, plain in zip(after, decode(seq2seq.encode, seq2seq.step, seq2seq)):
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
 
 

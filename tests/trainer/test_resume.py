@@ -279,20 +279,3 @@ def test_item_batches_are_shuffled_by_seed_and_epoch():
 
     assert order(3, 1) == order(3, 1)
     assert len({tuple(order(seed, epoch)) for seed in (3, 4) for epoch in (0, 1)} | {tuple(range(1, 101))}) == 5
-
-
-def test_a_file_that_holds_one_optimizer_by_itself_is_still_read(make_experiment):
-    """As they were written before stages had phases."""
-    experiment = make_experiment("TIGER", **SETTINGS)
-    undisturbed = outcome(experiment, new_trainer(experiment))
-    trainer = new_trainer(make_experiment("TIGER", **SETTINGS))
-    killed_after(trainer, "_save_progress", 1)
-    with pytest.raises(Killed):
-        trainer.fit(experiment.train, experiment.valid)
-    content = torch.load(trainer.resume_file, weights_only=True)
-    (content["optimizer"],) = content["optimizer"]
-    torch.save(content, trainer.resume_file)
-    experiment = make_experiment("TIGER", **SETTINGS)
-    again = new_trainer(experiment)
-    again.resume_checkpoint(trainer.resume_file)
-    assert_same(outcome(experiment, again), undisturbed)
