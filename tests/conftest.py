@@ -47,6 +47,7 @@ SMALL_SETTINGS = {
     "train_batch_size": 8,
     "eval_batch_size": 5,
     "n_beams": 5,
+    "train_mode": "prefixes",
     "topk": [3, 5],
     "valid_metric": "NDCG@5",
 }

@@ -70,6 +70,7 @@ def test_golden_losses(fixed_model, five_steps_an_epoch, make_batch, preset):
 
 # What the state of a finished run says of a variant. Without any: 23 tokens, six text features, an auto-encoder.
 VARIANTS = {
+    "--train_mode=prefixes": {"features": 6, "tokens": 23, "autoencodes": True},
     "--item_features={text: tfidf}": {"features": 6, "tokens": 23, "autoencodes": True},
     "--item_features={cf: SASRec}": {"features": 8, "tokens": 23, "autoencodes": True},
     "--tokenizer=random": {"features": 1, "tokens": 23, "autoencodes": False},
