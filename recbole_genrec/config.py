@@ -264,6 +264,10 @@ class GenRecConfig(Config):
         """Every setting as it was before RecBole rewrote some: GenRecConfig(config_dict=config.settings()) gives this config again."""
         return copy.deepcopy(self._settings)
 
+    def with_defaults(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Settings of an earlier run; those that did not exist then have their defaults."""
+        return {**{key: self.internal_config_dict.get(key) for key in self._settings}, **saved}
+
     def __getitem__(self, item):
         """The value of a setting; None for those that RecBole may read unset; KeyError for a name that nothing defines."""
         final = self.final_config_dict

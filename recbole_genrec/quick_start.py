@@ -200,7 +200,7 @@ def _newest_alike(config: GenRecConfig, suffix: str, key: str, given: dict[str, 
     """The newest file ending with `suffix` of a run of this model on this data whose settings (its `key`) are the given ones."""
     for file in resume_files(config, suffix):
         try:
-            names = changed_settings(load_plain(file, "cpu")[key], given, may_change)
+            names = changed_settings(config.with_defaults(load_plain(file, "cpu")[key]), given, may_change)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             names = ["contents than a file of this package has"]
         if not names:

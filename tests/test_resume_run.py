@@ -140,6 +140,20 @@ def test_a_moved_run_goes_on_where_it_is(small_settings, kill):
     assert result["test_result"] == undisturbed["test_result"] and Path(result["checkpoint"]) == weights
 
 
+def test_a_setting_that_did_not_exist_then_had_its_default(small_settings, kill):
+    """A run goes on with a later version of this package, unless the new setting is used."""
+    settings = small_settings("TIGER")
+    undisturbed = run("TIGER", config_dict={**settings, "checkpoint_dir": "elsewhere"})
+    resume_file = kill(settings, 6)
+    content = torch.load(resume_file, weights_only=True)
+    assert content["settings"].pop("compile_search") is False and content["settings"].pop("renormalize_trie") is False
+    torch.save(content, resume_file)
+    with pytest.raises(ValueError, match="renormalize_trie is True, but the run .* has False; .*different are: renormalize_trie\\)"):
+        run("TIGER", config_dict={**settings, "renormalize_trie": True, "resume": resume_file})
+    result = run("TIGER", config_dict=settings, command_line=["--resume=auto"])
+    assert result["test_result"] == undisturbed["test_result"] and result["checkpoint"] == resume_file.replace(".resume", "")
+
+
 def test_what_no_result_depends_on_may_change(small_settings, kill, tmp_path):
     """The bar, and where the data lie."""
     settings = small_settings("TIGER")

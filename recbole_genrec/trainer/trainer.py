@@ -270,7 +270,7 @@ class GenRecTrainer(Trainer):
             FileNotFoundError, ValueError: if the file or that of the best weights is missing, or of another model or data set.
         """
         content = load_checkpoint(resume_file, "cpu", **self._identity())
-        check_same_settings(content["settings"], self.config.settings(), resume_file)
+        check_same_settings(self.config.with_defaults(content["settings"]), self.config.settings(), resume_file)
         self.model.load_state_dict(content["state_dict"])
         self.progress = Progress(**content["progress"])
         self.optimizer_states = content["optimizer"]
