@@ -40,7 +40,7 @@ setup(
     package_data={"recbole_genrec.properties": ["*.yaml", "*/*.yaml"]},
     install_requires=[
         'recbole==1.2.1; python_version < "3.12"',
-        "torch>=1.13",
+        "torch>=2.4",
         'numpy>=1.22,<2; python_version < "3.13"',
         'numpy>=2.1,<3; python_version >= "3.13"',
         "pandas>=1.4,<3",

@@ -111,22 +111,23 @@ def run_task(arguments: argparse.Namespace) -> dict:
 def print_comparison(data_path: str, dataset: str, rounds: int) -> None:
     result = in_own_process("compare", f"--data_path={data_path}", f"--dataset={dataset}", f"--rounds={rounds}")
     recbole, ours = median(result["recbole"]), median(result["ours"])
-    print(f"{dataset}, SASRec, from files to the first batch, medians of {rounds} alternating rounds")
-    print(f"{'RecBole':>10} s {'ours':>10} s {'ratio':>10}   bar: {RATIO_BAR}")
-    print(f"{recbole:>12.2f} {ours:>12.2f} {ours / recbole:>10.2f}\n")
+    sys.stdout.write(f"{dataset}, SASRec, from files to the first batch, medians of {rounds} alternating rounds\n")
+    sys.stdout.write(f"{'RecBole':>10} s {'ours':>10} s {'ratio':>10}   bar: {RATIO_BAR}\n")
+    sys.stdout.write(f"{recbole:>12.2f} {ours:>12.2f} {ours / recbole:>10.2f}\n\n")
 
 
 def print_sizes(sizes: list[int]) -> None:
-    print(f"generated data, from the file to the first batch; bar: {SECONDS_BAR} s and {GIGABYTES_BAR} GB")
-    print("CPU seconds are those of the whole process, its imports included; others on the machine lengthen only the wall time")
-    print(f"{'interactions':>14} {'batches':>16} {'wall s':>9} {'CPU s':>9} {'peak GB':>9} {'CPU s per million':>18}")
+    sys.stdout.write(f"generated data, from the file to the first batch; bar: {SECONDS_BAR} s and {GIGABYTES_BAR} GB\n")
+    sys.stdout.write("CPU seconds are those of the whole process with its imports; others on the machine lengthen only the wall time\n")
+    sys.stdout.write(f"{'interactions':>14} {'batches':>16} {'wall s':>9} {'CPU s':>9} {'peak GB':>9} {'CPU s per million':>18}\n")
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             in_own_process("generate", f"--data_path={folder}", f"--dataset=generated-{size}", f"--sizes={size}")
             for loader in LOADERS:
                 result = in_own_process(loader, f"--data_path={folder}", f"--dataset=generated-{size}")
                 figures = f"{result['seconds']:>9.1f} {result['process']:>9.1f} {result['gigabytes']:>9.2f}"
-                print(f"{size:>14,} {loader:>16} {figures} {result['process'] / size * 1e6:>18.2f}", flush=True)
+                sys.stdout.write(f"{size:>14,} {loader:>16} {figures} {result['process'] / size * 1e6:>18.2f}\n")
+                sys.stdout.flush()
 
 
 def main() -> None:

@@ -87,7 +87,8 @@ class GenerativeRecommender(Generation, SequentialRecommender):
 
     def has_given_codes(self) -> bool:
         """Whether the codes are drawn at random or come from a file, so that nothing of the items need be known."""
-        return False
+        config = self.config
+        return "semantic_ids_file" in config and (config["tokenizer"] == "random" or config["semantic_ids_file"] is not None)
 
     def check_features(self) -> None:
         """Refuse features of which the tokenizer could not make enough different codes."""

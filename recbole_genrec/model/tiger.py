@@ -22,10 +22,6 @@ class TIGER(GenerativeRecommender):
 
     trains_all_positions = True
 
-    def has_given_codes(self) -> bool:
-        """With the settings that say so."""
-        return self.config["tokenizer"] == "random" or self.config["semantic_ids_file"] is not None
-
     def has_unique_codes(self) -> bool:
         """Given codes are unique, or refused as they are read."""
         return self.has_given_codes()

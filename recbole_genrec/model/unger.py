@@ -81,10 +81,6 @@ class UNGER(GenerativeRecommender):
 
     # --- parts --------------------------------------------------------------------------------------------
 
-    def has_given_codes(self) -> bool:
-        """With the settings that say so."""
-        return self.config["tokenizer"] == "random" or self.config["semantic_ids_file"] is not None
-
     def has_unique_codes(self) -> bool:
         """Given codes are, and those of k-means unless a counter makes them so."""
         return self.has_given_codes() or (self.config["tokenizer"] == "residual_kmeans" and not self.config["counter_size"])
