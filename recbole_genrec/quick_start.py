@@ -192,7 +192,7 @@ def _resume(config: GenRecConfig, trainer) -> None:
         path = distributed.from_main(_newest_alike(config, suffix, key, given, may_change) if distributed.is_main() else None)
     if path is not None:
         if not is_generative:  # whose trainer checks more than the settings
-            check_same_settings(load_plain(path, "cpu")[key], given, path, may_change)
+            check_same_settings(config.with_defaults(load_plain(path, "cpu")[key]), given, path, may_change)
         trainer.resume_checkpoint(path)
 
 
