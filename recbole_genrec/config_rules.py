@@ -10,7 +10,7 @@ from recbole.utils import EvaluatorType
 SCHEDULERS = ("constant", "linear", "cosine", "inverse_sqrt")
 CHOICES = {
     "learner": ("adamw", "adam", "sgd"),
-    "softmax_scope": ("level", "full"),
+    "softmax_scope": ("level", "full", "tree"),
     "scoring": ("beam", "exact"),
     "train_mode": ("prefixes", "all_positions"),
     "tokenizer": ("rqvae", "residual_kmeans", "random"),
@@ -56,7 +56,7 @@ _AT_LEAST_ONE = frozenset(
     " regroup_every n_levels codebook_size code_dim kmeans_iterations head_size".split()
 )
 _AT_LEAST_ZERO = frozenset("n_user_tokens alignment_extra_items counter_size restart_every".split())
-_ABOVE_ZERO = frozenset("alignment_temperature distillation_temperature contrastive_temperature".split())
+_ABOVE_ZERO = frozenset("generation_temperature alignment_temperature distillation_temperature contrastive_temperature".split())
 _NOT_NEGATIVE = frozenset(
     "alignment_weight distillation_weight sia_weight psa_weight generation_weight reconstruction_weight uniformity_weight"
     " tokenizer_uniformity_weight tokenizer_distillation_weight recommender_distillation_weight collaborative_weight diversity_weight"
@@ -185,6 +185,10 @@ def _check_choices(settings: dict[str, Any]) -> None:
         choices = SCHEDULERS if key.endswith("scheduler") else CHOICES[key] if key in CHOICES else None
         if choices is not None and value not in choices:
             raise ValueError(f"{key} is {value!r}, but has to be one of {', '.join(choices)}: choose one")
+    if settings["softmax_scope"] == "tree" and not settings["constrained"]:
+        raise ValueError("softmax_scope is 'tree', whose probabilities are those of items, but constrained is False: use softmax_scope=level")
+    if settings["softmax_scope"] == "tree" and settings["renormalize_trie"] is False:
+        raise ValueError("softmax_scope is 'tree', which renormalizes in every search, but renormalize_trie is False: leave it out")
     if settings["scoring"] == "exact" and not settings["constrained"]:
         raise ValueError("scoring is 'exact', which ranks the catalogue, but constrained is False and codes need no item: use scoring=beam")
 
@@ -208,7 +212,7 @@ def _check_numbers(settings: dict[str, Any]) -> None:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise ValueError(f"{key} is {value!r}, but has to be a number: write one, as in --{key}=0.1")
         if key in _ABOVE_ZERO and not value > 0:
-            raise ValueError(f"{key} is {value!r}, but has to be above 0, as it divides similarities: raise it")
+            raise ValueError(f"{key} is {value!r}, but has to be above 0, as it divides logits or similarities: raise it")
         if not value >= 0:
             raise ValueError(f"{key} is {value!r}, but has to be at least 0: raise it")
     sizes = settings.get("group_sizes", [1, 1])

@@ -46,14 +46,18 @@ class Generation:
     def level_log_probs(self, hidden: Tensor, level: int) -> Tensor:
         """Log-probabilities [..., codes of the level] from hidden states [..., D].
 
-        With `softmax_scope: full` the probability is shared by the whole vocabulary, as in the published code;
-        with `level` by the codes of the level alone.
+        With `softmax_scope: full` the probability is shared by the whole vocabulary, as in the published code; with `level` by the
+        codes of the level alone. `tree` starts like `level`; search and `target_log_probs` then share it among the children of a prefix.
         """
         table = self.token_table.weight
-        place = self.semantic_ids.level_tokens(level)
+        own = self.semantic_ids.level_tokens(level)
         if self.config["softmax_scope"] == "full":
-            return self._scaled(hidden @ table.T).log_softmax(-1)[..., place]
-        return self._scaled(hidden @ table[place].T).log_softmax(-1)
+            return (self._scaled(hidden @ table.T) / self.temperature()).log_softmax(-1)[..., own]
+        return (self._scaled(hidden @ table[own].T) / self.temperature()).log_softmax(-1)
+
+    def temperature(self) -> float:
+        """Divisor of the logits of codes."""
+        return self.config["generation_temperature"]
 
     def _scaled(self, logits: Tensor) -> Tensor:
         """T5 scales the logits of a table shared with the input by 1/sqrt(D)."""
@@ -61,11 +65,13 @@ class Generation:
 
     def target_log_probs(self, hidden: Tensor, item_ids: Tensor) -> Tensor:
         """Log-probability of every code of items [B] from their hidden states [B, L, D]; float [B, L]."""
-        codes = self.semantic_ids.codes[item_ids]
-        levels = [
-            self.level_log_probs(hidden[:, level], level).gather(1, codes[:, level : level + 1])
-            for level in range(self.semantic_ids.n_levels)
-        ]
+        ids, levels = self.semantic_ids, []
+        for level in range(ids.n_levels):
+            log_probs = self.level_log_probs(hidden[:, level], level)
+            if self.config["softmax_scope"] == "tree":
+                allowed = ids.trie.allowed(level, ids.trie.paths[level][item_ids - 1])
+                log_probs = log_probs.masked_fill(~allowed, float("-inf")).log_softmax(-1)
+            levels.append(log_probs.gather(1, ids.codes[item_ids, level : level + 1]))
         return torch.cat(levels, dim=1)
 
     def generation_loss(self, hidden: Tensor, item_ids: Tensor) -> Tensor:
@@ -89,7 +95,8 @@ class Generation:
                 tokens = codes + self.semantic_ids.offsets[level - 1]
             return self.level_log_probs(parts.step(self.token_table(tokens), cache), level)
 
-        trie, n_beams, renormalize = self.semantic_ids.trie, self.config["n_beams"], self.config["renormalize_trie"]
+        trie, n_beams = self.semantic_ids.trie, self.config["n_beams"]
+        renormalize = self.config["softmax_scope"] == "tree" or bool(self.config["renormalize_trie"])
         if self.config["scoring"] == "exact":
             return exact_search(step, cache, trie, n_beams, k or n_beams, renormalize)
         return beam_search(step, trie if self.config["constrained"] else CompleteTree(trie), n_beams, renormalize)

@@ -39,9 +39,6 @@ class LETTER(TIGER):
 
     def _check_catalogue(self) -> None:
         super()._check_catalogue()
-        temperature = self.config["generation_temperature"]
-        if not temperature > 0:
-            raise ValueError(f"generation_temperature is {temperature}, but it divides logits: give one above 0.")
         if self._is_regularized() and self.config["diversity_weight"]:
             check_sizes(self.config["codebook_size"], self.config["n_groups"], *self.config["group_sizes"])
 
@@ -124,10 +121,10 @@ class LETTER(TIGER):
         """L_LETTER of items [B]."""
         return self.tokenizer.regularized_losses(self.item_features[item_ids], self.collaborative[item_ids])
 
-    def _scaled(self, logits: Tensor) -> Tensor:
-        """Divided by the temperature of the ranking-guided generation loss (§3.3); in beams, too, unless they have a plain softmax."""
-        plain = self.config["beam_temperature"] == "one" and not self.training
-        return super()._scaled(logits) / (1.0 if plain else self.config["generation_temperature"])
+    def temperature(self) -> float:
+        """That of the ranking-guided generation loss (§3.3); in beams, too, unless they have a plain softmax."""
+        is_plain = self.config["beam_temperature"] == "one" and not self.training
+        return 1.0 if is_plain else super().temperature()
 
     # --- stages -------------------------------------------------------------------------------------------
 

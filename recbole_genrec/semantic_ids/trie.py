@@ -42,9 +42,11 @@ class Trie:
         self.codes: list[Tensor] = []
         self.first_child: list[Tensor] = []
         self.fan_out: list[int] = []
+        self.paths: list[Tensor] = []  # of every row, the number of its prefix of each length
         node = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
         n_nodes = 1
         for level, size in enumerate(level_sizes):
+            self.paths.append(node)
             keys, node = (node * size + codes[:, level]).unique(return_inverse=True)
             n_children = torch.bincount(keys // size, minlength=n_nodes)
             self.keys.append(keys)
@@ -77,6 +79,13 @@ class Trie:
         exist = children < end.unsqueeze(-1)
         children = children.clamp(max=len(self.codes[level]) - 1)
         return Children(children, self.codes[level][children], exist)
+
+    def allowed(self, level: int, nodes: Tensor) -> Tensor:
+        """Mark the codes that continue prefixes of length `level`: int64 [B] -> bool [B, codes of the level]."""
+        children, size = self.children(level, nodes.unsqueeze(1)), self.level_sizes[level]
+        slots = children.codes.masked_fill(~children.exist, size).squeeze(1)
+        mask = torch.zeros(len(nodes), size + 1, dtype=torch.bool, device=nodes.device)
+        return mask.scatter_(1, slots, True)[:, :size]
 
     def items(self, nodes: Tensor) -> Tensor:
         """Item ids of complete prefixes; shape as `nodes`."""

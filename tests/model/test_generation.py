@@ -55,7 +55,7 @@ def test_softmax_of_the_whole_vocabulary(make_experiment, name):
     torch.testing.assert_close(levels.sum(1) + expected[:, 0], torch.ones(2))
 
 
-@pytest.mark.parametrize("scope", ["level", "full"])
+@pytest.mark.parametrize("scope", ["level", "full", "tree"])
 def test_search_with_a_beam_per_item_is_the_exact_ranking(make_experiment, make_batch, name, scope):
     model = make_experiment(name, n_beams=10, softmax_scope=scope).name_items()
     beams = model.search(make_batch(HISTORIES, TARGETS))
@@ -64,6 +64,24 @@ def test_search_with_a_beam_per_item_is_the_exact_ranking(make_experiment, make_
     torch.testing.assert_close(beams.log_probs, ranked.values[:, :10], atol=1e-5, rtol=1e-5)
     assert torch.equal(beams.item_ids, ranked.indices[:, :10])
     assert (ranked.values[:, :9] - ranked.values[:, 1:10]).min() > 1e-5, "no ties: the order is a real one"
+
+
+def test_tree_softmax_shares_one_among_the_items(make_experiment, make_batch, name):
+    """By hand, over the children of every prefix; at two levels of temperature and after the ids have changed."""
+    model = make_experiment(name, softmax_scope="tree", generation_temperature=0.5).name_items()
+    for _ in range(2):
+        exact = exact_scores(model, make_batch, HISTORIES)
+        torch.testing.assert_close(exact[:, 1:].exp().sum(1), torch.ones(4))
+        memory, mask = model.encode_history(make_batch([HISTORIES[2]], [1]))
+        codes = model.semantic_ids.codes[1:].tolist()
+        for item, own in enumerate(codes, start=1):
+            hidden, expected = model.decode_targets(torch.tensor([item]), memory, mask), 0.0
+            for level, (first, size) in enumerate([(1, 4), (5, 4), (9, 4), (13, 10)]):
+                weights = (hidden[0, level] @ model.token_table.weight[first : first + size].T / 4 / 0.5).exp()
+                children = {other[level] for other in codes if other[:level] == own[:level]}
+                expected += (weights[own[level]] / sum(weights[child] for child in children)).log().item()
+            assert exact[2, item].item() == pytest.approx(expected, abs=1e-5)
+        model.semantic_ids.assign(model.semantic_ids.codes[1:, :3].flip(0))
 
 
 def test_probabilities_of_all_code_sequences_sum_to_one(make_experiment, make_batch, name, monkeypatch):

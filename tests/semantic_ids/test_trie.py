@@ -133,3 +133,11 @@ def test_complete_tree_answers_for_many_nodes_at_once():
     assert children.nodes.tolist() == [[[4, 5], [0, 1]], [[2, 3], [2, 3]]]
     assert children.codes.tolist() == [[[0, 1]] * 2] * 2
     assert children.exist.all() and children.exist.shape == (2, 2, 2)
+
+
+def test_allowed_codes_and_paths_by_hand():
+    trie = Trie(torch.tensor(CODES), torch.tensor([7, 3, 9, 1]), SIZES)
+    assert [path.tolist() for path in trie.paths] == [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 2], [0, 0, 1, 2]]
+    assert trie.allowed(0, torch.tensor([0])).tolist() == [[True, False, False, False, False, True]]
+    assert trie.allowed(1, torch.tensor([1, 0])).tolist() == [[True, False, False, False], [False, True, False, True]]
+    assert trie.allowed(3, torch.tensor([0, 2])).tolist() == [[True, True], [True, False]]
