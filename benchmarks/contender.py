@@ -14,7 +14,7 @@ from warnings import simplefilter
 import torch
 
 from benchmarks.plan import Case, Options
-from recbole_genrec.memory import keep_freed_memory
+from recbole_genrec.runtime.memory import keep_freed_memory
 
 OTHERS = ("transformers", "plain loop", "RecBole")  # contenders that are not this package
 

@@ -44,7 +44,7 @@ def first_batch(data_path: str, dataset: str, loader: str) -> float:
     """Seconds of this package's data set, split and one of its two kinds of training batches."""
     from recbole.data import data_preparation
 
-    from recbole_genrec.config import GenRecConfig
+    from recbole_genrec.config.settings import GenRecConfig
     from recbole_genrec.data.batches import LengthBatches
     from recbole_genrec.quick_start import create_dataset
 
@@ -90,7 +90,7 @@ def in_own_process(task: str, *arguments: str) -> dict:
 
 def run_task(arguments: argparse.Namespace) -> dict:
     """What a process of its own does; returns what it reports."""
-    from recbole_genrec.memory import keep_freed_memory
+    from recbole_genrec.runtime.memory import keep_freed_memory
 
     logging.disable(logging.INFO)
     simplefilter("ignore")  # RecBole's own calls of pandas and torch

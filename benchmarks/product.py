@@ -9,7 +9,7 @@ from recbole.data import data_preparation
 from recbole.utils import init_seed
 
 from benchmarks.plan import Options
-from recbole_genrec.config import GenRecConfig
+from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.quick_start import create_dataset
 from recbole_genrec.trainer.trainer import GenRecTrainer

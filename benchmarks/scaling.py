@@ -14,7 +14,7 @@ from benchmarks.plan import Case, Measure, Options, Result, Row
 from benchmarks.product import make_tiger, t5_settings
 from benchmarks.rounds import Contender
 from benchmarks.training import BATCH_SIZE, N_BATCHES, N_QUICK_BATCHES, QUICK_BATCH_SIZE, batches_of, evenly_spaced_rows, prepare_ours
-from recbole_genrec import distributed as of_several
+from recbole_genrec.runtime import distributed as of_several
 
 ONE, THREADS, PROCESSES = "ours", "ours, threads", "ours, processes"
 N_QUICK_PROCESSES = 2

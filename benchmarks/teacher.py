@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.plan import Case, Measure, Options, Result, Row
 from benchmarks.product import make_config, synchronize
-from recbole_genrec.data import collaborative
 from recbole_genrec.quick_start import create_dataset
+from recbole_genrec.teacher import sasrec as collaborative
 
 LEAST_RATIO = 10.0
 QUICK_SETTINGS = {"user_inter_num_interval": "[20,22]"}  # some fifty users

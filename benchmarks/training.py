@@ -22,7 +22,7 @@ from benchmarks.product import Experiment, make_tiger, synchronize, t5_settings
 from benchmarks.twin import make_twin, pad_histories, t5_size
 from recbole_genrec.data.batches import LengthBatches, length_batches
 from recbole_genrec.data.sequence_batches import SequenceBatches, window_batches
-from recbole_genrec.precision import mixed_precision
+from recbole_genrec.runtime.precision import mixed_precision
 from recbole_genrec.trainer.optimizer import StageOptimizer
 
 GOALS = {"small": 8.0, "papers'": 7.0}

@@ -18,15 +18,15 @@ from recbole.data import create_dataset as create_recbole_dataset
 from recbole.trainer import Trainer
 from recbole.utils import ModelType, get_trainer, init_seed
 
-from recbole_genrec import distributed
 from recbole_genrec.compat import PlainCheckpoints, load_plain, own_log_file, plain_settings, without_anomaly_detection
-from recbole_genrec.config import GenRecConfig, parse_command_line
+from recbole_genrec.config.settings import GenRecConfig, parse_command_line
 from recbole_genrec.data.dataset import GeneralDataset, GenRecDataset
 from recbole_genrec.data.files import check_inter_file, ensure_folder
 from recbole_genrec.data.loaders import make_loaders
-from recbole_genrec.memory import keep_freed_memory
 from recbole_genrec.model.abstract import GenerativeRecommender
-from recbole_genrec.record import find_record, generative_figures, log_summary, write_record, write_table, write_test_outcomes
+from recbole_genrec.results.record import find_record, generative_figures, log_summary, write_record, write_table, write_test_outcomes
+from recbole_genrec.runtime import distributed
+from recbole_genrec.runtime.memory import keep_freed_memory
 from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, resume_files
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.progress import changed_settings, check_same_settings

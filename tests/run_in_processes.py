@@ -1,4 +1,4 @@
-"""What tests/test_distributed.py lets torchrun start: runs of a file of settings, one after another, and their results."""
+"""What tests/runtime/test_distributed.py lets torchrun start: runs of a file of settings, one after another, and their results."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from recbole_genrec import distributed, quick_start
+from recbole_genrec import quick_start
 from recbole_genrec.quick_start import create_trainer, run
+from recbole_genrec.runtime import distributed
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 torch.set_num_threads(1)

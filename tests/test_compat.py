@@ -13,7 +13,7 @@ from recbole.data import data_preparation
 from recbole.utils import get_trainer
 
 from recbole_genrec import compat
-from recbole_genrec.config import GenRecConfig
+from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.quick_start import create_dataset
 
 

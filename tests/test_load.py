@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from recbole_genrec import quick_start
-from recbole_genrec.config import GenRecConfig
-from recbole_genrec.model import abstract, unigrec
+from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.model import abstract
+from recbole_genrec.model.unigrec import unigrec
 from recbole_genrec.quick_start import create_trainer, load, run
 
 TEACHERS = Path("teachers")

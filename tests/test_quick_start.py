@@ -11,7 +11,7 @@ import torch
 from recbole.data import data_preparation
 
 from recbole_genrec import quick_start
-from recbole_genrec.config import GenRecConfig
+from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.quick_start import create_dataset, main, run
 
 

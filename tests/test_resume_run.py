@@ -146,9 +146,9 @@ def test_a_setting_that_did_not_exist_then_had_its_default(small_settings, kill)
     undisturbed = run("TIGER", config_dict={**settings, "checkpoint_dir": "elsewhere"})
     resume_file = kill(settings, 6)
     content = torch.load(resume_file, weights_only=True)
-    assert content["settings"].pop("compile_search") is False and content["settings"].pop("renormalize_trie") is False
+    assert content["settings"].pop("compile_search") is False and content["settings"].pop("renormalize_trie") is None
     torch.save(content, resume_file)
-    with pytest.raises(ValueError, match="renormalize_trie is True, but the run .* has False; .*different are: renormalize_trie\\)"):
+    with pytest.raises(ValueError, match="renormalize_trie is True, but the run .* has None; .*different are: renormalize_trie\\)"):
         run("TIGER", config_dict={**settings, "renormalize_trie": True, "resume": resume_file})
     result = run("TIGER", config_dict=settings, command_line=["--resume=auto"])
     assert result["test_result"] == undisturbed["test_result"] and result["checkpoint"] == resume_file.replace(".resume", "")

@@ -1,1 +1,1 @@
-"""What the user brings: interactions, item features and the teacher trained on them."""
+"""Interactions -> histories -> batches."""

@@ -18,7 +18,7 @@ import torch
 import yaml
 from recbole.utils.url import decide_download, download_url, extract_zip, rename_atomic_files
 
-from recbole_genrec.data.prepare import named
+from recbole_genrec.prepare import named
 
 _ROWS_AT_ONCE = 2**19  # of a file: what is read at once is held as Python strings
 _BYTES_AT_ONCE = 2**24

@@ -13,11 +13,11 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
-from recbole_genrec.data.item_features import ItemFeatures
+from recbole_genrec.features.item_features import ItemFeatures
 from recbole_genrec.model.generation import Generation
 from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.semantic_ids.collisions import check_distinct
-from recbole_genrec.semantic_ids.files import read_semantic_ids
+from recbole_genrec.semantic_ids.id_files import read_semantic_ids
 from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
 from recbole_genrec.seq2seq.compiled import check_compiler
 from recbole_genrec.seq2seq.t5 import T5, T5Size

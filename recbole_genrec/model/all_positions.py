@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from recbole_genrec.seq2seq.all_positions import before_targets, item_causal, item_places
+from recbole_genrec.seq2seq.item_masks import before_targets, item_causal, item_places
 
 
 class EncoderInput(NamedTuple):

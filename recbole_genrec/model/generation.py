@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_genrec.model.all_positions import encoder_input
-from recbole_genrec.precision import in_full_precision
+from recbole_genrec.runtime.precision import in_full_precision
 from recbole_genrec.semantic_ids.trie import CompleteTree
-from recbole_genrec.seq2seq.all_positions import item_causal
 from recbole_genrec.seq2seq.beam_search import Beams, beam_search
 from recbole_genrec.seq2seq.compiled import SearchParts, compiled
 from recbole_genrec.seq2seq.exact_search import exact_search
+from recbole_genrec.seq2seq.item_masks import item_causal
 
 
 class Generation:

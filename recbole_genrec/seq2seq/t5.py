@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_genrec.dropout import Dropout
+from recbole_genrec.seq2seq.dropout import Dropout
 from recbole_genrec.seq2seq.rms_norm import RMSNorm
 
 N_BUCKETS = 32  # T5's constants: Raffel et al., §2.1

@@ -11,7 +11,7 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
-from recbole_genrec.precision import full_precision
+from recbole_genrec.runtime.precision import full_precision
 
 CHUNK_ROWS = 2**14
 

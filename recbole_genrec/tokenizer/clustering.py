@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_genrec.precision import full_precision
+from recbole_genrec.runtime.precision import full_precision
 
 MATRIX_ENTRIES = 2**24
 

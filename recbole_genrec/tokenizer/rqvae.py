@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_genrec.precision import full_precision
+from recbole_genrec.runtime.precision import full_precision
 from recbole_genrec.tokenizer.base import ItemTokenizer, check_choice, in_chunks, mlp
 from recbole_genrec.tokenizer.clustering import closeness, nearest
 from recbole_genrec.tokenizer.residual_kmeans import fit_codebooks, quantize_by_nearest

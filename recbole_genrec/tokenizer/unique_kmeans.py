@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_genrec.precision import full_precision
+from recbole_genrec.runtime.precision import full_precision
 from recbole_genrec.semantic_ids.collisions import counter_level, match_last_codes
 from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans, quantize_by_nearest
 

@@ -9,9 +9,9 @@ from typing import Iterator
 import torch
 from torch import nn
 
-from recbole_genrec import distributed
-from recbole_genrec.config_rules import SCHEDULERS
+from recbole_genrec.config.rules import SCHEDULERS
 from recbole_genrec.model.stage import Group, Phase, Stage
+from recbole_genrec.runtime import distributed
 
 LEARNERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 

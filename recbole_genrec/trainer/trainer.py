@@ -15,12 +15,12 @@ from recbole.trainer import Trainer
 from recbole.utils import dict2str, early_stopping
 from tqdm import tqdm
 
-from recbole_genrec import distributed
 from recbole_genrec.compat import without_anomaly_detection
 from recbole_genrec.data.batches import ItemBatches, LengthBatches, to_device
 from recbole_genrec.data.sequence_batches import SequenceBatches
 from recbole_genrec.model.stage import Stage
-from recbole_genrec.precision import mixed_precision
+from recbole_genrec.runtime import distributed
+from recbole_genrec.runtime.precision import mixed_precision
 from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, save_checkpoint
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.optimizer import StageOptimizer, training_only

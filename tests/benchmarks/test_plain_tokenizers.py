@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 
 from benchmarks.plain_tokenizers import HardLevel, PlainLoop, PlainTokenizer, SoftLevel
-from recbole_genrec.tokenizer import RQVAE, SoftRQVAE
+from recbole_genrec.model.unigrec.soft_rqvae import SoftRQVAE
+from recbole_genrec.tokenizer.rqvae import RQVAE
 
 SIZES = dict(n_features=6, hidden_sizes=[5], code_dim=4, n_levels=3, codebook_size=8, kmeans_iterations=1)
 

@@ -13,7 +13,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.utils import data_preparation
 from recbole.utils import get_model, init_seed
 
-from recbole_genrec.config import GenRecConfig
+from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data import prefixes
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.data.prefixes import Prefixes

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from recbole_genrec.config import GenRecConfig
+from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data import files
 from recbole_genrec.data.files import check_inter_file, ensure_folder, is_plain, read_columns, read_header
 from recbole_genrec.quick_start import create_dataset
@@ -119,7 +119,7 @@ def test_headers_are_checked(write):
 
 
 class Calls(list):
-    """Stands in for recbole_genrec.data.prepare.named."""
+    """Stands in for recbole_genrec.prepare.named."""
 
     @staticmethod
     def is_known(name):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from recbole_genrec.config import GenRecConfig
+from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.loaders import make_loaders
 from recbole_genrec.quick_start import create_dataset
 

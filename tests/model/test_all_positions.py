@@ -7,7 +7,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_genrec.model.all_positions import all_positions_loss, encoder_input
-from recbole_genrec.seq2seq.all_positions import item_causal
+from recbole_genrec.seq2seq.item_masks import item_causal
 
 # What the model reads of a window: its history, and how many of its next items count.
 SEQUENCES = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 10, 1, 1, 2], [3, 4, 3]]

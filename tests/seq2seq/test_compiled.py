@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from recbole_genrec.model.unger.transformer import Transformer, TransformerSize
 from recbole_genrec.seq2seq.compiled import check_compiler, compiled
 from recbole_genrec.seq2seq.t5 import T5, T5Size
-from recbole_genrec.seq2seq.transformer import Transformer, TransformerSize
 
 N_USERS, N_TOKENS, N_BEAMS, WIDTH = 3, 7, 4, 8
 SEQ2SEQ = {

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from recbole_genrec.model.unger.transformer import Transformer, TransformerSize
 from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
 from recbole_genrec.semantic_ids.trie import Trie
 from recbole_genrec.seq2seq import exact_search as module
 from recbole_genrec.seq2seq.beam_search import beam_search
 from recbole_genrec.seq2seq.exact_search import exact_search
 from recbole_genrec.seq2seq.t5 import DecoderCache
-from recbole_genrec.seq2seq.transformer import Transformer, TransformerSize
 
 
 class Table:

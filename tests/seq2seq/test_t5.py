@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from recbole_genrec.dropout import Dropout
+from recbole_genrec.seq2seq.dropout import Dropout
 from recbole_genrec.seq2seq.t5 import T5, T5Size, mean_state, relative_buckets
 
 SMALL = T5Size(32, 48, 2, 2, 16, 0.0, 0.0)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from recbole_genrec.record import generative_figures
+from recbole_genrec.results.record import generative_figures
 from recbole_genrec.trainer import trainer as module
 from recbole_genrec.trainer.trainer import GenRecTrainer
 

@@ -1,0 +1,5 @@
+"""LETTER: everything of one paper."""
+
+from recbole_genrec.model.letter.letter import LETTER
+
+__all__ = ["LETTER"]

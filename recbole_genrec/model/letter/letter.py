@@ -1,0 +1,143 @@
+"""LETTER: "Learnable Item Tokenization for Generative Recommendation" (CIKM 2024, arXiv 2405.07314), on TIGER's generator."""
+
+# Shapes: B batch, C code width
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from recbole_genrec.data.dataset import Sequences
+from recbole_genrec.features.item_features import ItemFeatures, read_feature
+from recbole_genrec.features.sentence_encoder import PREFIX
+from recbole_genrec.features.text import text_fields
+from recbole_genrec.model.letter.letter_rqvae import LetterRQVAE
+from recbole_genrec.model.stage import Stage
+from recbole_genrec.model.tiger import TIGER
+from recbole_genrec.tokenizer.balanced_clustering import check_sizes
+from recbole_genrec.tokenizer.base import ItemTokenizer
+
+logger = logging.getLogger(__name__)
+
+COLLABORATIVE = "cf"  # the name of the item feature that the codes are aligned with
+AUTO = {"text": "tfidf", COLLABORATIVE: "SASRec"}
+
+
+class LETTER(TIGER):
+    """TIGER with codes that also follow who uses the items, spread evenly, and a loss that ranks."""
+
+    def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
+        super().__init__(config, dataset, saved)
+        collaborative = self._make_collaborative(dataset) if saved is None else saved["collaborative"]
+        self.register_buffer("collaborative", collaborative)
+
+    # --- features and tokenizer -----------------------------------------------------------------------------
+
+    def _check_catalogue(self) -> None:
+        super()._check_catalogue()
+        if self._is_regularized() and self.config["diversity_weight"]:
+            check_sizes(self.config["codebook_size"], self.config["n_groups"], *self.config["group_sizes"])
+
+    def has_unique_codes(self) -> bool:
+        """Given codes are, and those that collisions are repaired in by matching."""
+        config = self.config
+        return self.has_given_codes() or (config["tokenizer"] == "rqvae" and config["collision_repair"] == "matching")
+
+    def _is_regularized(self) -> bool:
+        return self.config["tokenizer"] == "rqvae" and not self.has_given_codes()
+
+    def _is_aligned(self) -> bool:
+        return self._is_regularized() and bool(self.config["collaborative_weight"])
+
+    def make_features(self, dataset) -> Tensor:
+        """The semantic features: all item features but `cf`."""
+        if self.has_given_codes():
+            return super().make_features(dataset)
+        sources = self._sources()
+        semantic = {name: source for name, source in sources.items() if name != COLLABORATIVE}
+        needs_text = any(source == "tfidf" or str(source).startswith(PREFIX) for source in semantic.values())
+        if not semantic or (needs_text and not text_fields(self.config, dataset)):
+            lack = f"{dataset.dataset_name!r} has no item text" if semantic else f"item_features is {self.config['item_features']!r}"
+            raise ValueError(
+                f"LETTER makes codes of semantic features, but {lack}: add a text field (name:token_seq) to the .item file, give vectors "
+                "with item_features={text: vectors.npy, cf: SASRec}, or ready codes with semantic_ids_file."
+            )
+        if self._is_aligned():
+            self._check_collaborative(sources)
+        return ItemFeatures.from_dataset(self.config, dataset, semantic).matrix()
+
+    def _sources(self) -> Mapping[str, str]:
+        wanted = self.config["item_features"]
+        if wanted != "auto" and not isinstance(wanted, Mapping):
+            raise ValueError(f"item_features is {wanted!r}, but LETTER takes auto or names with sources: write {AUTO}.")
+        return AUTO if wanted == "auto" else wanted
+
+    def _check_collaborative(self, sources: Mapping[str, str]) -> None:
+        if COLLABORATIVE not in sources:
+            raise ValueError(
+                f"LETTER aligns its codes with an item feature named cf, but item_features is {self.config['item_features']!r}: add "
+                "cf: SASRec or cf: vectors.npy, or set collaborative_weight to 0, which needs none."
+            )
+        length = self.config["cf_length"]
+        if length is not None and not length > 0:
+            raise ValueError(f"cf_length is {length!r}, but it is the mean length of vectors: give one above 0, or none to leave them.")
+        if sources[COLLABORATIVE] == "SASRec":
+            self._check_width(self.config["teacher_hidden_size"])
+
+    def _check_width(self, width: int) -> None:
+        if width != self.config["code_dim"]:
+            raise ValueError(
+                f"the vectors of cf have {width} dimensions, but code_dim is {self.config['code_dim']} and the two are multiplied: make "
+                "them equal (of a SASRec it is teacher_hidden_size)."
+            )
+
+    def _make_collaborative(self, dataset) -> Tensor:
+        """What codes are aligned with: [n_items, C], zeros for items without any training interaction; [n_items, 0] if with nothing."""
+        if not self._is_aligned():
+            return torch.zeros(self.n_items, 0)
+        vectors = read_feature(COLLABORATIVE, self._sources()[COLLABORATIVE], self.config, dataset)
+        self._check_width(vectors.shape[1])
+        known = trained_items(dataset.sequences, self.n_items)
+        vectors = vectors * known.unsqueeze(1)
+        length, wanted = float(vectors[known].norm(dim=1).mean()), self.config["cf_length"]
+        scale = 1.0 if wanted is None or not length else wanted / length
+        logger.info("cf: vectors of %d of %d items, mean length %.4g, scaled by %.4g", int(known.sum()), self.n_items - 1, length, scale)
+        return scale * vectors
+
+    def make_tokenizer(self, n_features: int) -> ItemTokenizer:
+        """The regularized RQ-VAE (§3.2), or one of TIGER's other tokenizers."""
+        if not self._is_regularized():
+            return super().make_tokenizer(n_features)
+        names = ("collaborative_weight", "diversity_weight", "n_groups", "group_sizes", "regroup_every", "last_level", "collision_repair")
+        return LetterRQVAE.from_config(self.config, n_features, **{name: self.config[name] for name in names})
+
+    # --- losses -------------------------------------------------------------------------------------------
+
+    def tokenizer_losses(self, item_ids: Tensor) -> dict[str, Tensor]:
+        """L_LETTER of items [B]."""
+        return self.tokenizer.regularized_losses(self.item_features[item_ids], self.collaborative[item_ids])
+
+    def temperature(self) -> float:
+        """That of the ranking-guided generation loss (§3.3); in beams, too, unless they have a plain softmax."""
+        is_plain = self.config["beam_temperature"] == "one" and not self.training
+        return 1.0 if is_plain else super().temperature()
+
+    # --- stages -------------------------------------------------------------------------------------------
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Tokenizer, whose codewords are grouped anew every few epochs, then TIGER's recommender."""
+        if not self._is_regularized():
+            return super().stages()
+        stage = self.tokenizer_stage(lambda epoch: self.tokenizer.regroup(epoch, self.config["seed"]))
+        return (replace(stage, losses=self.tokenizer_losses), self.recommender_stage())
+
+
+def trained_items(sequences: Sequences, n_items: int) -> Tensor:
+    """Whether an item is in the training part of any user, which is all but the last two items: bool [n_items]."""
+    ends = sequences.starts[1:].repeat_interleave(sequences.lengths())
+    is_training = torch.arange(len(sequences.items)) < ends - 2
+    return torch.bincount(sequences.items[is_training], minlength=n_items) > 0

@@ -1,0 +1,5 @@
+"""UniGRec: everything of one paper."""
+
+from recbole_genrec.model.unigrec.unigrec import UniGRec
+
+__all__ = ["UniGRec"]

@@ -1,0 +1,1 @@
+"""Raw dumps and tables of your own -> a data set folder."""

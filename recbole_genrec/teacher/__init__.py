@@ -1,0 +1,1 @@
+"""Collaborative teachers and their item tables."""

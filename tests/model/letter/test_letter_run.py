@@ -1,0 +1,174 @@
+"""LETTER as a whole: golden losses, runs from settings to metrics, kills, ablations, semantic ids out and in again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_genrec import cli
+from recbole_genrec.quick_start import create_trainer, load, main, run
+from recbole_genrec.trainer.trainer import GenRecTrainer
+
+HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7], [3, 2], [10, 9, 8]]
+TARGETS = [4, 5, 8, 5, 9, 1]
+TERMS = ("reconstruction", "codebook", "commitment", "collaborative", "diversity")
+# The terms of steps 0, 4 and 9 of the tokenizer, then of the recommender; then the codes.
+GOLDEN = {
+    "ours": [
+        [1.6258164, 0.5963839, 0.149096, 0.2417465, 0.104168],
+        [1.2787361, 0.3022574, 0.0755644, 0.2379648, 0.1042139],
+        [0.725584, 0.0474662, 0.0118665, 0.2368354, 0.1015144],
+        [1.5318661],
+        [1.1362742],
+        [1.0208148],
+    ],
+    "released": [
+        [1.6242944, 0.5966793, 0.1491698, 0.2385306, 0.1045774],
+        [1.2805655, 0.3237023, 0.0809256, 0.2386325, 0.1044412],
+        [0.7088486, 0.1261432, 0.0315358, 0.2513527, 0.1013188],
+        [1.7442066],
+        [1.3510909],
+        [1.2025333],
+    ],
+}
+GOLDEN_CODES = {
+    "ours": ["332", "313", "323", "330", "310", "331", "322", "333", "312", "311"],
+    "released": ["1010", "3020", "3021", "3030", "3000", "3010", "3001", "1030", "3031", "3022"],
+}
+
+
+@pytest.mark.parametrize("preset", ["ours", "released"])
+def test_golden_losses(fixed_model, five_steps_an_epoch, make_batch, preset):
+    """Twenty steps on fixed data, ten of each stage, corrected and with the released code's quirks."""
+    quirks = {"residual_gradient": "blocked", "last_level": "sinkhorn", "collision_repair": "sinkhorn", "counter_size": 10}
+    settings = {"generation_temperature": 0.7, "warmup_epochs": 0.5, "regroup_every": 1, **(quirks if preset == "released" else {})}
+    model = fixed_model("LETTER", {"text": (0.3, 6), "cf": (1.1, 4)}, cf_length=None, **settings)
+    torch.manual_seed(1)
+    tokenizer, recommender = model.stages()
+    found = five_steps_an_epoch(model, tokenizer, torch.arange(1, 11), 2)
+    model.refresh_semantic_ids()
+    found += five_steps_an_epoch(model, recommender, make_batch(HISTORIES, TARGETS), 2)
+    codes = ["".join(map(str, row)) for row in model.semantic_ids.codes[1:].tolist()]
+    assert [tuple(row) for row in found] == [TERMS] * 3 + [("generation",)] * 3
+    for row, expected in zip(found, GOLDEN[preset]):
+        np.testing.assert_allclose(list(row.values()), expected, rtol=0, atol=1e-5)
+    assert codes == GOLDEN_CODES[preset]
+
+
+def test_a_whole_run(small_settings, caplog):
+    with caplog.at_level("INFO"):
+        result = run("LETTER", config_dict=small_settings("LETTER"))
+    assert result["stage_seconds"].keys() == {"tokenizer", "recommender"}
+    assert result["semantic_ids"]["collisions_after"] == 0
+    assert "cf: vectors of 10 of 10 items, mean length" in caplog.text
+    losses = [line for line in caplog.messages if line.startswith("stage tokenizer epoch")]
+    assert len(losses) == 4 and all(f"{term} " in line for line in losses for term in TERMS)
+    assert any(line.startswith("codes: ") and "shared theirs; matching gave other codes to" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    "changes, left_out",
+    [({"collaborative_weight": 0}, "collaborative"), ({"diversity_weight": 0}, "diversity"), ({"residual_gradient": "blocked"}, None)],
+)
+def test_ablations_run(small_settings, caplog, changes, left_out):
+    with caplog.at_level("INFO"):
+        run("LETTER", config_dict={**small_settings("LETTER"), "epochs": 1, **changes})
+    losses = [line for line in caplog.messages if line.startswith("stage tokenizer epoch")]
+    terms = [term for term in TERMS if term != left_out]
+    assert losses and all([f"{term} " in line for term in TERMS] == [term in terms for term in TERMS] for line in losses)
+
+
+def test_the_released_way_of_collisions_runs(small_settings):
+    changes = {"last_level": "sinkhorn", "collision_repair": "sinkhorn", "counter_size": 10, "beam_temperature": "one", "epochs": 1}
+    assert run("LETTER", config_dict={**small_settings("LETTER"), **changes})["semantic_ids"]["collisions_after"] == 0
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("n_saves", [1, 3, 6])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(small_settings, monkeypatch, n_saves):
+    """Killed after one epoch of the tokenizer, after three, whose groups are those of the epoch before, and in the second stage."""
+    settings = {**small_settings("LETTER"), "hidden_dropout_prob": 0.2}
+    undisturbed = run("LETTER", config_dict={**settings, "checkpoint_dir": "elsewhere"})
+    count, save = [], GenRecTrainer._save_progress
+
+    def save_and_count(trainer, *given):
+        save(trainer, *given)
+        count.append(1)
+        if len(count) == n_saves:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GenRecTrainer, "_save_progress", save_and_count)
+        with pytest.raises(Killed):
+            run("LETTER", config_dict=settings)
+    result = run("LETTER", config_dict=settings, command_line=["--resume=auto"])
+    for part in ("test_result", "best_valid_result", "semantic_ids"):
+        assert result[part] == undisturbed[part]
+    weights = [torch.load(each["checkpoint"], weights_only=True)["state_dict"] for each in (result, undisturbed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def test_a_loaded_model_needs_neither_teacher_nor_file(small_settings, tmp_path, monkeypatch):
+    result = run("LETTER", config_dict=small_settings("LETTER"))
+    shutil.rmtree("saved/teacher")
+    monkeypatch.setattr("recbole_genrec.model.letter.letter.read_feature", lambda *given: pytest.fail("features were made"))
+    config, network, *_, test_data = load(result["checkpoint"])
+    assert dict(create_trainer(config, network).evaluate(test_data, load_best_model=False)) == dict(result["test_result"])
+    assert cli.main(["ids", result["checkpoint"], "--out", "ids.json"]) == 0
+    given = {**small_settings("LETTER"), "semantic_ids_file": "ids.json", "item_features": {"text": "lost.npy"}}
+    second = run("LETTER", config_dict=given)
+    Path("ids.json").unlink()
+    config, again, *_, test_data = load(second["checkpoint"])
+    assert torch.equal(again.semantic_ids.codes, network.semantic_ids.codes)
+    assert dict(create_trainer(config, again).evaluate(test_data, load_best_model=False)) == dict(second["test_result"])
+
+
+@pytest.mark.parametrize("style", ["own", "letter"])
+@pytest.mark.parametrize("model, counter_size", [("LETTER", 0), ("TIGER", 10)])
+def test_ids_go_out_and_come_in_again(small_settings, capsys, style, model, counter_size):
+    result = run(model, config_dict={**small_settings(model), "counter_size": counter_size})
+    assert cli.main(["ids", result["checkpoint"], "--out", "out/ids.json", "--style", style]) == 0
+    told = capsys.readouterr().out.splitlines()
+    counter = " and a counter of 10" if counter_size else ""
+    assert told == [
+        f"out/ids.json: 10 items of tiny, 3 levels of 4 codes{counter}",
+        f"next: --semantic_ids_file=out/ids.json --n_levels=3 --codebook_size=4 --counter_size={counter_size}",
+    ]
+    content = json.loads(Path("out/ids.json").read_text())
+    rows = content["ids"] if style == "own" else content
+    assert sorted(rows) == sorted(f"i{item}" for item in range(1, 11))
+    assert all(len(row) == (4 if counter_size else 3) for row in rows.values())
+    arguments = [f"--{key}={value}" for key, value in small_settings(model).items() if key != "counter_size"]
+    assert main([f"--model={model}", *arguments, *told[1].split()[1:]]) == 0
+    newest = max(Path("saved").glob(f"{model}-tiny-*[0-9].pth"), key=lambda file: file.stat().st_mtime_ns)
+    assert str(newest) != result["checkpoint"]
+    first, second = (torch.load(file, weights_only=True)["state_dict"]["semantic_ids.codes"] for file in (result["checkpoint"], newest))
+    assert torch.equal(first, second)
+
+
+def test_what_cannot_be_written_is_refused(small_settings, capsys, monkeypatch):
+    assert cli.main(["ids", "lost.pth", "--out", "ids.json"]) == 2
+    assert "'lost.pth' does not exist" in capsys.readouterr().err
+    assert cli.main(["ids", "lost.pth"]) == 2
+    assert capsys.readouterr().err == "the following arguments are required: --out: see recbole-genrec ids --help\n"
+    save = GenRecTrainer._save_progress
+
+    def save_once(trainer, *given):
+        save(trainer, *given)
+        raise Killed
+
+    monkeypatch.setattr(GenRecTrainer, "_save_progress", save_once)
+    with pytest.raises(Killed):
+        run("TIGER", config_dict=small_settings("TIGER"))
+    unfinished = str(next(Path("saved").glob("*.resume.pth")))
+    assert cli.main(["ids", unfinished, "--out", "ids.json"]) == 2
+    assert f"{unfinished!r} was written before its items had names" in capsys.readouterr().err
+    assert not Path("ids.json").exists()
