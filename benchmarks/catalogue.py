@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
@@ -20,13 +22,21 @@ MOST_GROWTH, MOST_BYTES = 1.3, 64.0
 
 def cases(options: Options) -> list[Case]:
     sizes = QUICK_N_ITEMS if options.quick else N_ITEMS
-    return [Case("catalogue", "beam search, 20 beams, small T5", tuple(f"{n_items:,} items" for n_items in sizes))]
+    return [
+        Case(
+            "catalogue",
+            "beam search, 20 beams, small T5",
+            tuple(f"{n_items:,} items" for n_items in sizes),
+        )
+    ]
 
 
 def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any], Measure]:
     """A contender is a number of items, whose codes are random, and so are the histories."""
     n_items = int(contender.split()[0].replace(",", ""))
-    config = make_config("TIGER", "catalogue", {**t5_settings("small", options), "n_beams": 20}, options)
+    config = make_config(
+        "TIGER", "catalogue", {**t5_settings("small", options), "n_beams": 20}, options
+    )
     init_seed(config["seed"], config["reproducibility"])
     model = TIGER(config, RandomCatalogue(n_items + 1)).to(config["device"])
     model.refresh_semantic_ids()
@@ -42,8 +52,13 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
         return {"seconds_per_user": (time.perf_counter() - started) / n_users}
 
     measure(0)
-    n_bytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors_of(model.semantic_ids.trie))
-    return {"users": n_users, "bytes_per_item_and_level": n_bytes / n_items / model.semantic_ids.n_levels}, measure
+    n_bytes = sum(
+        tensor.untyped_storage().nbytes() for tensor in tensors_of(model.semantic_ids.trie)
+    )
+    return {
+        "users": n_users,
+        "bytes_per_item_and_level": n_bytes / n_items / model.semantic_ids.n_levels,
+    }, measure
 
 
 def random_users(model: TIGER, n_users: int, generator: torch.Generator) -> Interaction:
@@ -77,12 +92,31 @@ def rows(results: list[Result]) -> list[Row]:
     table = []
     for result in results:
         title, contenders = result.case.title, result.case.contenders
-        seconds = {contender: result.median(contender, "seconds_per_user") for contender in contenders}
-        table += [Row(f"{title}, {contender}", "ms per user", 1000 * seconds[contender]) for contender in contenders]
-        for fewer, more in zip(contenders, contenders[1:]):
+        seconds = {
+            contender: result.median(contender, "seconds_per_user") for contender in contenders
+        }
+        table += [
+            Row(f"{title}, {contender}", "ms per user", 1000 * seconds[contender])
+            for contender in contenders
+        ]
+        for fewer, more in itertools.pairwise(contenders):
             goal = ("ours", "<=", MOST_GROWTH)
-            table.append(Row(f"{title}, {more}", f"times the time of {fewer}", seconds[more] / seconds[fewer], goal=goal))
+            table.append(
+                Row(
+                    f"{title}, {more}",
+                    f"times the time of {fewer}",
+                    seconds[more] / seconds[fewer],
+                    goal=goal,
+                )
+            )
         for contender in contenders:
             n_bytes = result.facts[contender]["bytes_per_item_and_level"]
-            table.append(Row(f"prefix tree, {contender}", "bytes per item and level", n_bytes, goal=("ours", "<=", MOST_BYTES)))
+            table.append(
+                Row(
+                    f"prefix tree, {contender}",
+                    "bytes per item and level",
+                    n_bytes,
+                    goal=("ours", "<=", MOST_BYTES),
+                )
+            )
     return table

@@ -27,7 +27,9 @@ def serve(request: dict[str, Any], asks: TextIO, answers: TextIO) -> None:
         keep_freed_memory()  # as a run of this package does, and no one who writes a plain loop
     subject = importlib.import_module(f"benchmarks.{case.subject}")
     facts, measure = subject.prepare(request["contender"], case, options)
-    torch.autograd.set_detect_anomaly(False)  # importing RecBole's models switches it on, for contenders of other libraries too
+    torch.autograd.set_detect_anomaly(
+        False
+    )  # importing RecBole's models switches it on, for contenders of other libraries too
     answers.write(f"{json.dumps(facts)}\n")
     answers.flush()
     for line in iter(asks.readline, ""):

@@ -1,8 +1,10 @@
 """From interaction files to the first training batch: time and memory.
 
-    python -m benchmarks.data --data_path=folder/of/data/sets [--dataset=amazon-beauty] [--sizes 1000000,10000000] [--rounds 5]
+    python -m benchmarks.data --data_path=folder/of/data/sets [--dataset=amazon-beauty] [--sizes
+    1000000,10000000] [--rounds 5]
 
-Prints two tables. The first compares RecBole's way to the first batch of SASRec with ours on the same files, alternating; the second
+Prints two tables. The first compares RecBole's way to the first batch of SASRec with ours on the
+same files, alternating; the second
 has generated data of several sizes, each measured in a process of its own. Run it from a checkout.
 """
 
@@ -32,7 +34,12 @@ def first_batch_of_recbole(data_path: str, dataset: str) -> float:
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
 
-    settings = {"data_path": data_path, "load_col": {"inter": COLUMNS}, "MAX_ITEM_LIST_LENGTH": 20, "train_neg_sample_args": None}
+    settings = {
+        "data_path": data_path,
+        "load_col": {"inter": COLUMNS},
+        "MAX_ITEM_LIST_LENGTH": 20,
+        "train_neg_sample_args": None,
+    }
     config = Config(model="SASRec", dataset=dataset, config_dict=settings)
     started = time.perf_counter()
     train_data, _, _ = data_preparation(config, create_dataset(config))
@@ -55,7 +62,9 @@ def first_batch(data_path: str, dataset: str, loader: str) -> float:
         next(iter(train_data))
     else:
         fields = ("user_id", "item_id_list", "item_length", "item_id")
-        batches = LengthBatches(train_data.dataset.inter_feat, config["train_batch_size"], config["seed"], fields)
+        batches = LengthBatches(
+            train_data.dataset.inter_feat, config["train_batch_size"], config["seed"], fields
+        )
         next(batches.epoch(0))
     return time.perf_counter() - started
 
@@ -66,17 +75,30 @@ def generate(folder: Path, n_interactions: int) -> None:
     import pandas as pd
 
     generator = np.random.default_rng(0)
-    n_users, n_items = n_interactions // N_INTERACTIONS_PER_USER, n_interactions // N_INTERACTIONS_PER_ITEM
+    n_users, n_items = (
+        n_interactions // N_INTERACTIONS_PER_USER,
+        n_interactions // N_INTERACTIONS_PER_ITEM,
+    )
     # Every user has four interactions, every item one; the others go to users and items by chance.
-    users = np.concatenate([np.tile(np.arange(n_users), 4), generator.integers(n_users, size=n_interactions - 4 * n_users)])
+    users = np.concatenate(
+        [
+            np.tile(np.arange(n_users), 4),
+            generator.integers(n_users, size=n_interactions - 4 * n_users),
+        ]
+    )
     popular = (n_items * generator.random(n_interactions - n_items) ** 3).astype(np.int64)
     items = np.concatenate([np.arange(n_items), popular])
-    table = {"user_id:token": generator.permutation(users), "item_id:token": generator.permutation(items)}
+    table = {
+        "user_id:token": generator.permutation(users),
+        "item_id:token": generator.permutation(items),
+    }
     table["timestamp:float"] = 1_400_000_000 + np.arange(n_interactions)
     folder.mkdir(parents=True)
     frame = pd.DataFrame(table)
     for field, letter in (("user_id:token", "u"), ("item_id:token", "i")):
-        names = np.array([f"{letter}{number}" for number in range(frame[field].max() + 1)], dtype=object)
+        names = np.array(
+            [f"{letter}{number}" for number in range(frame[field].max() + 1)], dtype=object
+        )
         frame[field] = names[frame[field]]
     frame.to_csv(folder / f"{folder.name}.inter", sep="\t", index=False)
 
@@ -100,7 +122,10 @@ def run_task(arguments: argparse.Namespace) -> dict:
         return {}
     if arguments.task == "compare":
         where = (arguments.data_path, arguments.dataset)
-        rounds = [(first_batch_of_recbole(*where), first_batch(*where, "TrainDataLoader")) for _ in range(arguments.rounds + 1)]
+        rounds = [
+            (first_batch_of_recbole(*where), first_batch(*where, "TrainDataLoader"))
+            for _ in range(arguments.rounds + 1)
+        ]
         recbole, ours = zip(*rounds[1:])  # the first warms up
         return {"recbole": recbole, "ours": ours}
     seconds = first_batch(arguments.data_path, arguments.dataset, arguments.task)
@@ -109,32 +134,57 @@ def run_task(arguments: argparse.Namespace) -> dict:
 
 
 def print_comparison(data_path: str, dataset: str, rounds: int) -> None:
-    result = in_own_process("compare", f"--data_path={data_path}", f"--dataset={dataset}", f"--rounds={rounds}")
+    result = in_own_process(
+        "compare", f"--data_path={data_path}", f"--dataset={dataset}", f"--rounds={rounds}"
+    )
     recbole, ours = median(result["recbole"]), median(result["ours"])
-    sys.stdout.write(f"{dataset}, SASRec, from files to the first batch, medians of {rounds} alternating rounds\n")
+    sys.stdout.write(
+        f"{dataset}, SASRec, from files to the first batch, medians of {rounds} alternating rounds\n"
+    )
     sys.stdout.write(f"{'RecBole':>10} s {'ours':>10} s {'ratio':>10}   bar: {RATIO_BAR}\n")
     sys.stdout.write(f"{recbole:>12.2f} {ours:>12.2f} {ours / recbole:>10.2f}\n\n")
 
 
 def print_sizes(sizes: list[int]) -> None:
-    sys.stdout.write(f"generated data, from the file to the first batch; bar: {SECONDS_BAR} s and {GIGABYTES_BAR} GB\n")
-    sys.stdout.write("CPU seconds are those of the whole process with its imports; others on the machine lengthen only the wall time\n")
-    sys.stdout.write(f"{'interactions':>14} {'batches':>16} {'wall s':>9} {'CPU s':>9} {'peak GB':>9} {'CPU s per million':>18}\n")
+    sys.stdout.write(
+        f"generated data, from the file to the first batch; bar: {SECONDS_BAR} s and {GIGABYTES_BAR} GB\n"
+    )
+    sys.stdout.write(
+        "CPU seconds are those of the whole process with its imports; others on the machine lengthen only the wall time\n"
+    )
+    sys.stdout.write(
+        f"{'interactions':>14} {'batches':>16} {'wall s':>9} {'CPU s':>9} {'peak GB':>9} {'CPU s per million':>18}\n"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
-            in_own_process("generate", f"--data_path={folder}", f"--dataset=generated-{size}", f"--sizes={size}")
+            in_own_process(
+                "generate",
+                f"--data_path={folder}",
+                f"--dataset=generated-{size}",
+                f"--sizes={size}",
+            )
             for loader in LOADERS:
-                result = in_own_process(loader, f"--data_path={folder}", f"--dataset=generated-{size}")
+                result = in_own_process(
+                    loader, f"--data_path={folder}", f"--dataset=generated-{size}"
+                )
                 figures = f"{result['seconds']:>9.1f} {result['process']:>9.1f} {result['gigabytes']:>9.2f}"
-                sys.stdout.write(f"{size:>14,} {loader:>16} {figures} {result['process'] / size * 1e6:>18.2f}\n")
+                sys.stdout.write(
+                    f"{size:>14,} {loader:>16} {figures} {result['process'] / size * 1e6:>18.2f}\n"
+                )
                 sys.stdout.flush()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_path", required=True, help="the folder that holds the folder of --dataset")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data_path", required=True, help="the folder that holds the folder of --dataset"
+    )
     parser.add_argument("--dataset", default="amazon-beauty")
-    parser.add_argument("--sizes", default="1000000,10000000", help="numbers of generated interactions")
+    parser.add_argument(
+        "--sizes", default="1000000,10000000", help="numbers of generated interactions"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -18,7 +18,9 @@ from benchmarks.twin import PrefixTree, generate, make_twin, pad_histories
 COMPILED, FULL_SOFTMAX = "ours, compiled", "ours, softmax over all tokens"
 GOALS = {("small", 20): 20.0, ("papers'", 20): 12.0, ("small", 100): 20.0}
 N_USERS, N_PLAIN_USERS, N_QUICK_USERS = 1024, 64, 8
-N_PLAIN_BEAMS = 1280  # of a batch of transformers' search, all users together: 64 users with 20 beams
+N_PLAIN_BEAMS = (
+    1280  # of a batch of transformers' search, all users together: 64 users with 20 beams
+)
 N_CHECKED = 8
 TOLERANCE = 1e-3
 LEAST_AGREEMENT = 0.99  # beams of nearly equal probability may change places
@@ -65,7 +67,10 @@ def search(experiment: Experiment, users: Interaction) -> tuple[torch.Tensor, to
 
 def prepare_ours(experiment: Experiment, options: Options) -> tuple[dict[str, Any], Measure]:
     """Batches of `eval_batch_size` users, short histories first."""
-    users, batch_size = evenly_spaced_users(experiment, N_QUICK_USERS if options.quick else N_USERS), experiment.config["eval_batch_size"]
+    users, batch_size = (
+        evenly_spaced_users(experiment, N_QUICK_USERS if options.quick else N_USERS),
+        experiment.config["eval_batch_size"],
+    )
 
     def measure(number: int) -> dict[str, float]:
         started = time.perf_counter()
@@ -80,7 +85,11 @@ def prepare_ours(experiment: Experiment, options: Options) -> tuple[dict[str, An
 
 def prepare_generate(experiment: Experiment, options: Options) -> tuple[dict[str, Any], Measure]:
     """Batches of users in random order, padded to the longest history."""
-    model, device, n_beams = experiment.model, experiment.config["device"], experiment.config["n_beams"]
+    model, device, n_beams = (
+        experiment.model,
+        experiment.config["device"],
+        experiment.config["n_beams"],
+    )
     twin, tree = make_twin(model).eval(), PrefixTree(model.semantic_ids.tokens)
     users = evenly_spaced_users(experiment, N_QUICK_USERS if options.quick else N_USERS)
     users = users[torch.randperm(len(users), generator=torch.Generator().manual_seed(0))]
@@ -89,7 +98,9 @@ def prepare_generate(experiment: Experiment, options: Options) -> tuple[dict[str
 
     def decode(chosen: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         source, mask = pad(chosen)
-        return generate(twin, tree, source.to(device), mask.to(device), n_beams, model.semantic_ids.n_levels)
+        return generate(
+            twin, tree, source.to(device), mask.to(device), n_beams, model.semantic_ids.n_levels
+        )
 
     def measure(number: int) -> dict[str, float]:
         first = number * N_PLAIN_USERS % len(histories)
@@ -100,14 +111,21 @@ def prepare_generate(experiment: Experiment, options: Options) -> tuple[dict[str
         return {"users_per_second": len(chosen) / (time.perf_counter() - started)}
 
     agreement = check_items(search(experiment, users[:N_CHECKED]), decode(histories[:N_CHECKED]))
-    return {"same_items": agreement, "users": min(N_PLAIN_USERS, len(histories)), "batch_size": batch_size}, measure
+    return {
+        "same_items": agreement,
+        "users": min(N_PLAIN_USERS, len(histories)),
+        "batch_size": batch_size,
+    }, measure
 
 
-def check_items(ours: tuple[torch.Tensor, torch.Tensor], theirs: tuple[torch.Tensor, torch.Tensor]) -> float:
+def check_items(
+    ours: tuple[torch.Tensor, torch.Tensor], theirs: tuple[torch.Tensor, torch.Tensor]
+) -> float:
     """The share of users and places with the same item in both searches; each is item ids [B, W] and log-probabilities [B, W].
 
     Raises:
-        ValueError: the searches do not find the same, so that the contenders do not do the same work.
+        ValueError: the searches do not find the same, so that the contenders do not do the same
+            work.
     """
     agreement = float((ours[0] == theirs[0]).float().mean())
     difference = float((ours[1] - theirs[1]).abs().max())
@@ -122,7 +140,10 @@ def check_items(ours: tuple[torch.Tensor, torch.Tensor], theirs: tuple[torch.Ten
 def rows(results: list[Result]) -> list[Row]:
     table = []
     for result in results:
-        figures = {contender: result.median(contender, "users_per_second") for contender in result.case.contenders}
+        figures = {
+            contender: result.median(contender, "users_per_second")
+            for contender in result.case.contenders
+        }
         ours, compiled, full, theirs = figures.values()
         goal = ("ratio", ">=", GOALS[result.case.details["size"], result.case.details["n_beams"]])
         table.append(Row(result.case.title, "users/s", ours, theirs, goal))

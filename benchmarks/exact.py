@@ -20,13 +20,19 @@ def cases(options: Options) -> list[Case]:
     if options.checkpoint is None:
         return []
     name = Path(options.checkpoint).name
-    return [Case("exact", f"exact top {k}, {name}", ("ours, exact", "ours, beams"), {"k": k}) for k in TOP]
+    return [
+        Case("exact", f"exact top {k}, {name}", ("ours, exact", "ours, beams"), {"k": k})
+        for k in TOP
+    ]
 
 
 def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any], Measure]:
     place = {} if options.data_path is None else {"data_path": options.data_path}
     scoring = "exact" if contender == "ours, exact" else "beam"
-    config, model, _, _, _, test = load(options.checkpoint, {**place, "n_beams": N_BEAMS, "scoring": scoring, "show_progress": False})
+    config, model, _, _, _, test = load(
+        options.checkpoint,
+        {**place, "n_beams": N_BEAMS, "scoring": scoring, "show_progress": False},
+    )
     inter_feat, batch_size = test.dataset.inter_feat, config["eval_batch_size"]
     n_users = min(N_USERS, len(inter_feat))
     places = [number * len(inter_feat) // n_users for number in range(n_users)]
@@ -40,7 +46,10 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
             beams = model.search(to_device(users, config["device"]), case.details["k"])
             n_proven += int(beams.proven(case.details["k"]).sum())
         synchronize(config["device"])
-        return {"users_per_second": n_users / (time.perf_counter() - started), "proven_share": n_proven / n_users}
+        return {
+            "users_per_second": n_users / (time.perf_counter() - started),
+            "proven_share": n_proven / n_users,
+        }
 
     measure(0)
     return {"users": n_users, "batch_size": batch_size}, measure
@@ -49,8 +58,20 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
 def rows(results: list[Result]) -> list[Row]:
     table = []
     for result in results:
-        exact, beams = (result.median(contender, "users_per_second") for contender in result.case.contenders)
-        table.append(Row(f"{result.case.title}, beside {N_BEAMS} beams", "users/s", exact, beams, ("ratio", ">=", LEAST_RATIO)))
+        exact, beams = (
+            result.median(contender, "users_per_second") for contender in result.case.contenders
+        )
+        table.append(
+            Row(
+                f"{result.case.title}, beside {N_BEAMS} beams",
+                "users/s",
+                exact,
+                beams,
+                ("ratio", ">=", LEAST_RATIO),
+            )
+        )
         share = 100 * result.median("ours, beams", "proven_share")
-        table.append(Row(f"{result.case.title}: lists that {N_BEAMS} beams prove exact", "%", share))
+        table.append(
+            Row(f"{result.case.title}: lists that {N_BEAMS} beams prove exact", "%", share)
+        )
     return table

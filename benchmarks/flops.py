@@ -1,18 +1,22 @@
 """How much useful work a step of a T5 is: floating point operations of its matrix products, padding left out.
 
-A product of an [a, b] and a [b, c] matrix is 2abc operations. With hidden size D, inner size F, heads of H * C = I columns, s source
+A product of an [a, b] and a [b, c] matrix is 2abc operations. With hidden size D, inner size F,
+heads of H * C = I columns, s source
 and t target tokens, a row of a batch takes in the forward pass
 
-    encoder layer    s (8DI + 4DF) + 4I s^2                              projections, feed-forward; scores and weighted sums
-    decoder layer    t (12DI + 4DF) + 4I t^2 + 4DI s + 4I s t            the cross-attention's keys and values are the source's
+    encoder layer    s (8DI + 4DF) + 4I s^2                              projections, feed-forward;
+    scores and weighted sums
+    decoder layer    t (12DI + 4DF) + 4I t^2 + 4DI s + 4I s t            the cross-attention's keys
+    and values are the source's
     head             2D times the number of codes that the t positions choose from, added up
 
-and three times as much with the backward pass, which has two products for each: one for the gradient of either factor.
+and three times as much with the backward pass, which has two products for each: one for the
+gradient of either factor.
 """
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -29,7 +33,11 @@ def forward_flops(size: T5Size, source_tokens: Tensor, head_sizes: Sequence[int]
         source_tokens: LongTensor [B], real tokens of every history.
         head_sizes: for every target token how many codes it is chosen from.
     """
-    width, inner, feed = size.hidden_size, size.n_heads * size.head_size, 4 * size.hidden_size * size.inner_size
+    width, inner, feed = (
+        size.hidden_size,
+        size.n_heads * size.head_size,
+        4 * size.hidden_size * size.inner_size,
+    )
     n_rows, n_targets, n_sources = len(source_tokens), len(head_sizes), int(source_tokens.sum())
     encoder = n_sources * (8 * width * inner + feed) + 4 * inner * int(source_tokens.square().sum())
     decoder = n_rows * n_targets * (12 * width * inner + feed + 4 * inner * n_targets)

@@ -45,4 +45,7 @@ def matmul_rate(size: int, seconds: float, device: torch.device) -> float:
 
 
 def rows(results: list[Result]) -> list[Row]:
-    return [Row(result.case.title, "GFLOP/s", result.median("matmul", "flops_per_second") / 1e9) for result in results]
+    return [
+        Row(result.case.title, "GFLOP/s", result.median("matmul", "flops_per_second") / 1e9)
+        for result in results
+    ]

@@ -1,13 +1,15 @@
 """The yardstick of tokenizers: RQ-VAE and soft RQ-VAE as one writes them down, trained in a plain loop with a DataLoader.
 
-The way of the published code of LC-Rec and LETTER: a module per level, distances as |x|^2 + |e|^2 - 2xe, a loss that is read in every step.
+The way of the published code of LC-Rec and LETTER: a module per level, distances as |x|^2 + |e|^2 -
+2xe, a loss that is read in every step.
 """
 
 # Shapes: B batch, K codebook size, C code width, D feature width
 
 from __future__ import annotations
 
-from typing import Sequence
+import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 def layers(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers with ReLU between them."""
     parts: list[nn.Module] = []
-    for n_in, n_out in zip(sizes[:-1], sizes[1:]):
+    for n_in, n_out in itertools.pairwise(sizes):
         parts += [nn.Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*parts[:-1])
 
@@ -33,7 +35,11 @@ class Level(nn.Module):
     def distances(self, latent: Tensor) -> Tensor:
         """Squared distances [B, K] of latent vectors [B, C]."""
         weight = self.embedding.weight
-        return latent.square().sum(1, keepdim=True) + weight.square().sum(1).unsqueeze(0) - 2 * latent @ weight.t()
+        return (
+            latent.square().sum(1, keepdim=True)
+            + weight.square().sum(1).unsqueeze(0)
+            - 2 * latent @ weight.t()
+        )
 
 
 class HardLevel(Level):
@@ -46,14 +52,18 @@ class HardLevel(Level):
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Codewords [B, C] of latent vectors [B, C], and the loss of codebook and commitment."""
         codeword = self.embedding(self.distances(latent).argmin(dim=-1))
-        loss = F.mse_loss(codeword, latent.detach()) + self.commitment_weight * F.mse_loss(codeword.detach(), latent)
+        loss = F.mse_loss(codeword, latent.detach()) + self.commitment_weight * F.mse_loss(
+            codeword.detach(), latent
+        )
         return latent + (codeword - latent).detach(), loss
 
 
 class SoftLevel(Level):
     """Expected codewords of a softmax over distances."""
 
-    def __init__(self, codebook_size: int, code_dim: int, temperature: float, uniformity_weight: float) -> None:
+    def __init__(
+        self, codebook_size: int, code_dim: int, temperature: float, uniformity_weight: float
+    ) -> None:
         super().__init__(codebook_size, code_dim)
         self.temperature, self.uniformity_weight = temperature, uniformity_weight
 
@@ -61,7 +71,9 @@ class SoftLevel(Level):
         """Codewords [B, C] of latent vectors [B, C], and the loss of uneven use."""
         probabilities = torch.softmax(-self.distances(latent) / self.temperature, dim=-1)
         usage = probabilities.mean(dim=0)
-        return probabilities @ self.embedding.weight, self.uniformity_weight * (usage * torch.log(usage + 1e-10)).sum()
+        return probabilities @ self.embedding.weight, self.uniformity_weight * (
+            usage * torch.log(usage + 1e-10)
+        ).sum()
 
 
 class PlainTokenizer(nn.Module):
@@ -69,7 +81,11 @@ class PlainTokenizer(nn.Module):
 
     def __init__(self, sizes: Sequence[int], levels: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.encoder, self.decoder, self.levels = layers(sizes), layers(sizes[::-1]), nn.ModuleList(levels)
+        self.encoder, self.decoder, self.levels = (
+            layers(sizes),
+            layers(sizes[::-1]),
+            nn.ModuleList(levels),
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """The loss of features [B, D]."""
@@ -87,11 +103,19 @@ class PlainLoop:
     """Epochs of a plain training loop over features [N, D]."""
 
     def __init__(
-        self, model: PlainTokenizer, features: Tensor, batch_size: int, learning_rate: float, weight_decay: float, is_short: bool = False
+        self,
+        model: PlainTokenizer,
+        features: Tensor,
+        batch_size: int,
+        learning_rate: float,
+        weight_decay: float,
+        is_short: bool = False,
     ) -> None:
         self.model, self.is_short = model, is_short
         self.loader = DataLoader(TensorDataset(features), batch_size=batch_size, shuffle=True)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=learning_rate, weight_decay=weight_decay
+        )
 
     def epoch(self, device: torch.device) -> float:
         """The mean loss of a batch."""

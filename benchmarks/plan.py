@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Callable
+from typing import Any
 
 Measure = Callable[[int], "dict[str, float]"]  # the number of a round, from 0 -> what it measured
 COMPARE = {">=": operator.ge, "<=": operator.le}
@@ -28,7 +29,9 @@ class Options:
 
     def datasets(self, *names: str) -> list[str]:
         """The data sets of these names, each once, or `only` one of them."""
-        return list(dict.fromkeys(self.dataset(name) for name in names if self.only in (None, name)))
+        return list(
+            dict.fromkeys(self.dataset(name) for name in names if self.only in (None, name))
+        )
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,9 @@ class Row:
         """How many times as fast ours is: of rates ours / yardstick, of times yardstick / ours."""
         if self.yardstick is None:
             return None
-        return self.ours / self.yardstick if self.unit.endswith("/s") else self.yardstick / self.ours
+        return (
+            self.ours / self.yardstick if self.unit.endswith("/s") else self.yardstick / self.ours
+        )
 
     @property
     def met(self) -> bool | None:

@@ -16,10 +16,17 @@ from recbole_genrec.trainer.trainer import GenRecTrainer
 
 T5_SIZES = {
     "small": {"hidden_size": 128, "inner_size": 512, "n_layers": 2, "n_heads": 4, "head_size": 32},
-    "papers'": {"hidden_size": 128, "inner_size": 512, "n_layers": 6, "n_heads": 4, "head_size": 64},
+    "papers'": {
+        "hidden_size": 128,
+        "inner_size": 512,
+        "n_layers": 6,
+        "n_heads": 4,
+        "head_size": 64,
+    },
     "quick": {"hidden_size": 16, "inner_size": 32, "n_layers": 1, "n_heads": 2, "head_size": 8},
 }
-# Four codes an item, as of the papers; drawn at random, so that no tokenizer has to be trained first.
+# Four codes an item, as of the papers; drawn at random, so that no tokenizer has to be trained
+# first.
 CODES = {"tokenizer": "random", "n_levels": 4, "codebook_size": 256, "counter_size": 0}
 DROPOUT = 0.1
 
@@ -55,12 +62,24 @@ class RandomCatalogue:
 def t5_settings(size: str, options: Options) -> dict[str, Any]:
     """Settings of TIGER with a T5 of this size and random codes."""
     sizes = T5_SIZES["quick" if options.quick else size]
-    return {**CODES, **sizes, "hidden_dropout_prob": DROPOUT, "attn_dropout_prob": DROPOUT, "train_mode": "prefixes"}
+    return {
+        **CODES,
+        **sizes,
+        "hidden_dropout_prob": DROPOUT,
+        "attn_dropout_prob": DROPOUT,
+        "train_mode": "prefixes",
+    }
 
 
-def make_config(model: str, dataset: str, settings: dict[str, Any], options: Options) -> GenRecConfig:
+def make_config(
+    model: str, dataset: str, settings: dict[str, Any], options: Options
+) -> GenRecConfig:
     """Settings of a run."""
-    place = {} if options.data_path is None or dataset == "ml-100k" else {"data_path": options.data_path}
+    place = (
+        {}
+        if options.data_path is None or dataset == "ml-100k"
+        else {"data_path": options.data_path}
+    )
     return GenRecConfig(model, dataset, config_dict={"show_progress": False, **place, **settings})
 
 

@@ -21,7 +21,9 @@ from benchmarks.rounds import ROOT
 PACKAGES = ("torch", "transformers", "recbole", "numpy", "pandas", "scipy", "recbole-genrec")
 
 
-def write_json(path: Path, started: float, options: Options, results: list[Result], rows: list[Row]) -> None:
+def write_json(
+    path: Path, started: float, options: Options, results: list[Result], rows: list[Row]
+) -> None:
     """Machine, versions, command and every round."""
     content = {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(started)),
@@ -73,20 +75,27 @@ def versions() -> dict[str, str | None]:
 
 def _git(*arguments: str) -> str | None:
     try:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def table(rows: list[Row]) -> str:
     """The rows as a table in Markdown."""
-    lines = ["| what | ours | yardstick | ratio | must reach | reached |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| what | ours | yardstick | ratio | must reach | reached |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
         goal = "" if row.goal is None else f"{row.goal[0]} {row.goal[1]} {row.goal[2]:g}"
         met = {None: "", True: "yes", False: "no"}[row.met]
         yardstick = "" if row.yardstick is None else f"{number(row.yardstick)} {row.unit}"
-        lines.append(f"| {row.what} | {number(row.ours)} {row.unit} | {yardstick} | {ratio} | {goal} | {met} |")
+        lines.append(
+            f"| {row.what} | {number(row.ours)} {row.unit} | {yardstick} | {ratio} | {goal} | {met} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -35,14 +35,18 @@ def run_case(case: Case, options: Options) -> Result:
         for number in range(options.rounds):
             for name in case.contenders[:: -1 if number % 2 else 1]:
                 rounds[name].append(running[name].measure(number))
-                logger.info("%s: round %d of %s: %s", case.title, number + 1, name, rounds[name][-1])
+                logger.info(
+                    "%s: round %d of %s: %s", case.title, number + 1, name, rounds[name][-1]
+                )
         return Result(case, {name: contender.facts for name, contender in running.items()}, rounds)
 
 
 class Contender:
     """The process of a contender; as a context it is started and ended. `more` is added to its environment."""
 
-    def __init__(self, name: str, case: Case, options: Options, more: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, case: Case, options: Options, more: Mapping[str, str] | None = None
+    ) -> None:
         request = json.dumps({"contender": name, "case": asdict(case), "options": asdict(options)})
         self.name, self.title = name, case.title
         self.command = [sys.executable, "-m", "benchmarks.contender", request]
@@ -51,7 +55,12 @@ class Contender:
     def start(self) -> None:
         """Start the process; the first that is received from it are its facts."""
         self.process = subprocess.Popen(
-            self.command, cwd=ROOT, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            self.command,
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def __enter__(self) -> Contender:
@@ -86,11 +95,18 @@ class Contender:
         """What it has to say next; RuntimeError if it has ended."""
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.title}: the process of {self.name} ended with {self.process.wait()}; its messages stand above")
+            raise RuntimeError(
+                f"{self.title}: the process of {self.name} ended with {self.process.wait()}; its messages stand above"
+            )
         return json.loads(line)
 
 
 def environment(threads: int) -> dict[str, str]:
     """Environment of a process that finds this package and computes with so many threads."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+    }

@@ -1,6 +1,7 @@
 """From the start of the process to the end of its first training step, with the teacher in its cache.
 
-As a program (`python -m benchmarks.start --model=TIGER ...`) it is a run that ends after the first step and prints the time then.
+As a program (`python -m benchmarks.start --model=TIGER ...`) it is a run that ends after the first
+step and prints the time then.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ QUICK_SETTINGS = ("--kmeans_iterations=2", "--n_levels=2")
 
 def cases(options: Options) -> list[Case]:
     dataset = options.dataset("amazon-instruments")
-    return [Case("start", f"process start to first training step, {dataset}", ("TIGER", "UniGRec"), {"dataset": dataset})]
+    return [
+        Case(
+            "start",
+            f"process start to first training step, {dataset}",
+            ("TIGER", "UniGRec"),
+            {"dataset": dataset},
+        )
+    ]
 
 
 def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any], Measure]:
@@ -29,15 +37,30 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
         RuntimeError: such a run fails.
     """
     dataset = case.details["dataset"]
-    settings = [f"--model={contender}", f"--dataset={dataset}", "--teacher_epochs=1", "--show_progress=False"]
-    settings += [] if options.data_path is None or options.quick else [f"--data_path={options.data_path}"]
-    command = [sys.executable, "-m", "benchmarks.start", *settings, *(QUICK_SETTINGS if options.quick else ())]
+    settings = [
+        f"--model={contender}",
+        f"--dataset={dataset}",
+        "--teacher_epochs=1",
+        "--show_progress=False",
+    ]
+    settings += (
+        [] if options.data_path is None or options.quick else [f"--data_path={options.data_path}"]
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.start",
+        *settings,
+        *(QUICK_SETTINGS if options.quick else ()),
+    ]
 
     def measure(number: int) -> dict[str, float]:
         started = time.time()
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+            raise RuntimeError(
+                f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}"
+            )
         return {"seconds": float(done.stdout.splitlines()[-1]) - started}
 
     measure(0)
@@ -46,7 +69,12 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
 
 def rows(results: list[Result]) -> list[Row]:
     return [
-        Row(f"{result.case.title}, {model}", "s", result.median(model, "seconds"), goal=("ours", "<=", MOST_SECONDS))
+        Row(
+            f"{result.case.title}, {model}",
+            "s",
+            result.median(model, "seconds"),
+            goal=("ours", "<=", MOST_SECONDS),
+        )
         for result in results
         for model in result.case.contenders
     ]

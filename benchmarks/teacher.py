@@ -36,7 +36,9 @@ def prepare_ours(config, settings: dict[str, Any]) -> tuple[dict[str, Any], Meas
 
     def measure(number: int) -> dict[str, float]:
         started = time.perf_counter()
-        collaborative._train_epoch(model, optimizer, windows, config["teacher_batch_size"], config["seed"], number)
+        collaborative._train_epoch(
+            model, optimizer, windows, config["teacher_batch_size"], config["seed"], number
+        )
         synchronize(config["device"])
         return {"seconds": time.perf_counter() - started}
 
@@ -52,27 +54,52 @@ def prepare_recbole(config, settings: dict[str, Any]) -> tuple[dict[str, Any], M
     from recbole.model.sequential_recommender import SASRec
     from recbole.trainer import Trainer
 
-    same = {name: config[f"teacher_{name}"] for name in ("hidden_size", "inner_size", "n_layers", "n_heads", "learning_rate")}
-    same.update(hidden_dropout_prob=config["teacher_dropout_prob"], attn_dropout_prob=config["teacher_dropout_prob"])
-    same.update({key: config[key] for key in ("MAX_ITEM_LIST_LENGTH", "load_col", "eval_args", "seed")})
-    recbole_config = Config(model="SASRec", dataset="ml-100k", config_dict={**same, **settings, "train_neg_sample_args": None})
+    same = {
+        name: config[f"teacher_{name}"]
+        for name in ("hidden_size", "inner_size", "n_layers", "n_heads", "learning_rate")
+    }
+    same.update(
+        hidden_dropout_prob=config["teacher_dropout_prob"],
+        attn_dropout_prob=config["teacher_dropout_prob"],
+    )
+    same.update(
+        {key: config[key] for key in ("MAX_ITEM_LIST_LENGTH", "load_col", "eval_args", "seed")}
+    )
+    recbole_config = Config(
+        model="SASRec",
+        dataset="ml-100k",
+        config_dict={**same, **settings, "train_neg_sample_args": None},
+    )
     train, _, _ = data_preparation(recbole_config, create_recbole_dataset(recbole_config))
     torch.manual_seed(config["seed"])
-    trainer = Trainer(recbole_config, SASRec(recbole_config, train.dataset).to(recbole_config["device"]))
+    trainer = Trainer(
+        recbole_config, SASRec(recbole_config, train.dataset).to(recbole_config["device"])
+    )
 
     def measure(number: int) -> dict[str, float]:
-        with torch.autograd.set_detect_anomaly(True, check_nan=True):  # so RecBole trains: importing its models switches it on
+        with torch.autograd.set_detect_anomaly(
+            True, check_nan=True
+        ):  # so RecBole trains: importing its models switches it on
             started = time.perf_counter()
             trainer._train_epoch(train, number)
             synchronize(recbole_config["device"])
             return {"seconds": time.perf_counter() - started}
 
     measure(0)
-    return {"targets": len(train.dataset.inter_feat), "batch_size": recbole_config["train_batch_size"]}, measure
+    return {
+        "targets": len(train.dataset.inter_feat),
+        "batch_size": recbole_config["train_batch_size"],
+    }, measure
 
 
 def rows(results: list[Result]) -> list[Row]:
     return [
-        Row(result.case.title, "s", result.median("ours", "seconds"), result.median("RecBole", "seconds"), ("ratio", ">=", LEAST_RATIO))
+        Row(
+            result.case.title,
+            "s",
+            result.median("ours", "seconds"),
+            result.median("RecBole", "seconds"),
+            ("ratio", ">=", LEAST_RATIO),
+        )
         for result in results
     ]

@@ -18,20 +18,37 @@ from recbole_genrec.trainer.trainer import GenRecTrainer
 MODELS = {"RQ-VAE": "TIGER", "soft RQ-VAE": "UniGRec", "LETTER's RQ-VAE": "LETTER"}
 SHORT, PLAIN, SHORT_PLAIN = "ours, bfloat16", "plain loop", "plain loop, bfloat16"
 # The soft RQ-VAE's layers are never short: its temperature magnifies what they lose.
-CONTENDERS = {"TIGER": ("ours", SHORT, PLAIN, SHORT_PLAIN), "UniGRec": ("ours", PLAIN), "LETTER": ("ours",)}
+CONTENDERS = {
+    "TIGER": ("ours", SHORT, PLAIN, SHORT_PLAIN),
+    "UniGRec": ("ours", PLAIN),
+    "LETTER": ("ours",),
+}
 N_ITEMS, N_FEATURES = 12_101, 768
 QUICK_N_ITEMS, QUICK_N_FEATURES = 200, 16
-N_EPOCHS, N_PLAIN_EPOCHS = 10, 2  # of a round; in ten of ours codes that no item uses are looked for once, as the settings have it
-QUICK_SETTINGS = {"tokenizer_hidden_sizes": [16], "codebook_size": 16, "kmeans_iterations": 5, "tokenizer_batch_size": 64}
+N_EPOCHS, N_PLAIN_EPOCHS = (
+    10,
+    2,
+)  # of a round; in ten of ours codes that no item uses are looked for once, as the settings have it
+QUICK_SETTINGS = {
+    "tokenizer_hidden_sizes": [16],
+    "codebook_size": 16,
+    "kmeans_iterations": 5,
+    "tokenizer_batch_size": 64,
+}
 LEAST_RATIO, MOST_SHARE = 3.0, 10.0
 
 
 def cases(options: Options) -> list[Case]:
-    return [Case("tokenizer", name, CONTENDERS[model], {"model": model}) for name, model in MODELS.items()]
+    return [
+        Case("tokenizer", name, CONTENDERS[model], {"model": model})
+        for name, model in MODELS.items()
+    ]
 
 
 def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any], Measure]:
-    n_items, n_features = (QUICK_N_ITEMS, QUICK_N_FEATURES) if options.quick else (N_ITEMS, N_FEATURES)
+    n_items, n_features = (
+        (QUICK_N_ITEMS, QUICK_N_FEATURES) if options.quick else (N_ITEMS, N_FEATURES)
+    )
     settings = dict(QUICK_SETTINGS) if options.quick else {}
     if options.quick and case.details["model"] == "LETTER":
         settings.update(n_groups=2, group_sizes=[1, 15])
@@ -40,7 +57,9 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
     init_seed(config["seed"], config["reproducibility"])
     features = torch.randn(n_items + 1, n_features)
     facts = {"items": n_items, "features": n_features, "batch_size": config["tokenizer_batch_size"]}
-    return facts, (prepare_plain_loop if contender in (PLAIN, SHORT_PLAIN) else prepare_ours)(config, features)
+    return facts, (prepare_plain_loop if contender in (PLAIN, SHORT_PLAIN) else prepare_ours)(
+        config, features
+    )
 
 
 def prepare_ours(config, features: torch.Tensor) -> Measure:
@@ -88,12 +107,19 @@ def prepare_plain_loop(config, features: torch.Tensor) -> Measure:
     """The same tokenizer in a plain loop; the padding item's row is no item."""
     size = config["codebook_size"], config["code_dim"]
     if config["model"] == "UniGRec":
-        levels = [SoftLevel(*size, config["temperature_max"], config["tokenizer_uniformity_weight"]) for _ in range(config["n_levels"])]
+        levels = [
+            SoftLevel(*size, config["temperature_max"], config["tokenizer_uniformity_weight"])
+            for _ in range(config["n_levels"])
+        ]
     else:
         levels = [HardLevel(*size, config["commitment_weight"]) for _ in range(config["n_levels"])]
-    model = PlainTokenizer([features.shape[1], *config["tokenizer_hidden_sizes"], config["code_dim"]], levels).to(config["device"])
+    model = PlainTokenizer(
+        [features.shape[1], *config["tokenizer_hidden_sizes"], config["code_dim"]], levels
+    ).to(config["device"])
     rates = config["tokenizer_learning_rate"], config["tokenizer_weight_decay"]
-    loop = PlainLoop(model, features[1:], config["tokenizer_batch_size"], *rates, is_short=config["enable_amp"])
+    loop = PlainLoop(
+        model, features[1:], config["tokenizer_batch_size"], *rates, is_short=config["enable_amp"]
+    )
 
     def measure(number: int) -> dict[str, float]:
         started = time.perf_counter()
@@ -119,5 +145,12 @@ def rows(results: list[Result]) -> list[Row]:
         else:
             table.append(Row(title, "s", ours))
             share = 100 * result.median("ours", "seconds_before_epoch") / ours
-            table.append(Row(f"{title}: share of the constrained clustering", "%", share, goal=("ours", "<=", MOST_SHARE)))
+            table.append(
+                Row(
+                    f"{title}: share of the constrained clustering",
+                    "%",
+                    share,
+                    goal=("ours", "<=", MOST_SHARE),
+                )
+            )
     return table

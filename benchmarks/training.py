@@ -27,9 +27,20 @@ from recbole_genrec.trainer.optimizer import StageOptimizer
 
 GOALS = {"small": 8.0, "papers'": 7.0}
 LEAST_UTILISATION = 0.45
-OURS = {"ours": {}, "ours, bfloat16": {"enable_amp": True}, "ours, all positions": {"train_mode": "all_positions"}}
-THEIRS = {"transformers": False, "transformers, bfloat16": True}  # whether the plain loop has autocast
-BATCH_SIZE, N_BATCHES, N_PLAIN_BATCHES = 256, 12, 2  # plain batches are all alike, as nearly each has a history of full length
+OURS = {
+    "ours": {},
+    "ours, bfloat16": {"enable_amp": True},
+    "ours, all positions": {"train_mode": "all_positions"},
+}
+THEIRS = {
+    "transformers": False,
+    "transformers, bfloat16": True,
+}  # whether the plain loop has autocast
+BATCH_SIZE, N_BATCHES, N_PLAIN_BATCHES = (
+    256,
+    12,
+    2,
+)  # plain batches are all alike, as nearly each has a history of full length
 QUICK_BATCH_SIZE, N_QUICK_BATCHES = 8, 2
 N_CHECKED = 16
 TOLERANCE = 1e-4
@@ -37,7 +48,12 @@ TOLERANCE = 1e-4
 
 def cases(options: Options) -> list[Case]:
     return [
-        Case("training", f"training, {size} T5, {dataset}", ("matmul", *OURS, *THEIRS), {"size": size, "dataset": dataset})
+        Case(
+            "training",
+            f"training, {size} T5, {dataset}",
+            ("matmul", *OURS, *THEIRS),
+            {"size": size, "dataset": dataset},
+        )
         for dataset in options.datasets("amazon-instruments", "amazon-beauty")
         for size in (["small"] if options.quick else GOALS)
     ]
@@ -48,7 +64,9 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
         return matmul.prepare(contender, case, options)
     settings = t5_settings(case.details["size"], options)
     settings["train_batch_size"] = QUICK_BATCH_SIZE if options.quick else BATCH_SIZE
-    settings.update(OURS.get(contender, {"softmax_scope": "full"}))  # the softmax is what transformers' loss has; the loss is compared
+    settings.update(
+        OURS.get(contender, {"softmax_scope": "full"})
+    )  # the softmax is what transformers' loss has; the loss is compared
     experiment = make_tiger(case.details["dataset"], settings, options)
     n_batches = N_QUICK_BATCHES if options.quick else N_BATCHES
     if contender == "ours, all positions":
@@ -61,22 +79,33 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
 
 def batches_of(experiment: Experiment, rows: Tensor | slice) -> LengthBatches:
     """The trainer's own batches, of some of the training rows."""
-    part = SimpleNamespace(dataset=SimpleNamespace(inter_feat=experiment.train.dataset.inter_feat[rows]))
+    part = SimpleNamespace(
+        dataset=SimpleNamespace(inter_feat=experiment.train.dataset.inter_feat[rows])
+    )
     return experiment.trainer._batches(experiment.model.stages()[-1], part)
 
 
 def evenly_spaced_rows(batches: LengthBatches, n_batches: int) -> Tensor:
     """Rows of some whole batches of an epoch, evenly spaced in the order of their lengths, so that they cost what the epoch costs."""
     epoch = length_batches(batches.lengths, batches.batch_size, batches.seed, 0, batches.n_pool)
-    whole = sorted((rows for rows in epoch if len(rows) == batches.batch_size), key=lambda rows: int(batches.lengths[rows].sum()))
+    whole = sorted(
+        (rows for rows in epoch if len(rows) == batches.batch_size),
+        key=lambda rows: int(batches.lengths[rows].sum()),
+    )
     n_batches = min(n_batches, len(whole))
-    return torch.cat([whole[(2 * number + 1) * len(whole) // (2 * n_batches)] for number in range(n_batches)])
+    return torch.cat(
+        [whole[(2 * number + 1) * len(whole) // (2 * n_batches)] for number in range(n_batches)]
+    )
 
 
 def prepare_ours(experiment: Experiment, rows: Tensor) -> tuple[dict[str, Any], Measure]:
     """One pass over the rows by the trainer."""
     model, trainer = experiment.model, experiment.trainer
-    stage, batches, everything = model.stages()[-1], batches_of(experiment, rows), batches_of(experiment, slice(None))
+    stage, batches, everything = (
+        model.stages()[-1],
+        batches_of(experiment, rows),
+        batches_of(experiment, slice(None)),
+    )
     optimizer = StageOptimizer(model, stage, trainer.learner, trainer._max_norm(), len(batches))
 
     def measure(number: int) -> dict[str, float]:
@@ -103,10 +132,14 @@ class ChosenBatches:
     def __init__(self, batches: SequenceBatches, n_batches: int) -> None:
         self.seed, self.batches = batches.seed, batches
         lengths = batches.windows.interaction.length
-        epoch = window_batches(lengths, batches.n_targets, batches.batch_size, batches.seed, 0, batches.n_pool)
+        epoch = window_batches(
+            lengths, batches.n_targets, batches.batch_size, batches.seed, 0, batches.n_pool
+        )
         epoch.sort(key=lambda windows: len(windows) * int(lengths[windows].max()))
         n_batches = min(n_batches, len(epoch))
-        self.chosen = [epoch[(2 * number + 1) * len(epoch) // (2 * n_batches)] for number in range(n_batches)]
+        self.chosen = [
+            epoch[(2 * number + 1) * len(epoch) // (2 * n_batches)] for number in range(n_batches)
+        ]
         self.n_targets = int(batches.n_targets[torch.cat(self.chosen)].sum())
 
     def __len__(self) -> int:
@@ -134,21 +167,31 @@ def prepare_all_positions(experiment: Experiment, n_batches: int) -> tuple[dict[
     return {"examples": batches.n_targets}, measure
 
 
-def prepare_plain_loop(experiment: Experiment, rows: Tensor, is_mixed: bool) -> tuple[dict[str, Any], Measure]:
+def prepare_plain_loop(
+    experiment: Experiment, rows: Tensor, is_mixed: bool
+) -> tuple[dict[str, Any], Measure]:
     """What people write: shuffled batches padded to their longest history, AdamW, the loss read in every step."""
     model, config = experiment.model, experiment.config
     twin = make_twin(model)
     batch = experiment.train.dataset.inter_feat[rows].cut()
-    examples = list(zip(map(torch.Tensor.clone, unpadded(batch, model)), batch[model.ITEM_ID].tolist()))
+    examples = list(
+        zip(map(torch.Tensor.clone, unpadded(batch, model)), batch[model.ITEM_ID].tolist())
+    )
     item_tokens, device = model.semantic_ids.tokens.cpu(), config["device"]
     pad = pad_histories(item_tokens)
 
     def collate(chosen: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
         source, mask = pad([history for history, _ in chosen])
-        return {"input_ids": source, "attention_mask": mask, "labels": item_tokens[[item for _, item in chosen]]}
+        return {
+            "input_ids": source,
+            "attention_mask": mask,
+            "labels": item_tokens[[item for _, item in chosen]],
+        }
 
     loader = DataLoader(examples, config["train_batch_size"], shuffle=True, collate_fn=collate)
-    optimizer = torch.optim.AdamW(twin.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"])
+    optimizer = torch.optim.AdamW(
+        twin.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"]
+    )
 
     def measure(number: int) -> dict[str, float]:
         twin.train()
@@ -170,11 +213,16 @@ def prepare_plain_loop(experiment: Experiment, rows: Tensor, is_mixed: bool) -> 
 
 def unpadded(batch, model) -> list[Tensor]:
     """The histories of a batch without their padding."""
-    return [history[:length] for history, length in zip(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN].tolist())]
+    return [
+        history[:length]
+        for history, length in zip(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN].tolist())
+    ]
 
 
 @torch.no_grad()
-def check_loss(experiment: Experiment, twin: torch.nn.Module, inputs: dict[str, Tensor], rows: Tensor) -> dict[str, float]:
+def check_loss(
+    experiment: Experiment, twin: torch.nn.Module, inputs: dict[str, Tensor], rows: Tensor
+) -> dict[str, float]:
     """The loss of some rows by both, in evaluation mode.
 
     Raises:
@@ -185,7 +233,9 @@ def check_loss(experiment: Experiment, twin: torch.nn.Module, inputs: dict[str, 
     ours = float(sum(model.losses(batch).values()))
     theirs = float(twin.eval()(**{name: tensor.to(device) for name, tensor in inputs.items()}).loss)
     if not abs(ours - theirs) <= TOLERANCE * max(1.0, abs(ours)):
-        raise ValueError(f"the loss of {len(rows)} rows is {ours} by our model and {theirs} by transformers', with the same weights")
+        raise ValueError(
+            f"the loss of {len(rows)} rows is {ours} by our model and {theirs} by transformers', with the same weights"
+        )
     return {"loss": theirs, "loss_of_our_model": ours}
 
 
@@ -193,14 +243,37 @@ def rows(results: list[Result]) -> list[Row]:
     """Examples per second, also in bfloat16 and of all positions at once; then which share of the matmul peak the useful operations are."""
     table = []
     for result in results:
-        speed = {contender: result.median(contender, "examples_per_second") for contender in (*OURS, *THEIRS)}
+        speed = {
+            contender: result.median(contender, "examples_per_second")
+            for contender in (*OURS, *THEIRS)
+        }
         ours, theirs = speed["ours"], speed["transformers"]
         goal = ("ratio", ">=", GOALS[result.case.details["size"]])
         table.append(Row(result.case.title, "examples/s", ours, theirs, goal))
         short, whole = "bfloat16", "all positions"
-        table.append(Row(f"{result.case.title}, {short}", "examples/s", speed[f"ours, {short}"], speed[f"transformers, {short}"], goal))
-        table.append(Row(f"{result.case.title}, {whole}", "examples/s", speed[f"ours, {whole}"], theirs))
-        peak, flops = result.median("matmul", "flops_per_second"), result.facts["ours"]["flops_per_example"]
+        table.append(
+            Row(
+                f"{result.case.title}, {short}",
+                "examples/s",
+                speed[f"ours, {short}"],
+                speed[f"transformers, {short}"],
+                goal,
+            )
+        )
+        table.append(
+            Row(f"{result.case.title}, {whole}", "examples/s", speed[f"ours, {whole}"], theirs)
+        )
+        peak, flops = (
+            result.median("matmul", "flops_per_second"),
+            result.facts["ours"]["flops_per_example"],
+        )
         goal = ("ours", ">=", 100 * LEAST_UTILISATION)
-        table.append(Row(f"{result.case.title}: of the matmul peak", "%", 100 * ours * flops / peak, goal=goal))
+        table.append(
+            Row(
+                f"{result.case.title}: of the matmul peak",
+                "%",
+                100 * ours * flops / peak,
+                goal=goal,
+            )
+        )
     return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +47,16 @@ def make_twin(model: TIGER) -> nn.Module:
 @torch.no_grad()
 def copy_weights(model: TIGER, twin: nn.Module) -> None:
     """Give the twin the model's weights; raises as make_twin."""
-    own = {name: weight for name, weight in model.named_parameters() if name.split(".")[0] in ("token_table", "seq2seq")}
+    own = {
+        name: weight
+        for name, weight in model.named_parameters()
+        if name.split(".")[0] in ("token_table", "seq2seq")
+    }
     pairs = dict(matching_weights(twin))
     if own.keys() != pairs.keys():
-        raise ValueError(f"the T5s do not have the same weights ({sorted(own.keys() ^ pairs.keys())}): bring matching_weights up to date")
+        raise ValueError(
+            f"the T5s do not have the same weights ({sorted(own.keys() ^ pairs.keys())}): bring matching_weights up to date"
+        )
     for name, weights in pairs.items():
         for weight, part in zip(weights, own[name].chunk(len(weights))):
             weight.copy_(part)
@@ -62,18 +68,27 @@ def matching_weights(twin: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
     for side in ("encoder", "decoder"):
         stack = getattr(twin, side)
         yield f"seq2seq.{side}_norm.weight", [stack.final_layer_norm.weight]
-        yield f"seq2seq.{side}_positions.weight", [stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight]
+        yield (
+            f"seq2seq.{side}_positions.weight",
+            [stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight],
+        )
         for index, block in enumerate(stack.block):
             name = f"seq2seq.{side}.{index}"
-            yield from _matching_attention(f"{name}.self", block.layer[0].layer_norm, block.layer[0].SelfAttention)
+            yield from _matching_attention(
+                f"{name}.self", block.layer[0].layer_norm, block.layer[0].SelfAttention
+            )
             if side == "decoder":
-                yield from _matching_attention(f"{name}.cross", block.layer[1].layer_norm, block.layer[1].EncDecAttention)
+                yield from _matching_attention(
+                    f"{name}.cross", block.layer[1].layer_norm, block.layer[1].EncDecAttention
+                )
             yield f"{name}.feed_norm.weight", [block.layer[-1].layer_norm.weight]
             yield f"{name}.widen.weight", [block.layer[-1].DenseReluDense.wi.weight]
             yield f"{name}.narrow.weight", [block.layer[-1].DenseReluDense.wo.weight]
 
 
-def _matching_attention(name: str, norm: nn.Module, attention: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
+def _matching_attention(
+    name: str, norm: nn.Module, attention: nn.Module
+) -> Iterator[tuple[str, list[Tensor]]]:
     yield f"{name}_norm.weight", [norm.weight]
     yield f"{name}_attention.query.weight", [attention.q.weight]
     yield f"{name}_attention.key_value.weight", [attention.k.weight, attention.v.weight]
@@ -102,7 +117,9 @@ class PrefixTree:
         return self.following[tuple(tokens.tolist()[1:])]
 
 
-def generate(twin: nn.Module, tree: PrefixTree, source: Tensor, mask: Tensor, n_beams: int, n_levels: int) -> tuple[Tensor, Tensor]:
+def generate(
+    twin: nn.Module, tree: PrefixTree, source: Tensor, mask: Tensor, n_beams: int, n_levels: int
+) -> tuple[Tensor, Tensor]:
     """The best items of histories by transformers' beam search on the prefix tree.
 
     Args:

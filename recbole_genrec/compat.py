@@ -10,14 +10,15 @@ import importlib.util
 import logging
 import os
 import sys
-import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
+
+from recbole_genrec.errors import UserError
+from recbole_genrec.storage import from_plain, load_plain, replacing, to_plain
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +32,24 @@ _NUMPY_ALIASES = {
     "long": np.int_,
     "unicode": np.str_,
 }
-_PLAIN_TYPES = (str, bool, int, float, type(None), torch.Tensor)
 
 
 def require_recbole() -> None:
     """Raise ImportError with the command that installs RecBole, if it is missing.
 
-    RecBole 1.2.1 requires ray<=2.6.3, which pip cannot install on Python 3.12 and later; RecBole itself runs there without ray.
+    RecBole 1.2.1 requires ray<=2.6.3, which pip cannot install on Python 3.12 and later; RecBole
+    itself runs there without ray.
     """
     if importlib.util.find_spec("recbole") is not None:
         return
-    command = "pip install recbole==1.2.1" if sys.version_info < (3, 12) else "pip install --no-deps recbole==1.2.1"
-    raise ImportError(f"RecBole 1.2.1 is not installed in this Python {sys.version_info[0]}.{sys.version_info[1]}: run `{command}`")
+    command = (
+        "pip install recbole==1.2.1"
+        if sys.version_info < (3, 12)
+        else "pip install --no-deps recbole==1.2.1"
+    )
+    raise ImportError(
+        f"RecBole 1.2.1 is not installed in this Python {sys.version_info[0]}.{sys.version_info[1]}: run `{command}`"
+    )
 
 
 def add_numpy_aliases() -> None:
@@ -55,72 +62,13 @@ def add_numpy_aliases() -> None:
             setattr(np, name, numpy_type)
 
 
-@contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; on success it takes the place of `path`, on an error it is removed.
-
-    torch.save and RecBole write in place: a run that is killed meanwhile leaves half a file under the final name.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes files private; a checkpoint is an ordinary file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def to_plain(value: Any) -> Any:
-    """Turn a value into tensors, numbers, strings and containers of them, which torch.load(weights_only=True) accepts.
-
-    Raises:
-        TypeError: the value is of a type that has no such form.
-    """
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, _PLAIN_TYPES):
-        return value
-    if isinstance(value, dict):
-        return {to_plain(key): to_plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        entries = [to_plain(entry) for entry in value]
-        return tuple(entries) if isinstance(value, tuple) else entries
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return {"__numpy__": torch.from_numpy(np.ascontiguousarray(value))}
-    if scipy.sparse.issparse(value):
-        matrix = value.tocsr()
-        parts = [torch.from_numpy(np.array(part)) for part in (matrix.data, matrix.indices, matrix.indptr)]
-        return {"__sparse__": parts, "format": value.format, "shape": tuple(value.shape)}
-    raise TypeError(f"a checkpoint holds tensors, numbers, strings and containers of them, but got {type(value).__name__}")
-
-
-def from_plain(value: Any) -> Any:
-    """The inverse of to_plain."""
-    if isinstance(value, dict):
-        if "__numpy__" in value:
-            return value["__numpy__"].cpu().numpy()
-        if "__sparse__" in value:
-            parts = tuple(part.cpu().numpy() for part in value["__sparse__"])
-            return scipy.sparse.csr_matrix(parts, shape=value["shape"]).asformat(value["format"])
-        return {key: from_plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        entries = [from_plain(entry) for entry in value]
-        return tuple(entries) if isinstance(value, tuple) else entries
-    return value
-
-
 class PlainCheckpoints:
     """Mixin in front of a RecBole trainer class: checkpoints of tensors and plain Python values.
 
-    RecBole pickles its Config object into every checkpoint, at a pickle protocol that torch's safe unpickler does not read; from
-    torch 2.6 on each run therefore fails when it loads its best model for the test. Here the settings are a plain dict, files are
+    RecBole pickles its Config object into every checkpoint, at a pickle protocol that torch's safe
+    unpickler does not read; from
+    torch 2.6 on each run therefore fails when it loads its best model for the test. Here the
+    settings are a plain dict, files are
     read with weights_only=True, and the best validation result survives a resume.
     """
 
@@ -130,7 +78,8 @@ class PlainCheckpoints:
         if not self.config["single_spec"] and self.config["local_rank"] != 0:
             return
         path = kwargs.get("saved_model_file", self.saved_model_file)
-        # RecBole writes "epoch -1" over a checkpoint that has no epochs left to train: it would be resumed from the start.
+        # RecBole writes "epoch -1" over a checkpoint that has no epochs left to train: it would be
+        # resumed from the start.
         if epoch < 0 and os.path.exists(path):
             return
         state = self._plain_state(epoch)
@@ -147,7 +96,11 @@ class PlainCheckpoints:
 
     def _plain_state(self, epoch: int) -> dict[str, Any]:
         # Modules among a model's "other parameters" are in its state_dict already.
-        other = {name: value for name, value in self.model.other_parameter().items() if not isinstance(value, torch.nn.Module)}
+        other = {
+            name: value
+            for name, value in self.model.other_parameter().items()
+            if not isinstance(value, torch.nn.Module)
+        }
         return {
             "config": plain_settings(self.config),
             "epoch": epoch,
@@ -178,7 +131,9 @@ class PlainCheckpoints:
         checkpoint = load_plain(resume_file, self.device)
         model = checkpoint["config"]["model"]
         if model != self.config["model"]:
-            raise ValueError(f"{str(resume_file)!r} is a checkpoint of {model}, not of {self.config['model']}: resume with --model={model}")
+            raise UserError(
+                f"{str(resume_file)!r} is a checkpoint of {model}, not of {self.config['model']}: resume with --model={model}"
+            )
         self.saved_model_file = str(resume_file)
         self.start_epoch = checkpoint["epoch"] + 1
         self.cur_step = checkpoint["cur_step"]
@@ -191,25 +146,6 @@ class PlainCheckpoints:
     def _load_weights(self, checkpoint: dict[str, Any]) -> None:
         self.model.load_state_dict(checkpoint["state_dict"])
         self.model.load_other_parameter(from_plain(checkpoint["other_parameter"]))
-
-
-def load_plain(path: str | os.PathLike, device: torch.device | str) -> dict[str, Any]:
-    """Read a file of tensors and plain values; nothing in it is executed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read in this way, such as a checkpoint with a pickled RecBole Config.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"the checkpoint {str(path)!r} does not exist: give the path of a .pth file that a run has written")
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:
-        # torch raises UnpicklingError, RuntimeError, EOFError, KeyError ... according to what the file holds instead.
-        raise ValueError(
-            f"{str(path)!r} is not a checkpoint of tensors and plain values ({type(error).__name__}): "
-            "give a .pth file that this package has written"
-        ) from error
 
 
 def plain_settings(config) -> dict[str, Any]:
@@ -226,7 +162,8 @@ def plain_settings(config) -> dict[str, Any]:
 class PlainCollector:
     """Mixin in front of RecBole's Collector: hands over everything that was collected, not only tensors.
 
-    RecBole calls .cpu() on the number of items and on the item counter, so that ItemCoverage, GiniIndex, AveragePopularity and
+    RecBole calls .cpu() on the number of items and on the item counter, so that ItemCoverage,
+    GiniIndex, AveragePopularity and
     TailPercentage end in an AttributeError.
     """
 
@@ -246,7 +183,8 @@ class PlainCollector:
 def without_anomaly_detection() -> torch.autograd.set_detect_anomaly:
     """A context in which backward passes are not watched for NaN.
 
-    RecBole's SINE switches torch's anomaly detection on for the whole process when it is imported, and every import of RecBole's
+    RecBole's SINE switches torch's anomaly detection on for the whole process when it is imported,
+    and every import of RecBole's
     sequential models imports it: each training step of any model is slower for it.
     """
     return torch.autograd.set_detect_anomaly(False)
@@ -256,7 +194,8 @@ def without_anomaly_detection() -> torch.autograd.set_detect_anomaly:
 def own_log_file(config) -> Iterator[None]:
     """Log one run to its own file below ./log, and to the console if nothing else does; afterwards all is as before.
 
-    RecBole's init_logger does nothing where a handler exists, so a second run of a process went to the first run's file and a run
+    RecBole's init_logger does nothing where a handler exists, so a second run of a process went to
+    the first run's file and a run
     inside a program that logs got no file; it also wraps the standard streams anew each time.
     """
     import colorama
@@ -269,7 +208,9 @@ def own_log_file(config) -> Iterator[None]:
         init_logger(config)
         opened = root.handlers[:]
         if handlers:
-            root.handlers = handlers + [handler for handler in opened if isinstance(handler, logging.FileHandler)]
+            root.handlers = handlers + [
+                handler for handler in opened if isinstance(handler, logging.FileHandler)
+            ]
         yield
     finally:
         for handler in set(root.handlers) - set(handlers):
@@ -282,14 +223,21 @@ def own_log_file(config) -> Iterator[None]:
 def count_every_interaction(pop_class: type) -> type:
     """RecBole's Pop with true counts.
 
-    Its own adds 1 per batch however often an item is in it (an indexed assignment keeps one of several values), and it counts the
+    Its own adds 1 per batch however often an item is in it (an indexed assignment keeps one of
+    several values), and it counts the
     sampled negatives of a batch as well.
     """
 
     def calculate_loss(self, interaction):
         items = interaction[self.ITEM_ID]
-        self.item_cnt.index_add_(0, items, torch.ones(len(items), 1, dtype=self.item_cnt.dtype, device=items.device))
+        self.item_cnt.index_add_(
+            0, items, torch.ones(len(items), 1, dtype=self.item_cnt.dtype, device=items.device)
+        )
         self.max_cnt = self.item_cnt.max(dim=0).values
         return torch.nn.Parameter(torch.zeros(1, device=items.device))
 
-    return type(pop_class.__name__, (pop_class,), {"calculate_loss": calculate_loss, "__module__": pop_class.__module__})
+    return type(
+        pop_class.__name__,
+        (pop_class,),
+        {"calculate_loss": calculate_loss, "__module__": pop_class.__module__},
+    )

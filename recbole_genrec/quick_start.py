@@ -18,15 +18,29 @@ from recbole.data import create_dataset as create_recbole_dataset
 from recbole.trainer import Trainer
 from recbole.utils import ModelType, get_trainer, init_seed
 
-from recbole_genrec.compat import PlainCheckpoints, load_plain, own_log_file, plain_settings, without_anomaly_detection
+from recbole_genrec.compat import (
+    PlainCheckpoints,
+    own_log_file,
+    plain_settings,
+    without_anomaly_detection,
+)
 from recbole_genrec.config.settings import GenRecConfig, parse_command_line
 from recbole_genrec.data.dataset import GeneralDataset, GenRecDataset
 from recbole_genrec.data.files import check_inter_file, ensure_folder
 from recbole_genrec.data.loaders import make_loaders
+from recbole_genrec.errors import UserError
 from recbole_genrec.model.abstract import GenerativeRecommender
-from recbole_genrec.results.record import find_record, generative_figures, log_summary, write_record, write_table, write_test_outcomes
+from recbole_genrec.results.record import (
+    find_record,
+    generative_figures,
+    log_summary,
+    write_record,
+    write_table,
+    write_test_outcomes,
+)
 from recbole_genrec.runtime import distributed
 from recbole_genrec.runtime.memory import keep_freed_memory
+from recbole_genrec.storage import load_plain
 from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, resume_files
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.progress import changed_settings, check_same_settings
@@ -34,26 +48,32 @@ from recbole_genrec.trainer.trainer import GenRecTrainer
 
 logger = logging.getLogger(__name__)
 
-# RecBole's trainer keeps the best epoch, from which a run may also go on for longer than it was meant to.
+# RecBole's trainer keeps the best epoch, from which a run may also go on for longer than it was
+# meant to.
 _MAY_GROW = frozenset({"epochs", "eval_step", "stopping_step"})
 _OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 USAGE = """usage: python run_recbole_genrec.py [--model=NAME[,NAME...]] [--dataset=NAME] [--config_files "a.yaml b.yaml"]
                                    [--any_setting=value ...]
 
-Trains and evaluates models of this package or of RecBole; of several, one table is made. Settings and their defaults: properties/*.yaml.
+Trains and evaluates models of this package or of RecBole; of several, one table is made. Settings
+and their defaults: properties/*.yaml.
 """
 
 
 @distributed.joined()
-def run(model=None, dataset=None, config_file_list=None, config_dict=None, command_line=None) -> dict[str, Any]:
+def run(
+    model=None, dataset=None, config_file_list=None, config_dict=None, command_line=None
+) -> dict[str, Any]:
     """Train a model, keep its best epoch on the validation part, and test it.
 
     Args: those of GenRecConfig.
 
     Returns:
-        best_valid_score, valid_score_bigger, best_valid_result and test_result as RecBole's run_recbole returns them, and
-        `checkpoint`, the path of the best weights; the same and more stands beside it in a .json file.
+        best_valid_score, valid_score_bigger, best_valid_result and test_result as RecBole's
+        run_recbole returns them, and
+        `checkpoint`, the path of the best weights; the same and more stands beside it in a .json
+        file.
 
     Raises:
         FileNotFoundError, ValueError: the settings or the data do not allow a run.
@@ -70,7 +90,9 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
         init_seed(config["seed"], config["reproducibility"])
         logger.info("%s", config)
         data = create_dataset(config)
-        n_interactions = data.inter_num  # RecBole replaces the interactions by training rows when it prepares them
+        n_interactions = (
+            data.inter_num
+        )  # RecBole replaces the interactions by training rows when it prepares them
         logger.info("%s", data)
         train_data, valid_data, test_data = make_loaders(config, data)
 
@@ -81,10 +103,15 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
         trainer = create_trainer(config, network)
         _resume(config, trainer)
         began = time.time()
-        best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
+        best_valid_score, best_valid_result = trainer.fit(
+            train_data, valid_data, show_progress=config["show_progress"]
+        )
         trained = time.time()
         test_result = trainer.evaluate(test_data, show_progress=config["show_progress"])
-        n_test_users, test_seconds = test_data.dataset.inter_feat[test_data.dataset.uid_field].unique().numel(), time.time() - trained
+        n_test_users, test_seconds = (
+            test_data.dataset.inter_feat[test_data.dataset.uid_field].unique().numel(),
+            time.time() - trained,
+        )
         trainer.tensorboard.close()
 
         result = {
@@ -108,22 +135,29 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
 
 def _check_processes(config: GenRecConfig) -> None:
     if distributed.size() > 1 and not issubclass(config.model_class, GenerativeRecommender):
-        raise ValueError(f"{config['model']} is a model of RecBole, and those are trained by one process here: start it without torchrun")
+        raise UserError(
+            f"{config['model']} is a model of RecBole, and those are trained by one process here: start it without torchrun"
+        )
 
 
 @distributed.joined()
-def compare(models: list[str], dataset=None, config_file_list=None, config_dict=None, command_line=None) -> list[dict[str, Any]]:
+def compare(
+    models: list[str], dataset=None, config_file_list=None, config_dict=None, command_line=None
+) -> list[dict[str, Any]]:
     """Run several models one after another on one split, and put their figures into one table.
 
-    All settings are checked before the first model runs. A setting goes to the models that know it. A model that has been run
-    already with these settings, data and versions is not run again. One that cannot run does not keep the others from it.
+    All settings are checked before the first model runs. A setting goes to the models that know it.
+    A model that has been run
+    already with these settings, data and versions is not run again. One that cannot run does not
+    keep the others from it.
 
     Args:
         models: names of models of this package or of RecBole.
         the others: those of GenRecConfig.
 
     Returns:
-        the record of every model, as it stands beside its checkpoint, or {"model", "refusal"}; the table stands in checkpoint_dir as
+        the record of every model, as it stands beside its checkpoint, or {"model", "refusal"}; the
+        table stands in checkpoint_dir as
         comparison-<data set>-<time>.md and .csv.
 
     Raises:
@@ -150,7 +184,9 @@ def compare(models: list[str], dataset=None, config_file_list=None, config_dict=
 
 def _try(config: GenRecConfig) -> dict[str, Any]:
     try:
-        return json.loads(Path(_run(config)["checkpoint"]).with_suffix(".json").read_text(encoding="utf-8"))
+        return json.loads(
+            Path(_run(config)["checkpoint"]).with_suffix(".json").read_text(encoding="utf-8")
+        )
     except (ValueError, KeyError, ImportError, OSError) as error:
         sentence = refusal(error)
         if sentence is None or distributed.size() > 1:  # the others may be waiting for this process
@@ -169,16 +205,21 @@ def load(path: str, config_dict: dict[str, Any] | None = None) -> tuple:
         config, model, dataset, train_data, valid_data, test_data, as RecBole's load_data_and_model.
 
     Raises:
-        FileNotFoundError, ValueError: if the file is missing or no checkpoint, or the data set is another one.
+        FileNotFoundError, ValueError: if the file is missing or no checkpoint, or the data set is
+            another one.
     """
     saved = load_checkpoint(path, "cpu")
-    saved["settings"].pop("gpu_id")  # of the machine that trained; here CUDA_VISIBLE_DEVICES and config_dict choose
+    saved["settings"].pop(
+        "gpu_id"
+    )  # of the machine that trained; here CUDA_VISIBLE_DEVICES and config_dict choose
     config = GenRecConfig(config_dict={**saved["settings"], **(config_dict or {})})
     init_seed(config["seed"], config["reproducibility"])
     data = create_dataset(config)
     train_data, valid_data, test_data = make_loaders(config, data)
     load_checkpoint(path, "cpu", config["model"], train_data.dataset.fingerprint())
-    network = config.model_class(config, train_data.dataset, saved["state_dict"]).to(config["device"])
+    network = config.model_class(config, train_data.dataset, saved["state_dict"]).to(
+        config["device"]
+    )
     network.load_state_dict(saved["state_dict"])
     return config, network.eval(), data, train_data, valid_data, test_data
 
@@ -186,27 +227,39 @@ def load(path: str, config_dict: dict[str, Any] | None = None) -> tuple:
 def _resume(config: GenRecConfig, trainer) -> None:
     """Go on where the setting `resume` says; with `auto` from the newest run with these settings, or anew if there is none."""
     path, is_generative = config["resume"], isinstance(trainer, GenRecTrainer)
-    suffix, key, may_change = (".resume.pth", "settings", frozenset()) if is_generative else (".pth", "config", _MAY_GROW)
+    suffix, key, may_change = (
+        (".resume.pth", "settings", frozenset()) if is_generative else (".pth", "config", _MAY_GROW)
+    )
     given = config.settings() if is_generative else plain_settings(config)
     if path == "auto":
-        path = distributed.from_main(_newest_alike(config, suffix, key, given, may_change) if distributed.is_main() else None)
+        path = distributed.from_main(
+            _newest_alike(config, suffix, key, given, may_change) if distributed.is_main() else None
+        )
     if path is not None:
         if not is_generative:  # whose trainer checks more than the settings
-            check_same_settings(config.with_defaults(load_plain(path, "cpu")[key]), given, path, may_change)
+            check_same_settings(
+                config.with_defaults(load_plain(path, "cpu")[key]), given, path, may_change
+            )
         trainer.resume_checkpoint(path)
 
 
-def _newest_alike(config: GenRecConfig, suffix: str, key: str, given: dict[str, Any], may_change: frozenset[str]) -> str | None:
+def _newest_alike(
+    config: GenRecConfig, suffix: str, key: str, given: dict[str, Any], may_change: frozenset[str]
+) -> str | None:
     """The newest file ending with `suffix` of a run of this model on this data whose settings (its `key`) are the given ones."""
     for file in resume_files(config, suffix):
         try:
-            names = changed_settings(config.with_defaults(load_plain(file, "cpu")[key]), given, may_change)
+            names = changed_settings(
+                config.with_defaults(load_plain(file, "cpu")[key]), given, may_change
+            )
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             names = ["contents than a file of this package has"]
         if not names:
             return file
         logger.info("%s has other %s", file, ", ".join(names))
-    text = "resume is auto, but %s holds no run of %s with these settings to go on from: starting anew"
+    text = (
+        "resume is auto, but %s holds no run of %s with these settings to go on from: starting anew"
+    )
     logger.info(text, config["checkpoint_dir"], config["model"])
     return None
 
@@ -219,19 +272,34 @@ def create_dataset(config: GenRecConfig):
         ValueError: the file does not hold what a run needs.
     """
     # Models such as DIEN bring a data set of their own.
-    own = getattr(importlib.import_module("recbole.data.dataset"), f"{config['model']}Dataset", None)
+    own = getattr(
+        importlib.import_module("recbole.data.dataset"), f"{config['model']}Dataset", None
+    )
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
-        return (GenRecDataset if own is None else type(own.__name__, (own, GenRecDataset), {}))(config)
-    is_ready_made, is_ordered = config["benchmark_filename"] is not None, config["eval_args"]["order"] == "TO"
-    if config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL) and own is None and is_ordered and not is_ready_made:
+        return (GenRecDataset if own is None else type(own.__name__, (own, GenRecDataset), {}))(
+            config
+        )
+    is_ready_made, is_ordered = (
+        config["benchmark_filename"] is not None,
+        config["eval_args"]["order"] == "TO",
+    )
+    if (
+        config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL)
+        and own is None
+        and is_ordered
+        and not is_ready_made
+    ):
         return GeneralDataset(config)
     ensure_folder(config)
     if is_ordered and not is_ready_made:
         check_inter_file(os.path.join(config["data_path"], f"{config['dataset']}.inter"), config)
     data = create_recbole_dataset(config)
     if is_ordered and not is_ready_made:
-        # RecBole sorts by time in float32; its sort is stable and so keeps this exact order among times that become equal.
-        data.inter_feat = data.inter_feat.sort_values([data.uid_field, data.time_field], kind="stable", ignore_index=True)
+        # RecBole sorts by time in float32; its sort is stable and so keeps this exact order among
+        # times that become equal.
+        data.inter_feat = data.inter_feat.sort_values(
+            [data.uid_field, data.time_field], kind="stable", ignore_index=True
+        )
     return data
 
 
@@ -252,7 +320,8 @@ def main(argv: list[str]) -> int:
     """Run one experiment with command line arguments.
 
     Returns:
-        0, or 2 after one sentence on stderr if the input does not allow a run (of several models: of any of them).
+        0, or 2 after one sentence on stderr if the input does not allow a run (of several models:
+        of any of them).
     """
     if "--help" in argv or "-h" in argv:
         sys.stdout.write(USAGE)
@@ -275,7 +344,8 @@ def main(argv: list[str]) -> int:
 def refusal(error: Exception) -> str | None:
     """The sentence for the user if input, installation or disk made the error; None for a bug that happens to have its type.
 
-    The former come from a `raise` statement of this package or of RecBole, or from a disk that is full or may not be written or read.
+    The former come from a `raise` statement of this package or of RecBole, or from a disk that is
+    full or may not be written or read.
     """
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         place = "a file" if error.filename is None else repr(str(error.filename))

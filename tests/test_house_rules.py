@@ -15,14 +15,21 @@ import yaml
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "recbole_genrec"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SCRIPTS = [ROOT / "setup.py", ROOT / "run_recbole_genrec.py", *sorted((ROOT / "benchmarks").glob("*.py"))]
+SCRIPTS = [
+    ROOT / "setup.py",
+    ROOT / "run_recbole_genrec.py",
+    *sorted((ROOT / "benchmarks").glob("*.py")),
+]
 FILES = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), *SCRIPTS]
 # Who may import whom: only modules of a lower rank, or of the same folder.
 RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            ("compat", "runtime"),
+            ("errors",),
+            ("storage",),
+            ("compat",),
+            ("runtime",),
             ("config",),
             ("prepare",),
             ("data", "semantic_ids"),
@@ -88,14 +95,23 @@ def test_imports_point_one_way(file):
 
 @pytest.mark.parametrize("file", MODULES, ids=name_of)
 def test_ray_and_recboles_quick_start_stay_out(file):
-    assert not {module for module in imports_of(file) if module.split(".")[0] == "ray" or module.startswith("recbole.quick_start")}
+    assert not {
+        module
+        for module in imports_of(file)
+        if module.split(".")[0] == "ray" or module.startswith("recbole.quick_start")
+    }
 
 
-@pytest.mark.parametrize("file", [file for file in MODULES if file.name != "__init__.py"], ids=name_of)
+@pytest.mark.parametrize(
+    "file", [file for file in MODULES if file.name != "__init__.py"], ids=name_of
+)
 def test_every_module_has_its_test_file(file):
     mirrored = ROOT / "tests" / file.relative_to(PACKAGE).parent / f"test_{file.name}"
     assert mirrored.is_file(), f"{name_of(mirrored)} is missing"
-    assert any(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in ast.walk(parse(mirrored)))
+    assert any(
+        isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        for node in ast.walk(parse(mirrored))
+    )
 
 
 @pytest.mark.parametrize("file", MODULES, ids=name_of)
@@ -105,9 +121,13 @@ def test_nothing_is_printed_and_settings_have_no_second_default(file):
             continue
         called = ast.unparse(node.func)
         assert called != "print", f"{name_of(file)}:{node.lineno} prints"
-        assert not (called.endswith("config.get") or called.endswith("final_config_dict.get")), f"{name_of(file)}:{node.lineno}"
+        assert not (called.endswith("config.get") or called.endswith("final_config_dict.get")), (
+            f"{name_of(file)}:{node.lineno}"
+        )
         if called == "getattr" and len(node.args) == 3:
-            assert not ast.unparse(node.args[0]).endswith("config"), f"{name_of(file)}:{node.lineno}"
+            assert not ast.unparse(node.args[0]).endswith("config"), (
+                f"{name_of(file)}:{node.lineno}"
+            )
 
 
 def test_no_module_is_a_drawer():
@@ -118,14 +138,29 @@ def test_no_module_is_a_drawer():
 def string_constants() -> set[str]:
     """Those of all modules but the one that names settings only to check them."""
     nodes = (node for file in MODULES if file.name != "rules.py" for node in ast.walk(parse(file)))
-    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
 
 
 def test_every_setting_is_read_somewhere():
     """A key of a property file is a string constant of this package, or RecBole reads it as config["key"]; sources.yaml has no settings."""
-    source = "\n".join(file.read_text(encoding="utf-8") for file in Path(recbole.__file__).parent.rglob("*.py"))
-    read = string_constants() | set(re.findall(r"config(?:_dict)?\[\s*[\"'](\w+)[\"']", source)) | set(re.findall(r"config\.(\w+)", source))
-    read |= set(re.findall(r"_get_field_from_config|[\"'](\w+_FIELD|threshold|normalize_all|\w+_num_interval)[\"']", source))
+    source = "\n".join(
+        file.read_text(encoding="utf-8") for file in Path(recbole.__file__).parent.rglob("*.py")
+    )
+    read = (
+        string_constants()
+        | set(re.findall(r"config(?:_dict)?\[\s*[\"'](\w+)[\"']", source))
+        | set(re.findall(r"config\.(\w+)", source))
+    )
+    read |= set(
+        re.findall(
+            r"_get_field_from_config|[\"'](\w+_FIELD|threshold|normalize_all|\w+_num_interval)[\"']",
+            source,
+        )
+    )
     unread = {
         f"{name_of(file)}: {key}"
         for file in sorted((ROOT / "properties").rglob("*.yaml"))
@@ -137,9 +172,17 @@ def test_every_setting_is_read_somewhere():
 
 def test_recipes_only_change_settings_that_have_a_default():
     recboles = Path(recbole.__file__).parent / "properties"
-    shared = (ROOT / "properties" / "overall.yaml", ROOT / "properties" / "generative.yaml", recboles / "overall.yaml")
+    shared = (
+        ROOT / "properties" / "overall.yaml",
+        ROOT / "properties" / "generative.yaml",
+        recboles / "overall.yaml",
+    )
     overall = {key for file in shared for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
-    models = {file.stem.lower(): file for folder in (recboles, ROOT / "properties") for file in (folder / "model").glob("*.yaml")}
+    models = {
+        file.stem.lower(): file
+        for folder in (recboles, ROOT / "properties")
+        for file in (folder / "model").glob("*.yaml")
+    }
     for recipe in (ROOT / "properties" / "recipe").glob("*.yaml"):
         model = models[recipe.stem.split("_")[0]]
         known = overall | set(yaml.safe_load(model.read_text(encoding="utf-8")))
@@ -149,24 +192,32 @@ def test_recipes_only_change_settings_that_have_a_default():
 IMPORT_EVERYTHING = """
 import importlib, io, logging, os, pkgutil, random, sys, warnings
 import numpy, torch, yaml, pandas
-import recbole.config, recbole.data, recbole.evaluator, recbole.trainer, recbole.model.sequential_recommender
-import sklearn.cluster, sklearn.decomposition, sklearn.feature_extraction.text, scipy.optimize, scipy.sparse
+import recbole.config, recbole.data, recbole.evaluator, recbole.trainer,
+recbole.model.sequential_recommender
+import sklearn.cluster, sklearn.decomposition, sklearn.feature_extraction.text, scipy.optimize,
+scipy.sparse
 
 def state():
     root = logging.getLogger()
     return {
-        "environment": dict(os.environ), "numpy": set(vars(numpy)), "folder": os.getcwd(), "argv": list(sys.argv),
-        "seeds": (random.getstate(), repr(numpy.random.get_state()), torch.get_rng_state().tolist()),
-        "torch": (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(), torch.backends.cudnn.benchmark,
+        "environment": dict(os.environ), "numpy": set(vars(numpy)), "folder": os.getcwd(), "argv":
+        list(sys.argv),
+        "seeds": (random.getstate(), repr(numpy.random.get_state()),
+        torch.get_rng_state().tolist()),
+        "torch": (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(),
+        torch.backends.cudnn.benchmark,
                   torch.backends.cudnn.deterministic, torch.are_deterministic_algorithms_enabled()),
-        "logging": (list(root.handlers), root.level), "warnings": list(warnings.filters), "streams": (id(sys.stdout), id(sys.stderr)),
-        "yaml": {key: list(rules) for key, rules in yaml.FullLoader.yaml_implicit_resolvers.items()},
+        "logging": (list(root.handlers), root.level), "warnings": list(warnings.filters), "streams":
+        (id(sys.stdout), id(sys.stderr)),
+        "yaml": {key: list(rules) for key, rules in
+        yaml.FullLoader.yaml_implicit_resolvers.items()},
         "files": sorted(os.listdir(".")), "path": list(sys.path),
     }
 
 before = state()
 import recbole_genrec
-names = [module.name for module in pkgutil.walk_packages(recbole_genrec.__path__, "recbole_genrec.")]
+names = [module.name for module in pkgutil.walk_packages(recbole_genrec.__path__,
+"recbole_genrec.")]
 for name in names:
     importlib.import_module(name)
 after = state()
@@ -179,7 +230,11 @@ assert "ray" not in sys.modules
 
 def test_importing_everything_changes_no_global_state(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{IMPORT_EVERYTHING}"],
+        [
+            sys.executable,
+            "-c",
+            f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{IMPORT_EVERYTHING}",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -26,26 +26,44 @@ def ranked(network, test_data) -> list:
 def test_a_loaded_model_is_the_model_of_the_run(small_settings, model, monkeypatch):
     """With neither the teacher's cache nor the features: all that was learned travels in the checkpoint."""
     networks, trainer_of = [], quick_start.create_trainer
-    given = {**small_settings(model), "item_features": {"cf": "SASRec"}, "teacher_cache_dir": str(TEACHERS)}
+    given = {
+        **small_settings(model),
+        "item_features": {"cf": "SASRec"},
+        "teacher_cache_dir": str(TEACHERS),
+    }
     with monkeypatch.context() as patch:
-        patch.setattr(quick_start, "create_trainer", lambda config, network: (networks.append(network), trainer_of(config, network))[1])
+        patch.setattr(
+            quick_start,
+            "create_trainer",
+            lambda config, network: (networks.append(network), trainer_of(config, network))[1],
+        )
         result = run(model, config_dict=given)
     assert list(TEACHERS.iterdir())
     shutil.rmtree(TEACHERS)
-    monkeypatch.setattr(abstract.ItemFeatures, "from_dataset", lambda *given: pytest.fail("features were made"))
-    monkeypatch.setattr(unigrec, "teacher_embeddings", lambda *given: pytest.fail("a teacher was trained"))
+    monkeypatch.setattr(
+        abstract.ItemFeatures, "from_dataset", lambda *given: pytest.fail("features were made")
+    )
+    monkeypatch.setattr(
+        unigrec, "teacher_embeddings", lambda *given: pytest.fail("a teacher was trained")
+    )
     torch.manual_seed(77)
     config, network, data, train_data, valid_data, test_data = load(result["checkpoint"])
     assert not network.training
     assert config["model"] == model
     assert (data.user_num, data.item_num) == (13, 11)
-    assert train_data.dataset.fingerprint() == network.dataset_fingerprint == networks[0].dataset_fingerprint
+    assert (
+        train_data.dataset.fingerprint()
+        == network.dataset_fingerprint
+        == networks[0].dataset_fingerprint
+    )
     for name, values in networks[0].state_dict().items():
         assert torch.equal(network.state_dict()[name], values), name
     assert ranked(network, test_data) == ranked(networks[0], test_data)
     trainer = create_trainer(config, network)
     assert dict(trainer.evaluate(test_data, load_best_model=False)) == dict(result["test_result"])
-    assert dict(trainer.evaluate(valid_data, load_best_model=False)) == pytest.approx(result["best_valid_result"])
+    assert dict(trainer.evaluate(valid_data, load_best_model=False)) == pytest.approx(
+        result["best_valid_result"]
+    )
     assert not TEACHERS.exists()
 
 
@@ -56,11 +74,17 @@ def test_a_loaded_model_has_the_settings_of_the_run(small_settings, tmp_path):
     shutil.move(small_settings("TIGER")["data_path"], tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match="tiny"):
         load(result["checkpoint"])
-    config, network, *_, test_data = load(result["checkpoint"], {"data_path": str(tmp_path / "elsewhere"), "n_beams": 7})
+    config, network, *_, test_data = load(
+        result["checkpoint"], {"data_path": str(tmp_path / "elsewhere"), "n_beams": 7}
+    )
     assert {key: config[key] for key in changes} == changes
     assert (config["n_beams"], len(network.search(next(iter(test_data))[0]).item_ids[0])) == (7, 7)
-    config, network, *_, test_data = load(result["checkpoint"], {"data_path": str(tmp_path / "elsewhere")})
-    assert dict(create_trainer(config, network).evaluate(test_data, load_best_model=False)) == dict(result["test_result"])
+    config, network, *_, test_data = load(
+        result["checkpoint"], {"data_path": str(tmp_path / "elsewhere")}
+    )
+    assert dict(create_trainer(config, network).evaluate(test_data, load_best_model=False)) == dict(
+        result["test_result"]
+    )
 
 
 def test_another_data_set_is_refused(small_settings, tmp_path):
@@ -79,7 +103,9 @@ def test_files_that_hold_no_model_are_refused(tiny_settings):
     with pytest.raises(FileNotFoundError, match="'nowhere.pth' does not exist"):
         load("nowhere.pth")
     result = run("SASRec", config_dict=tiny_settings)
-    with pytest.raises(ValueError, match="has the format None.*that a generative model has written"):
+    with pytest.raises(
+        ValueError, match="has the format None.*that a generative model has written"
+    ):
         load(result["checkpoint"])
 
 

@@ -69,7 +69,9 @@ def test_auto_starts_anew_where_there_is_nothing(small_settings, tiny_settings, 
     run("Pop", config_dict=tiny_settings)
     with caplog.at_level("INFO"):
         result = run(model, config_dict=settings, command_line=["--resume", "auto"])
-    assert f"holds no run of {model} with these settings to go on from: starting anew" in caplog.text
+    assert (
+        f"holds no run of {model} with these settings to go on from: starting anew" in caplog.text
+    )
     assert result["test_result"] == run(model, config_dict=settings)["test_result"]
 
 
@@ -82,24 +84,45 @@ def test_a_finished_run_gives_its_result_again(small_settings, model, monkeypatc
     again = run(model, config_dict=small_settings(model), command_line=["--resume=auto"])
     assert {**again, "test_users_per_second": 0} == {**first, "test_users_per_second": 0}
     after = json.loads(record.read_text())
-    for part in ("test_result", "best_valid_result", "stage_seconds", "semantic_ids", "n_interactions"):
+    for part in (
+        "test_result",
+        "best_valid_result",
+        "stage_seconds",
+        "semantic_ids",
+        "n_interactions",
+    ):
         assert after[part] == before[part]
     assert len(list(record.parent.glob("*.json"))) == 1
 
 
-@pytest.mark.parametrize("key, old, new", [("learning_rate", 0.01, 0.02), ("hidden_size", 16, 32), ("epochs", 2, 9)])
+@pytest.mark.parametrize(
+    "key, old, new", [("learning_rate", 0.01, 0.02), ("hidden_size", 16, 32), ("epochs", 2, 9)]
+)
 def test_other_settings_are_refused(small_settings, kill, key, old, new, capsys):
     resume_file = kill(small_settings("TIGER"), 2)
-    arguments = [f"--{name}={value}" for name, value in small_settings("TIGER").items() if name != key]
+    arguments = [
+        f"--{name}={value}" for name, value in small_settings("TIGER").items() if name != key
+    ]
     assert main(["--model=TIGER", f"--{key}={new}", f"--resume={resume_file}", *arguments]) == 2
     sentence = f"{key} is {new}, but the run that {resume_file!r} belongs to has {old}; resume with the same settings"
-    assert capsys.readouterr().err.splitlines()[-1] == f"{sentence} (different are: {key}), or start anew."
+    assert (
+        capsys.readouterr().err.splitlines()[-1]
+        == f"{sentence} (different are: {key}), or start anew."
+    )
 
 
 def test_all_other_settings_are_named(small_settings, kill):
     resume_file = kill(small_settings("TIGER"), 2)
-    changed = {**small_settings("TIGER"), "seed": 5, "n_beams": 6, "code_dim": 2, "resume": resume_file}
-    with pytest.raises(ValueError, match=r"code_dim is 2, .*different are: code_dim, n_beams, seed"):
+    changed = {
+        **small_settings("TIGER"),
+        "seed": 5,
+        "n_beams": 6,
+        "code_dim": 2,
+        "resume": resume_file,
+    }
+    with pytest.raises(
+        ValueError, match=r"code_dim is 2, .*different are: code_dim, n_beams, seed"
+    ):
         run("TIGER", config_dict=changed)
 
 
@@ -115,11 +138,17 @@ def test_auto_leaves_runs_with_other_settings_alone(small_settings, tiny_setting
     content = Path(first["checkpoint"]).read_bytes()
     with caplog.at_level("INFO"):
         second = run(model, config_dict={**settings, "seed": 7}, command_line=["--resume=auto"])
-    assert "has other seed" in caplog.text and caplog.text.count("has other contents than a file of this package") == 2
+    assert (
+        "has other seed" in caplog.text
+        and caplog.text.count("has other contents than a file of this package") == 2
+    )
     assert second["checkpoint"] != first["checkpoint"]
     assert Path(first["checkpoint"]).read_bytes() == content
     assert second["test_result"] == run(model, config_dict={**settings, "seed": 7})["test_result"]
-    assert run(model, config_dict=settings, command_line=["--resume=auto"])["checkpoint"] == first["checkpoint"]
+    assert (
+        run(model, config_dict=settings, command_line=["--resume=auto"])["checkpoint"]
+        == first["checkpoint"]
+    )
     if model == "SASRec":
         with pytest.raises(ValueError, match="seed is 7, but the run"):
             run(model, config_dict={**settings, "seed": 7, "resume": first["checkpoint"]})
@@ -133,11 +162,16 @@ def test_a_moved_run_goes_on_where_it_is(small_settings, kill):
     moved = Path("moved") / resume_file.name
     weights = Path(str(moved).replace(".resume", ""))
     weights.rename("away.pth")
-    with pytest.raises(FileNotFoundError, match="needs the best weights so far, but there is no 'moved/TIGER-"):
+    with pytest.raises(
+        FileNotFoundError, match="needs the best weights so far, but there is no 'moved/TIGER-"
+    ):
         run("TIGER", config_dict={**settings, "resume": str(moved)})
     Path("away.pth").rename(weights)
     result = run("TIGER", config_dict={**settings, "resume": str(moved)})
-    assert result["test_result"] == undisturbed["test_result"] and Path(result["checkpoint"]) == weights
+    assert (
+        result["test_result"] == undisturbed["test_result"]
+        and Path(result["checkpoint"]) == weights
+    )
 
 
 def test_a_setting_that_did_not_exist_then_had_its_default(small_settings, kill):
@@ -146,12 +180,20 @@ def test_a_setting_that_did_not_exist_then_had_its_default(small_settings, kill)
     undisturbed = run("TIGER", config_dict={**settings, "checkpoint_dir": "elsewhere"})
     resume_file = kill(settings, 6)
     content = torch.load(resume_file, weights_only=True)
-    assert content["settings"].pop("compile_search") is False and content["settings"].pop("renormalize_trie") is None
+    assert (
+        content["settings"].pop("compile_search") is False
+        and content["settings"].pop("renormalize_trie") is None
+    )
     torch.save(content, resume_file)
-    with pytest.raises(ValueError, match="renormalize_trie is True, but the run .* has None; .*different are: renormalize_trie\\)"):
+    with pytest.raises(
+        ValueError,
+        match="renormalize_trie is True, but the run .* has None; .*different are: renormalize_trie\\)",
+    ):
         run("TIGER", config_dict={**settings, "renormalize_trie": True, "resume": resume_file})
     result = run("TIGER", config_dict=settings, command_line=["--resume=auto"])
-    assert result["test_result"] == undisturbed["test_result"] and result["checkpoint"] == resume_file.replace(".resume", "")
+    assert result["test_result"] == undisturbed["test_result"] and result[
+        "checkpoint"
+    ] == resume_file.replace(".resume", "")
 
 
 def test_what_no_result_depends_on_may_change(small_settings, kill, tmp_path):
@@ -160,8 +202,16 @@ def test_what_no_result_depends_on_may_change(small_settings, kill, tmp_path):
     undisturbed = run("TIGER", config_dict={**settings, "checkpoint_dir": "elsewhere"})
     resume_file = kill(settings, 2)
     os.rename(settings["data_path"], tmp_path / "moved")
-    changes = {"show_progress": True, "data_path": str(tmp_path / "moved"), "teacher_cache_dir": "t", "resume": resume_file}
-    assert run("TIGER", config_dict={**settings, **changes})["test_result"] == undisturbed["test_result"]
+    changes = {
+        "show_progress": True,
+        "data_path": str(tmp_path / "moved"),
+        "teacher_cache_dir": "t",
+        "resume": resume_file,
+    }
+    assert (
+        run("TIGER", config_dict={**settings, **changes})["test_result"]
+        == undisturbed["test_result"]
+    )
 
 
 def test_a_file_that_is_not_there_is_refused(small_settings):
@@ -176,7 +226,11 @@ def test_a_model_of_recbole_goes_on_from_its_checkpoint(tiny_settings, caplog):
     torch.save(content, first["checkpoint"])
     caplog.clear()
     with caplog.at_level("INFO"):
-        second = run("SASRec", config_dict={**tiny_settings, "epochs": 3, "eval_step": 1}, command_line=["--resume=auto"])
+        second = run(
+            "SASRec",
+            config_dict={**tiny_settings, "epochs": 3, "eval_step": 1},
+            command_line=["--resume=auto"],
+        )
     assert "Checkpoint loaded. Resume training from epoch 1" in caplog.text
     trained = [line for line in caplog.messages if "train loss" in line]
     assert [line.split(" training")[0].split()[-1] for line in trained] == ["1", "2"]

@@ -12,6 +12,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_genrec.data.prefixes import Prefixes
+from recbole_genrec.errors import UserError
 
 Batch = TypeVar("Batch", Interaction, torch.Tensor)
 
@@ -21,7 +22,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch.to(device)
     if isinstance(batch, Interaction):
-        return Interaction({name: to_device(column, device) for name, column in batch.interaction.items()})
+        return Interaction(
+            {name: to_device(column, device) for name, column in batch.interaction.items()}
+        )
     if batch.device.type == "cpu":
         batch = batch.pin_memory()
     return batch.to(device, non_blocking=True)
@@ -33,10 +36,13 @@ def shuffle_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-def length_batches(lengths: torch.Tensor, batch_size: int, seed: int, epoch: int, n_pool: int) -> list[torch.Tensor]:
+def length_batches(
+    lengths: torch.Tensor, batch_size: int, seed: int, epoch: int, n_pool: int
+) -> list[torch.Tensor]:
     """Cut rows into batches of similar length, in random order.
 
-    Rows are shuffled, taken in pools of n_pool * batch_size, sorted by length within a pool and cut; then the batches are shuffled.
+    Rows are shuffled, taken in pools of n_pool * batch_size, sorted by length within a pool and
+    cut; then the batches are shuffled.
 
     Args:
         lengths: LongTensor [N].
@@ -44,28 +50,38 @@ def length_batches(lengths: torch.Tensor, batch_size: int, seed: int, epoch: int
         seed, epoch: >= 0; the result depends on nothing else.
 
     Returns:
-        ceil(N / batch_size) LongTensors of row numbers; every row is in exactly one; all but one have batch_size rows.
+        ceil(N / batch_size) LongTensors of row numbers; every row is in exactly one; all but one
+        have batch_size rows.
     """
     if batch_size < 1 or n_pool < 1:
-        raise ValueError(f"batch_size is {batch_size} and n_pool is {n_pool}, but both must be at least 1: raise them")
+        raise UserError(
+            f"batch_size is {batch_size} and n_pool is {n_pool}, but both must be at least 1: raise them"
+        )
     if len(lengths) == 0:
-        raise ValueError("there are 0 rows to make batches of, but training needs at least one: use more data or weaker filters")
+        raise UserError(
+            "there are 0 rows to make batches of, but training needs at least one: use more data or weaker filters"
+        )
     generator = shuffle_generator(seed, epoch)
     shuffled = torch.randperm(len(lengths), generator=generator)
     pool = torch.arange(len(lengths)) // (n_pool * batch_size)
     length = lengths.cpu()[shuffled]
-    batches = shuffled[torch.argsort(pool * (length.max() + 1) + length, stable=True)].split(batch_size)
+    batches = shuffled[torch.argsort(pool * (length.max() + 1) + length, stable=True)].split(
+        batch_size
+    )
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 class LengthBatches:
     """Batches of (history, next item) rows bucketed by history length.
 
-    A batch is an Interaction with the columns user_id [B], item_id_list [B, T], item_length [B] and item_id [B], under the names
-    given in fields; T is the longest history of the batch, the rest of item_id_list is 0 on the right.
+    A batch is an Interaction with the columns user_id [B], item_id_list [B, T], item_length [B] and
+    item_id [B], under the names
+    given in fields; T is the longest history of the batch, the rest of item_id_list is 0 on the
+    right.
 
     Args:
-        inter_feat: rows as RecBole's augmentation makes them, item_id_list [N, MAX_ITEM_LIST_LENGTH]; of Prefixes only the histories of
+        inter_feat: rows as RecBole's augmentation makes them, item_id_list [N,
+            MAX_ITEM_LIST_LENGTH]; of Prefixes only the histories of
             a batch are ever cut.
         batch_size: >= 1.
         seed: >= 0; shuffling depends on (seed, epoch) only.
@@ -99,7 +115,9 @@ class LengthBatches:
     def _batch(self, rows: torch.Tensor, longest: int) -> Interaction:
         if isinstance(self.rows, Prefixes):
             return self.rows[rows].cut(self.fields, longest)
-        batch = {field: self.rows[field][rows] for field in self.fields if field != self.history_field}
+        batch = {
+            field: self.rows[field][rows] for field in self.fields if field != self.history_field
+        }
         batch[self.history_field] = self.rows[self.history_field][:, :longest][rows]
         return Interaction(batch)
 

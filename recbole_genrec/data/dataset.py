@@ -1,6 +1,7 @@
 """RecBole's sequential data set with exact time order, read fast and held once.
 
-The same class serves the generative models and RecBole's own sequential models, so that every model of a comparison sees
+The same class serves the generative models and RecBole's own sequential models, so that every model
+of a comparison sees
 the same histories, the same targets and the same split.
 """
 
@@ -21,9 +22,16 @@ import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_genrec.data.files import check_inter_file, ensure_folder, is_plain, read_columns, read_header
+from recbole_genrec.data.files import (
+    check_inter_file,
+    ensure_folder,
+    is_plain,
+    read_columns,
+    read_header,
+)
 from recbole_genrec.data.interactions import Side, keep_by_number, leave_out, number_tokens
 from recbole_genrec.data.prefixes import Prefixes, all_prefixes
+from recbole_genrec.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +40,10 @@ class Sequences(NamedTuple):
     """All interactions of all users, in time order within a user.
 
     items: LongTensor [n_interactions], internal item ids (1 .. n_items - 1).
-    starts: LongTensor [n_users + 1], non-decreasing; user u owns items[starts[u]:starts[u + 1]]. Row 0 is the padding user and
-        owns nothing. Under leave-one-out the last item of a user is the test target, the one before it the validation target.
+    starts: LongTensor [n_users + 1], non-decreasing; user u owns items[starts[u]:starts[u + 1]].
+        Row 0 is the padding user and
+        owns nothing. Under leave-one-out the last item of a user is the test target, the one before
+        it the validation target.
     """
 
     items: torch.Tensor
@@ -48,23 +58,28 @@ class GenRecDataset(SequentialDataset):
     """Sequential data set: histories in exact time order, one row per (history, next item).
 
     Rows, columns, values, ids and counts are those of RecBole's SequentialDataset, except that
-    - interactions are sorted by (user, time) in float64, ties in file order, before RecBole turns times into float32;
-    - validation and test rows are ordered by history length, so that evaluation batches need little padding.
-    Its way there is another: the interaction file is read in blocks and filtered by whole columns, and the sequences are held once;
+    - interactions are sorted by (user, time) in float64, ties in file order, before RecBole turns
+      times into float32;
+    - validation and test rows are ordered by history length, so that evaluation batches need little
+      padding.
+    Its way there is another: the interaction file is read in blocks and filtered by whole columns,
+    and the sequences are held once;
     rows are cut from them when a batch wants them (`inter_feat` is then a Prefixes).
 
     A missing folder is made from a public dump or downloaded, where one of the two is known.
 
     Raises:
         FileNotFoundError: the data set's folder or .inter file is missing and cannot be had.
-        ValueError: the .inter file is empty, lacks a column, has no time for a row, or no user is long enough to be split.
+        ValueError: the .inter file is empty, lacks a column, has no time for a row, or no user is
+            long enough to be split.
     """
 
     sequences: Sequences
 
     def _from_scratch(self):
         with warnings.catch_warnings():
-            # RecBole fills missing values in a way that pandas 2 announces to change in 3: one page of warnings a run.
+            # RecBole fills missing values in a way that pandas 2 announces to change in 3: one page
+            # of warnings a run.
             warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
             super()._from_scratch()
 
@@ -84,45 +99,77 @@ class GenRecDataset(SequentialDataset):
             return super()._load_feat(filepath, source)
         for name, ftype in columns.items():
             field = name.split(":")[0]
-            self.field2source[field], self.field2type[field], self.field2seqlen[field] = source, ftype, 1
+            self.field2source[field], self.field2type[field], self.field2seqlen[field] = (
+                source,
+                ftype,
+                1,
+            )
             if ftype == FeatureType.FLOAT:
                 self.field2bucketnum[field] = 2
         are_tokens = {name: ftype == FeatureType.TOKEN for name, ftype in columns.items()}
-        feat = read_columns(filepath, are_tokens, self.config["field_separator"], self.config["encoding"])
+        feat = read_columns(
+            filepath, are_tokens, self.config["field_separator"], self.config["encoding"]
+        )
         feat.columns = [name.split(":")[0] for name in columns]
         return feat
 
     def _plain_columns(self, filepath: str, source: FeatureSource) -> dict[str, FeatureType]:
         """The columns to load, by 'name:type'; empty if there is any that only RecBole's reader understands."""
         types = {ftype.value: ftype for ftype in FeatureType}
-        header = [name.split(":") for name in read_header(filepath, self.config["field_separator"], self.config["encoding"])]
-        if any(ftype not in types for _, ftype in header) or not is_plain(filepath, self.config["field_separator"]):
+        header = [
+            name.split(":")
+            for name in read_header(
+                filepath, self.config["field_separator"], self.config["encoding"]
+            )
+        ]
+        if any(ftype not in types for _, ftype in header) or not is_plain(
+            filepath, self.config["field_separator"]
+        ):
             return {}
         wanted, unwanted = self._get_load_and_unload_col(source)
-        is_loaded = {field: (wanted is None or field in wanted) and field not in (unwanted or ()) for field, _ in header}
+        is_loaded = {
+            field: (wanted is None or field in wanted) and field not in (unwanted or ())
+            for field, _ in header
+        }
         columns = {f"{field}:{ftype}": types[ftype] for field, ftype in header if is_loaded[field]}
         return columns if set(columns.values()) <= {FeatureType.TOKEN, FeatureType.FLOAT} else {}
 
     def _check_interactions(self, path: str) -> None:
         if self.inter_feat is None or len(self.inter_feat) == 0:
-            raise ValueError(f"{path!r} holds 0 interactions, but a data set needs at least one: check how the file was written")
-        missing = [f for f in (self.uid_field, self.iid_field, self.time_field) if f not in self.inter_feat]
+            raise UserError(
+                f"{path!r} holds 0 interactions, but a data set needs at least one: check how the file was written"
+            )
+        missing = [
+            f for f in (self.uid_field, self.iid_field, self.time_field) if f not in self.inter_feat
+        ]
         if missing:
-            raise ValueError(f"load_col does not load {missing} of {path!r}: add them to load_col: {{inter: [...]}}")
+            raise UserError(
+                f"load_col does not load {missing} of {path!r}: add them to load_col: {{inter: [...]}}"
+            )
         n_untimed = int(self.inter_feat[self.time_field].isna().sum())
         if n_untimed:
-            raise ValueError(
+            raise UserError(
                 f"{n_untimed} rows of {path!r} have no {self.time_field!r}, but histories are ordered by it: fill or remove them"
             )
 
     def _filter_nan_user_or_item(self):
-        # RecBole takes labels of rows for their positions: once rows are gone, it removes others than those without an id.
-        fields = {"user_feat": [self.uid_field], "item_feat": [self.iid_field], "inter_feat": [self.uid_field, self.iid_field]}
+        # RecBole takes labels of rows for their positions: once rows are gone, it removes others
+        # than those without an id.
+        fields = {
+            "user_feat": [self.uid_field],
+            "item_feat": [self.iid_field],
+            "inter_feat": [self.uid_field, self.iid_field],
+        }
         for name, ids in fields.items():
             feat = getattr(self, name)
             is_missing = None if feat is None else feat[ids].isna().any(axis=1).to_numpy()
             if is_missing is not None and is_missing.any():
-                logger.warning("%d rows of %s have no %s: they are left out", is_missing.sum(), name, " or ".join(ids))
+                logger.warning(
+                    "%d rows of %s have no %s: they are left out",
+                    is_missing.sum(),
+                    name,
+                    " or ".join(ids),
+                )
                 setattr(self, name, feat.take(np.flatnonzero(~is_missing)))
 
     def _remove_duplication(self):
@@ -132,7 +179,10 @@ class GenRecDataset(SequentialDataset):
 
     def _filter_by_inter_num(self):
         fields = {"user": self.uid_field, "item": self.iid_field}
-        if not all(isinstance(self.inter_feat[field].dtype, pd.CategoricalDtype) for field in fields.values()):
+        if not all(
+            isinstance(self.inter_feat[field].dtype, pd.CategoricalDtype)
+            for field in fields.values()
+        ):
             return super()._filter_by_inter_num()
         listed = {name: getattr(self, f"{name}_feat") for name in fields}
         sides = [
@@ -152,36 +202,54 @@ class GenRecDataset(SequentialDataset):
 
     def _reset_index(self):
         if len(self.inter_feat) == 0:
-            raise ValueError(
+            raise UserError(
                 f"the filters leave 0 interactions of {self.dataset_name!r}: "
                 "widen user_inter_num_interval, item_inter_num_interval or val_interval"
             )
         super()._reset_index()
 
     def _remap(self, remap_list):
-        if not any(isinstance(feat[field].dtype, pd.CategoricalDtype) for feat, field, _ in remap_list):
+        if not any(
+            isinstance(feat[field].dtype, pd.CategoricalDtype) for feat, field, _ in remap_list
+        ):
             return super()._remap(remap_list)
         columns = [
-            feat[field].array if ftype == FeatureType.TOKEN else feat[field].agg(np.concatenate) for feat, field, ftype in remap_list
+            feat[field].array if ftype == FeatureType.TOKEN else feat[field].agg(np.concatenate)
+            for feat, field, ftype in remap_list
         ]
-        ids, tokens = number_tokens([column if isinstance(column, pd.Categorical) else np.asarray(column) for column in columns])
+        ids, tokens = number_tokens(
+            [
+                column if isinstance(column, pd.Categorical) else np.asarray(column)
+                for column in columns
+            ]
+        )
         id2token = np.array(["[PAD]", *tokens])
         token2id = dict(zip(id2token.tolist(), range(len(id2token))))
         for (feat, field, ftype), column in zip(remap_list, ids):
             self.field2id_token.setdefault(field, id2token)
             self.field2token_id.setdefault(field, token2id)
-            feat[field] = column if ftype == FeatureType.TOKEN else np.split(column, np.cumsum(feat[field].agg(len))[:-1])
+            feat[field] = (
+                column
+                if ftype == FeatureType.TOKEN
+                else np.split(column, np.cumsum(feat[field].agg(len))[:-1])
+            )
 
     def _data_processing(self):
         super()._data_processing()
         if self.benchmark_filename_list is not None:
             return
         users = self.inter_feat[self.uid_field].to_numpy()
-        self.inter_feat = self.inter_feat.take(np.lexsort((self.inter_feat[self.time_field].to_numpy(), users)))
+        self.inter_feat = self.inter_feat.take(
+            np.lexsort((self.inter_feat[self.time_field].to_numpy(), users))
+        )
         self.inter_feat.reset_index(drop=True, inplace=True)
         self.sequences = Sequences(
-            items=torch.from_numpy(self.inter_feat[self.iid_field].to_numpy(dtype=np.int64, copy=True)),
-            starts=torch.from_numpy(np.concatenate(([0], np.cumsum(np.bincount(users, minlength=self.user_num))))),
+            items=torch.from_numpy(
+                self.inter_feat[self.iid_field].to_numpy(dtype=np.int64, copy=True)
+            ),
+            starts=torch.from_numpy(
+                np.concatenate(([0], np.cumsum(np.bincount(users, minlength=self.user_num))))
+            ),
         )
 
     def fingerprint(self) -> str:
@@ -198,14 +266,21 @@ class GenRecDataset(SequentialDataset):
     def data_augmentation(self):
         """Replace the interactions by one row per (history, next item), as RecBole's method of this name does.
 
-        A user with n interactions gives n - 1 rows; the history is the last MAX_ITEM_LIST_LENGTH items, oldest first, padded with
+        A user with n interactions gives n - 1 rows; the history is the last MAX_ITEM_LIST_LENGTH
+        items, oldest first, padded with
         0 on the right. The interactions must be sorted by (user, time).
         """
         self._aug_presets()
         self._check_field("uid_field", "time_field")
         columns = self.inter_feat.interaction
-        names = {field: getattr(self, f"{field}_list_field") for field in columns if field != self.uid_field}
-        self.inter_feat = all_prefixes(columns, self.uid_field, names, self.item_list_length_field, self.max_item_list_len)
+        names = {
+            field: getattr(self, f"{field}_list_field")
+            for field in columns
+            if field != self.uid_field
+        }
+        self.inter_feat = all_prefixes(
+            columns, self.uid_field, names, self.item_list_length_field, self.max_item_list_len
+        )
 
     def __getitem__(self, index, join=True):
         rows = self.inter_feat[index]
@@ -234,12 +309,15 @@ class GenRecDataset(SequentialDataset):
         """Split into training, validation and test parts.
 
         Returns:
-            three GenRecDataset; the last two have their rows ordered by history length, shortest first.
+            three GenRecDataset; the last two have their rows ordered by history length, shortest
+            first.
 
         Raises:
             ValueError: leave-one-out finds no user for validation or for test.
         """
-        leave_one_out = self.benchmark_filename_list is None and self.config["eval_args"]["split"] == {"LS": "valid_and_test"}
+        leave_one_out = self.benchmark_filename_list is None and self.config["eval_args"][
+            "split"
+        ] == {"LS": "valid_and_test"}
         if leave_one_out:
             self._check_lengths()
         train, valid, test = super().build()
@@ -250,15 +328,20 @@ class GenRecDataset(SequentialDataset):
 
     def _check_lengths(self) -> None:
         lengths = self.sequences.lengths()[1:]
-        # RecBole splits the rows (history, next item): 3 interactions give a training and a test row, 4 also a validation row.
+        # RecBole splits the rows (history, next item): 3 interactions give a training and a test
+        # row, 4 also a validation row.
         if int(lengths.max()) < 4:
-            raise ValueError(
+            raise UserError(
                 f"the longest of {len(lengths)} users of {self.dataset_name!r} has {int(lengths.max())} interactions, but a "
                 "training, a validation and a test target need 4: use more data or weaker filters"
             )
         n_short = int((lengths < 3).sum())
         if n_short:
-            logger.info("%d of %d users have fewer than 3 interactions: they are not evaluated", n_short, len(lengths))
+            logger.info(
+                "%d of %d users have fewer than 3 interactions: they are not evaluated",
+                n_short,
+                len(lengths),
+            )
 
 
 class GeneralDataset(GenRecDataset):

@@ -18,6 +18,7 @@ import torch
 import yaml
 from recbole.utils.url import decide_download, download_url, extract_zip, rename_atomic_files
 
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.prepare import named
 
 _ROWS_AT_ONCE = 2**19  # of a file: what is read at once is held as Python strings
@@ -27,7 +28,8 @@ _BYTES_AT_ONCE = 2**24
 def ensure_folder(config) -> None:
     """Make the data set's folder if it is missing: from a public dump, or by RecBole's download.
 
-    Reads data_path (the data set's own folder), dataset, mirror and show_progress. In a distributed run the first process of the
+    Reads data_path (the data set's own folder), dataset, mirror and show_progress. In a distributed
+    run the first process of the
     machine does it and the others wait.
 
     Raises:
@@ -43,7 +45,8 @@ def ensure_folder(config) -> None:
             else:
                 _download(config["dataset"], folder, parent)
     finally:
-        # RecBole waits here even when there is no process group, which ends the first run of a single process.
+        # RecBole waits here even when there is no process group, which ends the first run of a
+        # single process.
         if distributed:
             torch.distributed.barrier()
 
@@ -54,7 +57,9 @@ def _download(name: str, folder: str, parent: str) -> None:
     url = yaml.safe_load(addresses.read_text(encoding="utf-8")).get(name)
     advice = f"put {name}.inter into it, or set --data_path to the folder that holds the folder of this data set"
     if url is None:
-        raise FileNotFoundError(f"the data folder {folder!r} does not exist and RecBole knows no download for it: {advice}")
+        raise MissingFileError(
+            f"the data folder {folder!r} does not exist and RecBole knows no download for it: {advice}"
+        )
     unfinished = None
     try:
         os.makedirs(parent, exist_ok=True)
@@ -67,11 +72,14 @@ def _download(name: str, folder: str, parent: str) -> None:
         rename_atomic_files(unfinished, os.path.splitext(os.path.basename(archive))[0], name)
         os.chmod(unfinished, 0o755)
         os.replace(unfinished, folder)
-    # TypeError: RecBole's download wants a Content-Length, which the log-in page of a network may lack.
+    # TypeError: RecBole's download wants a Content-Length, which the log-in page of a network may
+    # lack.
     except (OSError, RuntimeError, EOFError, HTTPException, zipfile.BadZipFile, TypeError) as error:
         if os.path.exists(folder):
             return  # another process was faster
-        raise FileNotFoundError(f"the data folder {folder!r} does not exist and {url} cannot be downloaded ({error}): {advice}") from error
+        raise MissingFileError(
+            f"the data folder {folder!r} does not exist and {url} cannot be downloaded ({error}): {advice}"
+        ) from error
     finally:
         if unfinished is not None:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -80,7 +88,8 @@ def _download(name: str, folder: str, parent: str) -> None:
 def read_header(path: str, separator: str, encoding: str) -> list[str]:
     """The columns of an atomic file as its first line names them, each 'name:type'.
 
-    Bytes of another encoding are no error here: it is in the lines below that they matter, and what reads these refuses them.
+    Bytes of another encoding are no error here: it is in the lines below that they matter, and what
+    reads these refuses them.
     """
     with open(path, encoding=encoding, errors="replace") as file:
         return file.readline().rstrip("\r\n").split(separator)
@@ -91,10 +100,11 @@ def check_inter_file(path: str, config) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: its header is malformed, lacks a column, or declares the time as something else than a number.
+        ValueError: its header is malformed, lacks a column, or declares the time as something else
+            than a number.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"the folder {os.path.dirname(path)!r} has no file {os.path.basename(path)!r}: "
             "put RecBole's atomic interaction file there, or point --data_path at the folder that holds the data set"
         )
@@ -102,18 +112,22 @@ def check_inter_file(path: str, config) -> None:
     header = read_header(path, separator, config["encoding"])
     fields = dict(column.split(":") for column in header if column.count(":") == 1)
     if len(fields) != len(header):
-        raise ValueError(
+        raise UserError(
             f"the first line of {path!r} is {separator.join(header)!r}, but RecBole needs columns named "
             "'name:type': write a header such as 'user_id:token<TAB>item_id:token<TAB>timestamp:float'"
         )
-    missing = [field for field in (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], time_field) if field not in fields]
+    missing = [
+        field
+        for field in (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], time_field)
+        if field not in fields
+    ]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{path!r} has the columns {list(fields)} and lacks {missing}: "
             "add them, or name your columns with USER_ID_FIELD, ITEM_ID_FIELD and TIME_FIELD"
         )
     if fields[time_field] != "float":
-        raise ValueError(
+        raise UserError(
             f"{path!r} declares {time_field!r} as {fields[time_field]!r}, but time order needs a number: "
             f"write '{time_field}:float' in its header"
         )
@@ -127,14 +141,19 @@ def is_plain(path: str, separator: str) -> bool:
         return not any(b'"' in block for block in iter(lambda: file.read(_BYTES_AT_ONCE), b""))
 
 
-def read_columns(path: str, columns: dict[str, bool], separator: str, encoding: str) -> pd.DataFrame:
+def read_columns(
+    path: str, columns: dict[str, bool], separator: str, encoding: str
+) -> pd.DataFrame:
     """Read columns of a large atomic file; values are those of RecBole's reader, in a fraction of its time and memory.
 
-    Tokens stay the strings of the file, except for those that pandas takes for a missing value, such as an empty one, NA or null.
-    Numbers are exact, where RecBole's reader may lose the digits after the 15th. Fields beyond the header's are ignored.
+    Tokens stay the strings of the file, except for those that pandas takes for a missing value,
+    such as an empty one, NA or null.
+    Numbers are exact, where RecBole's reader may lose the digits after the 15th. Fields beyond the
+    header's are ignored.
 
     Args:
-        columns: 'name:type' of the header -> whether it holds tokens (or else numbers), in the order of the file.
+        columns: 'name:type' of the header -> whether it holds tokens (or else numbers), in the
+            order of the file.
 
     Returns:
         DataFrame [N]: tokens as Categorical, numbers as float64.
@@ -142,18 +161,30 @@ def read_columns(path: str, columns: dict[str, bool], separator: str, encoding: 
     Raises:
         ValueError: the file cannot be decoded, or a number is none.
     """
-    parts: dict[str, list[np.ndarray] | _TokenColumn] = {name: _TokenColumn() if columns[name] else [] for name in columns}
+    parts: dict[str, list[np.ndarray] | _TokenColumn] = {
+        name: _TokenColumn() if columns[name] else [] for name in columns
+    }
     types = {name: object if columns[name] else np.float64 for name in columns}
     layout = {"sep": separator, "encoding": encoding, "usecols": list(columns), "dtype": types}
     try:
         # Only round_trip keeps times apart that differ in a late digit.
-        with pd.read_csv(path, engine="c", float_precision="round_trip", chunksize=_ROWS_AT_ONCE, **layout) as blocks:
+        with pd.read_csv(
+            path, engine="c", float_precision="round_trip", chunksize=_ROWS_AT_ONCE, **layout
+        ) as blocks:
             for block in blocks:
                 for name, part in parts.items():
                     part.append(block[name].to_numpy())
     except ValueError as error:
-        raise ValueError(f"{path!r} cannot be read ({error}): check how the file was written") from error
-    return pd.DataFrame({name: part.join() if columns[name] else np.concatenate(part) for name, part in parts.items()}, copy=False)
+        raise UserError(
+            f"{path!r} cannot be read ({error}): check how the file was written"
+        ) from error
+    return pd.DataFrame(
+        {
+            name: part.join() if columns[name] else np.concatenate(part)
+            for name, part in parts.items()
+        },
+        copy=False,
+    )
 
 
 class _TokenColumn:
@@ -184,4 +215,6 @@ class _TokenColumn:
     def join(self) -> pd.Categorical:
         """All blocks in one; the tokens in the order in which they first appear."""
         self._join_tokens()
-        return pd.Categorical.from_codes(np.concatenate(self._codes), pd.Index(self._tokens[0], dtype=object))
+        return pd.Categorical.from_codes(
+            np.concatenate(self._codes), pd.Index(self._tokens[0], dtype=object)
+        )

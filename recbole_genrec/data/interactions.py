@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,12 +46,16 @@ def is_within(numbers: np.ndarray, intervals: Sequence[Interval]) -> np.ndarray:
 def keep_by_number(sides: Sequence[Side]) -> Kept:
     """What is left when users and items with too few or too many interactions go, again and again until none is left to go.
 
-    As in RecBole, all that is out of bounds goes at once in a round, and what a file lists goes with fewer interactions than the
+    As in RecBole, all that is out of bounds goes at once in a round, and what a file lists goes
+    with fewer interactions than the
     left point of the first interval.
     """
     # A listed token without interactions has the code -1: the last of the counts, which stays 0.
     codes = [side.tokens.codes for side in sides]
-    listed = [None if side.listed is None else side.tokens.categories.get_indexer(side.listed) for side in sides]
+    listed = [
+        None if side.listed is None else side.tokens.categories.get_indexer(side.listed)
+        for side in sides
+    ]
     is_left = np.ones(len(codes[0]), dtype=bool)
     is_listed = [None if rows is None else np.ones(len(rows), dtype=bool) for rows in listed]
     while True:
@@ -71,18 +76,26 @@ def keep_by_number(sides: Sequence[Side]) -> Kept:
         is_left &= ~goes
 
 
-def number_tokens(columns: Sequence[np.ndarray | pd.Categorical]) -> tuple[list[np.ndarray], np.ndarray]:
+def number_tokens(
+    columns: Sequence[np.ndarray | pd.Categorical],
+) -> tuple[list[np.ndarray], np.ndarray]:
     """Number tokens from 1 in the order in which they first appear, column after column; 0 is a missing one.
 
     Returns:
         int64 [length of the column] for each column, and the tokens, object [K].
     """
-    firsts = [pd.factorize(column) if isinstance(column, pd.Categorical) else (None, column) for column in columns]
+    firsts = [
+        pd.factorize(column) if isinstance(column, pd.Categorical) else (None, column)
+        for column in columns
+    ]
     tokens = [np.asarray(uniques, dtype=object) for _, uniques in firsts]
     numbers, names = pd.factorize(np.concatenate(tokens))
     parts = np.split(numbers.astype(np.int64) + 1, np.cumsum([len(part) for part in tokens])[:-1])
     # The code -1 of a missing token takes the last entry.
-    ids = [part if codes is None else np.append(part, 0)[codes] for part, (codes, _) in zip(parts, firsts)]
+    ids = [
+        part if codes is None else np.append(part, 0)[codes]
+        for part, (codes, _) in zip(parts, firsts)
+    ]
     return ids, names
 
 
@@ -94,8 +107,10 @@ def leave_out(users: np.ndarray, n_last: int) -> list[np.ndarray]:
         n_last: how many rows to leave out.
 
     Returns:
-        n_last + 1 arrays of row numbers: what stays, user by user in the order of their first rows; then the n_last-th row from a
-        user's end, ..., the last one. A user with fewer rows is missing from the earlier ones of these.
+        n_last + 1 arrays of row numbers: what stays, user by user in the order of their first rows;
+        then the n_last-th row from a
+        user's end, ..., the last one. A user with fewer rows is missing from the earlier ones of
+        these.
     """
     user, _ = pd.factorize(users)
     order = np.argsort(user, kind="stable")

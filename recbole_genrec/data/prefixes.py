@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, MutableMapping, NamedTuple, Union
+from collections.abc import Iterable, Iterator, MutableMapping
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-_ROWS_AT_ONCE = 65536  # of a whole column of histories: its index takes more room than the histories
+_ROWS_AT_ONCE = (
+    65536  # of a whole column of histories: its index takes more room than the histories
+)
 
 
 class Target(NamedTuple):
@@ -43,7 +46,9 @@ class _Columns(MutableMapping):
         width: width of a whole column of histories.
     """
 
-    def __init__(self, sources: dict[str, Column], target: Tensor, length: Tensor, width: int) -> None:
+    def __init__(
+        self, sources: dict[str, Column], target: Tensor, length: Tensor, width: int
+    ) -> None:
         self.sources, self.target, self.length, self.width = sources, target, length, width
 
     def __getitem__(self, name: str) -> Tensor:
@@ -57,7 +62,9 @@ class _Columns(MutableMapping):
         column = source.values.new_zeros((len(self.target), self.width, *source.values.shape[1:]))
         for start in range(0, len(column), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
-            column[part] = cut_histories(source.values, self.target[part], self.length[part], self.width)
+            column[part] = cut_histories(
+                source.values, self.target[part], self.length[part], self.width
+            )
         return column
 
     def __setitem__(self, name: str, column: Tensor) -> None:
@@ -78,22 +85,29 @@ class _Columns(MutableMapping):
     def select(self, rows: slice | Tensor, names: Iterable[str] | None = None) -> _Columns:
         """The columns of some rows; histories are still to be cut."""
         chosen = {name: self.sources[name] for name in (self.sources if names is None else names)}
-        sources = {name: source[rows] if isinstance(source, Tensor) else source for name, source in chosen.items()}
+        sources = {
+            name: source[rows] if isinstance(source, Tensor) else source
+            for name, source in chosen.items()
+        }
         return _Columns(sources, self.target[rows], self.length[rows], self.width)
 
 
 class Prefixes(Interaction):
     """RecBole's interactions of a sequential data set: one row per (history, next item), none of them materialised.
 
-    Choosing rows, shuffling and sorting move two numbers a row. `cut` gives ordinary interactions of the rows that are wanted.
-    A column asked for by its name is made in full: of histories that is [R, width], and it is then kept, since a model that asks
+    Choosing rows, shuffling and sorting move two numbers a row. `cut` gives ordinary interactions
+    of the rows that are wanted.
+    A column asked for by its name is made in full: of histories that is [R, width], and it is then
+    kept, since a model that asks
     (RecBole's FEARec) asks for every batch again.
 
     Args:
         sources, target, length, width: see _Columns.
     """
 
-    def __init__(self, sources: dict[str, Column], target: Tensor, length: Tensor, width: int) -> None:
+    def __init__(
+        self, sources: dict[str, Column], target: Tensor, length: Tensor, width: int
+    ) -> None:
         self._take(_Columns(sources, target, length, width))
 
     def _take(self, columns: _Columns) -> None:
@@ -113,7 +127,9 @@ class Prefixes(Interaction):
             return self.kept[index]
         if isinstance(index, (int, np.integer)):
             row = slice(index, index + 1) if index != -1 else slice(index, None)
-            return Interaction({name: column[0] for name, column in self[row].cut().interaction.items()})
+            return Interaction(
+                {name: column[0] for name, column in self[row].cut().interaction.items()}
+            )
         return self._of(self.interaction.select(_as_rows(index)))
 
     def cut(self, names: Iterable[str] | None = None, width: int | None = None) -> Interaction:
@@ -148,10 +164,13 @@ class Prefixes(Interaction):
         return f"{len(self)} rows (history, next item) with the columns {self.columns}"
 
 
-def all_prefixes(columns: dict[str, Tensor], user_field: str, names: dict[str, str], length_name: str, width: int) -> Prefixes:
+def all_prefixes(
+    columns: dict[str, Tensor], user_field: str, names: dict[str, str], length_name: str, width: int
+) -> Prefixes:
     """Every (history, next item) of interactions: a user with n of them gives n - 1 rows.
 
-    The history is the last `width` interactions before the next item, oldest first, padded with 0 on the right.
+    The history is the last `width` interactions before the next item, oldest first, padded with 0
+    on the right.
 
     Args:
         columns: Tensors [N, ...], sorted by user and time.
@@ -169,7 +188,9 @@ def all_prefixes(columns: dict[str, Tensor], user_field: str, names: dict[str, s
     target = torch.nonzero(position).squeeze(1)
     sources: dict[str, Column] = {field: Target(values) for field, values in columns.items()}
     sources[length_name] = Length()
-    sources.update({names[field]: History(values) for field, values in columns.items() if field in names})
+    sources.update(
+        {names[field]: History(values) for field, values in columns.items() if field in names}
+    )
     return Prefixes(sources, target, position[target].clamp(max=width), width)
 
 

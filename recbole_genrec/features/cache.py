@@ -12,15 +12,18 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from recbole_genrec.compat import replacing
+from recbole_genrec.storage import replacing
 
 logger = logging.getLogger(__name__)
 
 
-def cached_features(folder: str | None, name: str, key: Mapping, n_rows: int, make: Callable[[], np.ndarray]) -> np.ndarray:
+def cached_features(
+    folder: str | None, name: str, key: Mapping, n_rows: int, make: Callable[[], np.ndarray]
+) -> np.ndarray:
     """The features of a key: from their file in the folder, or made and written there.
 
-    A file that cannot be read, is damaged (the file has a checksum) or holds other rows is made again, and a folder that cannot be
+    A file that cannot be read, is damaged (the file has a checksum) or holds other rows is made
+    again, and a folder that cannot be
     written costs no more than the saved time of the next run; both are warned of.
 
     Args:
@@ -52,13 +55,28 @@ def _load(path: str, digest: str, n_rows: int) -> np.ndarray | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             features, saved_digest = file["features"], str(file["key"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+    ) as error:
         reason = f"it cannot be read ({type(error).__name__})"
     else:
-        if saved_digest == digest and features.dtype == np.float32 and features.ndim == 2 and len(features) == n_rows:
+        if (
+            saved_digest == digest
+            and features.dtype == np.float32
+            and features.ndim == 2
+            and len(features) == n_rows
+        ):
             return features
         reason = f"it holds other features, {features.dtype} {list(features.shape)}"
-    logger.warning("the cached item features %s are not used: %s; they are made again", path, reason)
+    logger.warning(
+        "the cached item features %s are not used: %s; they are made again", path, reason
+    )
     return None
 
 
@@ -68,6 +86,10 @@ def _save(path: str, digest: str, features: np.ndarray) -> None:
             # The archive's checksum is tested whenever it is read; a bare .npy file has none.
             np.savez(file, features=features, key=np.array(digest))
     except OSError as error:
-        logger.warning("the item features cannot be kept in %s (%s): the next run makes them again", path, error)
+        logger.warning(
+            "the item features cannot be kept in %s (%s): the next run makes them again",
+            path,
+            error,
+        )
     else:
         logger.info("Item features saved to %s", path)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from recbole_genrec.config.settings import find_model
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.features.preloaded import preloaded_embeddings
 from recbole_genrec.features.sentence_encoder import PREFIX, encoder_features
 from recbole_genrec.features.text import text_fields, tfidf_features
@@ -28,33 +29,44 @@ class ItemFeatures(Mapping):
     """Mapping name -> FloatTensor [n_items, d]; row i belongs to internal item id i, row 0 (padding) is zeros.
 
     Args:
-        features: name -> FloatTensor [n_items, d], one or more with the same n_items, as they came from their source.
-        scaling: how matrix() scales rows 1 .. n_items - 1: "standardize" (each column to mean 0 and standard deviation 1, constant
-            columns to 0), "unit_norm" (each row of each feature to length 1, zero rows stay), "centered" (unit_norm of what is left
-            when the mean of all items is taken off: sentence encoders point everything in one direction), "raw".
+        features: name -> FloatTensor [n_items, d], one or more with the same n_items, as they came
+            from their source.
+        scaling: how matrix() scales rows 1 .. n_items - 1: "standardize" (each column to mean 0 and
+            standard deviation 1, constant
+            columns to 0), "unit_norm" (each row of each feature to length 1, zero rows stay),
+            "centered" (unit_norm of what is left
+            when the mean of all items is taken off: sentence encoders point everything in one
+            direction), "raw".
 
     Raises:
-        ValueError: no feature, wrong shape, a value that is not finite, the same row for every item, or an unknown scaling.
+        ValueError: no feature, wrong shape, a value that is not finite, the same row for every
+            item, or an unknown scaling.
     """
 
     def __init__(self, features: Mapping[str, torch.Tensor], scaling: str):
         if scaling not in SCALINGS:
-            raise ValueError(f"feature_scaling is {scaling!r}, but it must be one of {', '.join(SCALINGS)}: choose one of these")
+            raise UserError(
+                f"feature_scaling is {scaling!r}, but it must be one of {', '.join(SCALINGS)}: choose one of these"
+            )
         if not features:
-            raise ValueError("item_features is empty, but a tokenizer needs at least one feature: set it to auto")
+            raise UserError(
+                "item_features is empty, but a tokenizer needs at least one feature: set it to auto"
+            )
         n_items = len(next(iter(features.values())))
         self._features, self._scaling = {}, scaling
         for name, values in features.items():
             if values.dim() != 2 or len(values) != n_items or values.size(1) == 0:
-                raise ValueError(
+                raise UserError(
                     f"item feature {name!r} has the shape {list(values.shape)}, but needs {n_items} rows (items and padding) and "
                     "at least one column: give it one row per item"
                 )
             n_bad = int((~torch.isfinite(values)).any(1).sum())
             if n_bad:
-                raise ValueError(f"item feature {name!r} has NaN or infinite values in {n_bad} of {n_items} rows: clean them first")
+                raise UserError(
+                    f"item feature {name!r} has NaN or infinite values in {n_bad} of {n_items} rows: clean them first"
+                )
             if n_items > 2 and torch.equal(values[1:].amin(0), values[1:].amax(0)):
-                raise ValueError(
+                raise UserError(
                     f"item feature {name!r} has the same row for each of {n_items - 1} items, but codes are made from what tells items "
                     "apart: check the source or use another one"
                 )
@@ -62,23 +74,35 @@ class ItemFeatures(Mapping):
             self._features[name][0] = 0
 
     @classmethod
-    def from_dataset(cls, config, dataset: GenRecDataset, sources: Mapping[str, str] | None = None) -> ItemFeatures:
+    def from_dataset(
+        cls, config, dataset: GenRecDataset, sources: Mapping[str, str] | None = None
+    ) -> ItemFeatures:
         """Features that item_features asks for, or `sources` in its place.
 
-        item_features is "auto" ({text: tfidf} if the data set has item text, else {cf: SASRec}) or a mapping name -> source; a
-        source is "tfidf", "sentence-transformers/<name or folder>", the path of a .npy file whose rows are named by
-        item_feature_tokens, "preloaded" (RecBole's preload_weight) or the name of a RecBole model, whose item embeddings are used.
+        item_features is "auto" ({text: tfidf} if the data set has item text, else {cf: SASRec}) or
+        a mapping name -> source; a
+        source is "tfidf", "sentence-transformers/<name or folder>", the path of a .npy file whose
+        rows are named by
+        item_feature_tokens, "preloaded" (RecBole's preload_weight) or the name of a RecBole model,
+        whose item embeddings are used.
         With feature_pca each feature is reduced to so many principal components.
 
         Raises:
-            ValueError: unknown source, a file that does not fit the data set, or more components than there can be.
-            FileNotFoundError: a file is missing. ImportError: sentence-transformers is not installed.
+            ValueError: unknown source, a file that does not fit the data set, or more components
+                than there can be.
+            FileNotFoundError: a file is missing. ImportError: sentence-transformers is not
+                installed.
         """
         scaling, n_components = config["feature_scaling"], config["feature_pca"]
         # All sources are looked up before the first is read: reading one may take minutes.
-        readers = {name: _reader(source) for name, source in (sources or _sources(config, dataset)).items()}
-        # Teachers come last: they take longest, and what is wrong with the others should show before.
-        in_turn = sorted(readers, key=lambda name: getattr(readers[name], "func", None) is teacher_embeddings)
+        readers = {
+            name: _reader(source) for name, source in (sources or _sources(config, dataset)).items()
+        }
+        # Teachers come last: they take longest, and what is wrong with the others should show
+        # before.
+        in_turn = sorted(
+            readers, key=lambda name: getattr(readers[name], "func", None) is teacher_embeddings
+        )
         read = {}
         for name in in_turn:
             read[name] = cls({name: readers[name](config, dataset)}, scaling)[name]
@@ -88,7 +112,9 @@ class ItemFeatures(Mapping):
 
     def matrix(self) -> torch.Tensor:
         """All features scaled and side by side, FloatTensor [n_items, sum of their widths], row 0 zeros."""
-        scaled = torch.cat([_scale(values[1:], self._scaling) for values in self._features.values()], dim=1)
+        scaled = torch.cat(
+            [_scale(values[1:], self._scaling) for values in self._features.values()], dim=1
+        )
         return F.pad(scaled, (0, 0, 1, 0))
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -113,7 +139,8 @@ def read_feature(name: str, source: str, config, dataset: GenRecDataset) -> torc
 def principal_components(name: str, values: torch.Tensor, n_components: int) -> torch.Tensor:
     """The first principal components of rows 1 .. n_items - 1 (sklearn's PCA), FloatTensor [n_items, n_components], row 0 zeros.
 
-    In each direction the weight of the largest size is positive, so that the same values give the same components.
+    In each direction the weight of the largest size is positive, so that the same values give the
+    same components.
     Components beyond the rank of the values are zeros.
 
     Args:
@@ -121,11 +148,16 @@ def principal_components(name: str, values: torch.Tensor, n_components: int) -> 
         values: FloatTensor [n_items, d].
 
     Raises:
-        ValueError: n_components is no whole number of at least 1, or more than the items or columns.
+        ValueError: n_components is no whole number of at least 1, or more than the items or
+            columns.
     """
     most = min(len(values) - 1, values.size(1))
-    if not isinstance(n_components, int) or isinstance(n_components, bool) or not 1 <= n_components <= most:
-        raise ValueError(
+    if (
+        not isinstance(n_components, int)
+        or isinstance(n_components, bool)
+        or not 1 <= n_components <= most
+    ):
+        raise UserError(
             f"feature_pca is {n_components!r}, but item feature {name!r} has {len(values) - 1} items and {values.size(1)} columns: give "
             f"a whole number from 1 to {most}, or none"
         )
@@ -135,7 +167,8 @@ def principal_components(name: str, values: torch.Tensor, n_components: int) -> 
     variances, directions = torch.linalg.eigh(scatter)
     variances, directions = variances.flip(0)[:n_components], directions.flip(1)[:, :n_components]
     largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-    # Rounding leaves directions without variance; standardizing would turn them into noise of size 1.
+    # Rounding leaves directions without variance; standardizing would turn them into noise of size
+    # 1.
     directions = directions * largest.sign() * (variances > 1e-12 * variances[0])
     reduced = torch.cat([(block - mean) @ directions for block in blocks]).float()
     return F.pad(reduced, (0, 0, 1, 0))
@@ -150,7 +183,8 @@ def _scale(values: torch.Tensor, scaling: str) -> torch.Tensor:
         values = values.double()
         centered = values - values.mean(0)
         deviation = centered.square().mean(0).sqrt()
-        # Rounding leaves a deviation near 0 in a constant column; dividing by it would turn it into noise of size 1.
+        # Rounding leaves a deviation near 0 in a constant column; dividing by it would turn it into
+        # noise of size 1.
         is_constant = deviation <= 1e-7 * values.abs().amax(0)
         return (centered / deviation.masked_fill(is_constant, torch.inf)).float()
     return values
@@ -161,10 +195,12 @@ def _sources(config, dataset: GenRecDataset) -> dict[str, str]:
     if isinstance(wanted, Mapping):
         unnamed = [name for name in wanted if not isinstance(name, str)]
         if unnamed:
-            raise ValueError(f"item_features names a feature {unnamed[0]!r}, but a name is text: write {{text: {wanted[unnamed[0]]}}}")
+            raise UserError(
+                f"item_features names a feature {unnamed[0]!r}, but a name is text: write {{text: {wanted[unnamed[0]]}}}"
+            )
         return dict(wanted)
     if wanted != "auto":
-        raise ValueError(
+        raise UserError(
             f"item_features is {wanted!r}, but it must be auto or a mapping name -> source: write for example {{text: tfidf}}, "
             "{cf: SASRec} or {mine: path/to/features.npy}"
         )
@@ -190,7 +226,7 @@ def _reader(source: str) -> Callable[[object, GenRecDataset], torch.Tensor]:
     try:
         find_model(str(source))
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"item_features names the source {source!r}, but a source is tfidf, {PREFIX}<name or folder>, the path of a .npy file, "
             "preloaded or the name of a RecBole model such as SASRec: use one of these"
         ) from error
@@ -203,35 +239,46 @@ def _read_file(path: str, config, dataset: GenRecDataset) -> torch.Tensor:
     tokens_path = os.path.expanduser(config["item_feature_tokens"] or f"{path[:-4]}.tokens")
     for file in (path, tokens_path):
         if not os.path.isfile(file):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"there is no file {file!r}, but a .npy item feature needs its matrix and a text file with one item token per row: "
                 "correct item_features or item_feature_tokens"
             )
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path!r} is not a plain numpy array ({error}): write it with numpy.save") from error
+        raise UserError(
+            f"{path!r} is not a plain numpy array ({error}): write it with numpy.save"
+        ) from error
     try:
         with open(tokens_path, encoding="utf-8-sig") as lines:
             tokens = lines.read().splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{tokens_path!r} is not UTF-8 ({error}): save it as UTF-8") from error
+        raise UserError(f"{tokens_path!r} is not UTF-8 ({error}): save it as UTF-8") from error
     if values.ndim != 2 or len(values) != len(tokens) or values.dtype.kind not in "fiu":
-        raise ValueError(
+        raise UserError(
             f"{path!r} has the shape {list(values.shape)} and type {values.dtype} and {tokens_path!r} has {len(tokens)} lines, but "
             "a feature is a matrix of numbers with one row per item token: write both from the same list of items"
         )
     row_of = {token: row for row, token in enumerate(tokens)}
     if len(row_of) != len(tokens):
-        raise ValueError(f"{tokens_path!r} names {len(tokens) - len(row_of)} item tokens more than once: keep one row per item")
+        raise UserError(
+            f"{tokens_path!r} names {len(tokens) - len(row_of)} item tokens more than once: keep one row per item"
+        )
     items = [str(token) for token in dataset.field2id_token[dataset.iid_field][1:]]
     missing = [token for token in items if token not in row_of]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{path!r} has no row for {len(missing)} of {len(items)} items (such as {', '.join(missing[:3])}): add rows for them, "
             "or filter them out of the data set"
         )
-    logger.info("Item features: %s has rows of all %d items and %d rows of others", path, len(items), len(tokens) - len(items))
+    logger.info(
+        "Item features: %s has rows of all %d items and %d rows of others",
+        path,
+        len(items),
+        len(tokens) - len(items),
+    )
     features = torch.zeros(len(items) + 1, values.shape[1])
-    features[1:] = torch.from_numpy(np.asarray(values[[row_of[token] for token in items]], dtype=np.float32))
+    features[1:] = torch.from_numpy(
+        np.asarray(values[[row_of[token] for token in items]], dtype=np.float32)
+    )
     return features

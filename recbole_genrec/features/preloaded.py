@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -15,18 +16,28 @@ logger = logging.getLogger(__name__)
 def preloaded_embeddings(config, dataset: GenRecDataset) -> torch.Tensor:
     """The vectors of preload_weight: FloatTensor [n_items, d], row i = internal item id i, row 0 zeros.
 
-    With `additional_feat_suffix: [ent]`, `load_col: {inter: [...], ent: [ent_id, ent_emb]}`, `preload_weight: {ent_id: ent_emb}` and
-    `alias_of_item_id: [ent_id]` RecBole reads NAME.ent, whose header is `ent_id:token<TAB>ent_emb:float_seq`, and gives the tokens of
-    ent_id the ids of the items. Tokens that only this file has become items of the catalogue; their number is logged.
+    With `additional_feat_suffix: [ent]`, `load_col: {inter: [...], ent: [ent_id, ent_emb]}`,
+    `preload_weight: {ent_id: ent_emb}` and
+    `alias_of_item_id: [ent_id]` RecBole reads NAME.ent, whose header is
+        `ent_id:token<TAB>ent_emb:float_seq`, and gives the tokens of
+    ent_id the ids of the items. Tokens that only this file has become items of the catalogue; their
+    number is logged.
 
     Raises:
-        ValueError: no field of preload_weight is in alias_of_item_id, or several are; an item without a vector or with several.
+        ValueError: no field of preload_weight is in alias_of_item_id, or several are; an item
+            without a vector or with several.
     """
     field = _id_field(config)
     vectors = torch.from_numpy(dataset.get_preload_weight(field)).float()
     ids = torch.from_numpy(np.array(dataset.field2feats(field)[0][field]))
     n_vectors = torch.bincount(ids, minlength=len(vectors))[1:]
-    _refuse(dataset, n_vectors == 0, field, "no vector", "add them there, or filter the items out of the data set")
+    _refuse(
+        dataset,
+        n_vectors == 0,
+        field,
+        "no vector",
+        "add them there, or filter the items out of the data set",
+    )
     _refuse(dataset, n_vectors > 1, field, "more than one vector", "keep one row per item")
     n_unseen = int((torch.bincount(dataset.sequences.items, minlength=len(vectors))[1:] == 0).sum())
     if n_unseen:
@@ -41,20 +52,26 @@ def preloaded_embeddings(config, dataset: GenRecDataset) -> torch.Tensor:
 
 
 def _id_field(config) -> str:
-    fields = [field for field in config["preload_weight"] or {} if field in (config["alias_of_item_id"] or [])]
+    fields = [
+        field
+        for field in config["preload_weight"] or {}
+        if field in (config["alias_of_item_id"] or [])
+    ]
     if len(fields) != 1:
-        raise ValueError(
+        raise UserError(
             f"preload_weight is {config['preload_weight']} and alias_of_item_id is {config['alias_of_item_id']}, but item vectors need "
             "one id field that is in both: write for example preload_weight: {ent_id: ent_emb} and alias_of_item_id: [ent_id]"
         )
     return fields[0]
 
 
-def _refuse(dataset: GenRecDataset, is_wrong: torch.Tensor, field: str, what: str, way_out: str) -> None:
+def _refuse(
+    dataset: GenRecDataset, is_wrong: torch.Tensor, field: str, what: str, way_out: str
+) -> None:
     """Raise for the items, of ids 1, 2, ..., that are wrong, if there are any."""
     wrong = np.asarray(dataset.field2id_token[field])[1:][is_wrong.numpy()]
     if len(wrong):
-        raise ValueError(
+        raise UserError(
             f"{len(wrong)} of {len(is_wrong)} items (such as {', '.join(wrong[:3])}) have {what} in the file of {field!r}, which "
             f"preload_weight names: {way_out}"
         )

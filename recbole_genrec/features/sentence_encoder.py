@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.errors import MissingPackageError, UserError
 from recbole_genrec.features.cache import cached_features
 from recbole_genrec.features.text import item_sentences
 
@@ -26,11 +27,13 @@ def encoder_features(config, dataset: GenRecDataset, source: str) -> torch.Tenso
     """The vectors of the item sentences, as the encoder gives them; kept in feature_cache_dir.
 
     Args:
-        source: "sentence-transformers/" and then a folder with a model, a name of the hub with its owner (BAAI/bge-small-en-v1.5), or
+        source: "sentence-transformers/" and then a folder with a model, a name of the hub with its
+            owner (BAAI/bge-small-en-v1.5), or
             one without (all-MiniLM-L6-v2: a model of the owner sentence-transformers).
 
     Returns:
-        FloatTensor [n_items, width of the encoder] (CPU); row 0 and items without text are zeros, as they are with TF-IDF: an encoder
+        FloatTensor [n_items, width of the encoder] (CPU); row 0 and items without text are zeros,
+        as they are with TF-IDF: an encoder
         also has a vector for the empty text, but it means nothing.
 
     Raises:
@@ -40,21 +43,32 @@ def encoder_features(config, dataset: GenRecDataset, source: str) -> torch.Tenso
     name = _encoder_name(source)
     sentences = item_sentences(config, dataset)[1:]
     # No setting beside the texts: batch size and device change no more than the rounding.
-    key = {"format": 1, "encoder": encoder_identity(source), "texts": hashlib.sha256("\n".join(sentences).encode()).hexdigest()}
+    key = {
+        "format": 1,
+        "encoder": encoder_identity(source),
+        "texts": hashlib.sha256("\n".join(sentences).encode()).hexdigest(),
+    }
 
     def make() -> np.ndarray:
-        return encode(sentences, name, config["device"], config["text_batch_size"], config["show_progress"])
+        return encode(
+            sentences, name, config["device"], config["text_batch_size"], config["show_progress"]
+        )
 
-    vectors = cached_features(config["feature_cache_dir"], dataset.dataset_name, key, len(sentences), make)
+    vectors = cached_features(
+        config["feature_cache_dir"], dataset.dataset_name, key, len(sentences), make
+    )
     features = torch.zeros(len(sentences) + 1, vectors.shape[1])
     features[1:] = torch.from_numpy(vectors)
     return features
 
 
-def encode(sentences: list[str], name: str, device, batch_size: int, show_progress: bool) -> np.ndarray:
+def encode(
+    sentences: list[str], name: str, device, batch_size: int, show_progress: bool
+) -> np.ndarray:
     """The vectors of sentences, float32 [n, width of the encoder]; empty sentences have zeros.
 
-    Sentences are cut to the encoder's own limit, and share batches with those of about their length. The caller's random states
+    Sentences are cut to the encoder's own limit, and share batches with those of about their
+    length. The caller's random states
     are not touched.
 
     Args:
@@ -70,12 +84,23 @@ def encode(sentences: list[str], name: str, device, batch_size: int, show_progre
     with _own_random_states(torch.device(device)):
         encoder = _load_encoder(name, device)
         logger.info("Item text is encoded by %s on %s", name, device)
-        batches = tqdm(range(0, len(order), batch_size), desc="Encoding item text", ncols=100, disable=not show_progress)
+        batches = tqdm(
+            range(0, len(order), batch_size),
+            desc="Encoding item text",
+            ncols=100,
+            disable=not show_progress,
+        )
         vectors = np.zeros((len(sentences), 0), dtype=np.float32)
         for start in batches:
             rows = order[start : start + batch_size]
             texts = [sentences[row] for row in rows]
-            found = encoder.encode(texts, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True, device=str(device))
+            found = encoder.encode(
+                texts,
+                batch_size=batch_size,
+                show_progress_bar=False,
+                convert_to_numpy=True,
+                device=str(device),
+            )
             if not start:
                 vectors = np.zeros((len(sentences), found.shape[1]), dtype=np.float32)
             vectors[rows] = found
@@ -89,7 +114,7 @@ def _encoder_name(source: str) -> str:
         return name
     owner, _, model = name.rpartition("/")
     if not model or "/" in owner or name.startswith(".") or os.path.isabs(name):
-        raise ValueError(
+        raise UserError(
             f"the item feature source {source!r} names {name!r}, but there is no such folder and a name of the hub is a model or "
             "owner/model: correct it, or use tfidf"
         )
@@ -103,12 +128,14 @@ def encoder_identity(source: str) -> str:
         return name
     digest = hashlib.sha256()
     for folder, subfolders, files in os.walk(name):
-        subfolders[:] = sorted(subfolder for subfolder in subfolders if not subfolder.startswith("."))
+        subfolders[:] = sorted(
+            subfolder for subfolder in subfolders if not subfolder.startswith(".")
+        )
         for file in sorted(file for file in files if not file.startswith(".")):
             path = os.path.join(folder, file)
             digest.update(f"{os.path.relpath(path, name)}\n{os.path.getsize(path)}\n".encode())
             with open(path, "rb") as content:
-                for block in iter(lambda: content.read(1 << 20), b""):  # noqa: B023
+                for block in iter(lambda: content.read(1 << 20), b""):
                     digest.update(block)
     return digest.hexdigest()
 
@@ -117,17 +144,21 @@ def _load_encoder(name: str, device):
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"the encoder {name!r} needs the package sentence-transformers, which cannot be imported ({error}): run "
             '`pip install "recbole-genrec[text]"` (in a checkout: `pip install -e ".[text]"`), or use the item feature source tfidf'
         ) from error
     try:
-        # What lies on this disk first: no request, and no minutes of retries where there is no network.
-        return SentenceTransformer(name if os.path.isdir(name) else _cached_folder(name), device=str(device))
+        # What lies on this disk first: no request, and no minutes of retries where there is no
+        # network.
+        return SentenceTransformer(
+            name if os.path.isdir(name) else _cached_folder(name), device=str(device)
+        )
     except Exception as error:
-        # It raises OSError, ValueError, KeyError, SafetensorError ... according to what it finds instead.
+        # It raises OSError, ValueError, KeyError, SafetensorError ... according to what it finds
+        # instead.
         if os.path.isdir(name):
-            raise ValueError(
+            raise UserError(
                 f"the folder {name!r} holds no encoder that sentence-transformers can load ({_short(error)}): give the folder of a "
                 "saved model, or use the item feature source tfidf"
             ) from error
@@ -135,7 +166,7 @@ def _load_encoder(name: str, device):
         _ask_hub(name)
         return SentenceTransformer(name, device=str(device))
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"the encoder {name!r} is no folder here and cannot be had from the hub ({_short(error)}): correct the name, give "
             f"{PREFIX}<folder of a saved model>, or use the item feature source tfidf"
         ) from error
@@ -144,7 +175,9 @@ def _load_encoder(name: str, device):
 def _cached_folder(name: str) -> str:
     from huggingface_hub import snapshot_download
 
-    return snapshot_download(name, cache_dir=os.environ.get("SENTENCE_TRANSFORMERS_HOME"), local_files_only=True)
+    return snapshot_download(
+        name, cache_dir=os.environ.get("SENTENCE_TRANSFORMERS_HOME"), local_files_only=True
+    )
 
 
 def _ask_hub(name: str) -> None:

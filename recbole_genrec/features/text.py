@@ -17,6 +17,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.data.files import read_header
+from recbole_genrec.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -37,27 +38,34 @@ class Part(NamedTuple):
 def text_fields(config, dataset: GenRecDataset) -> list[str]:
     """Names of the text fields to use, in the order of text_template, text_fields or the file; empty without .item file or text.
 
-    Without the two settings they are all token_seq fields and all token fields that are no ids (item id, *_id).
+    Without the two settings they are all token_seq fields and all token fields that are no ids
+    (item id, *_id).
 
     Raises:
-        ValueError: both settings are given, a template that cannot be read, or a field that the file does not have.
+        ValueError: both settings are given, a template that cannot be read, or a field that the
+            file does not have.
     """
     key, wanted = _wanted_fields(config)
     path = item_file(dataset)
     if not os.path.isfile(path):
         if wanted:
-            raise ValueError(f"{key} is {config[key]!r}, but there is no file {path!r}: add it or drop {key}")
+            raise UserError(
+                f"{key} is {config[key]!r}, but there is no file {path!r}: add it or drop {key}"
+            )
         return []
     types = _field_types(config, path)
     missing = [field for field in wanted if field not in types]
     if missing:
-        raise ValueError(f"{key} names {missing}, but {path!r} has only {list(types)}: choose among these")
+        raise UserError(
+            f"{key} names {missing}, but {path!r} has only {list(types)}: choose among these"
+        )
     if wanted:
         return wanted
     fields = [
         field
         for field, kind in types.items()
-        if kind == "token_seq" or (kind == "token" and field != dataset.iid_field and not field.endswith("_id"))
+        if kind == "token_seq"
+        or (kind == "token" and field != dataset.iid_field and not field.endswith("_id"))
     ]
     # Years or prices alone say nothing; as company of a title they do.
     return fields if any(types[field] == "token_seq" for field in fields) else []
@@ -66,40 +74,53 @@ def text_fields(config, dataset: GenRecDataset) -> list[str]:
 def parse_template(template: str) -> list[Part]:
     """The fields of a text such as "Title: {title} ({year}). {description}" with the text that belongs to them.
 
-    That is the text before a field, a closing bracket or quotation mark right after it, and all text after the last field.
+    That is the text before a field, a closing bracket or quotation mark right after it, and all
+    text after the last field.
 
     Raises:
-        ValueError: it is no text, has no field or a brace without its partner, or a field is more than a name.
+        ValueError: it is no text, has no field or a brace without its partner, or a field is more
+            than a name.
     """
     if not isinstance(template, str):
-        raise ValueError(f"text_template is {template!r}, but has to be text with fields in braces: put it in quotes, as in '{{title}}'")
+        raise UserError(
+            f"text_template is {template!r}, but has to be text with fields in braces: put it in quotes, as in '{{title}}'"
+        )
     try:
         pieces = list(Formatter().parse(" ".join(template.split())))
     except ValueError as error:
-        raise ValueError(f"text_template is {template!r}, which cannot be read ({error}): write fields as {{title}}") from error
+        raise UserError(
+            f"text_template is {template!r}, which cannot be read ({error}): write fields as {{title}}"
+        ) from error
     parts, text = [], ""
     for literal, field, layout, conversion in pieces:
         text += literal
         if field is None:
             continue
         if layout or conversion:
-            raise ValueError(f"text_template is {template!r}, but a field is only a name in braces: write {{{field}}}")
+            raise UserError(
+                f"text_template is {template!r}, but a field is only a name in braces: write {{{field}}}"
+            )
         closing = re.match(r"[)\]}\"»”]*", text).group() if parts else ""
         if closing:
             parts[-1] = parts[-1]._replace(after=closing)
         parts.append(Part(text[len(closing) :], field, ""))
         text = ""
     if not parts:
-        raise ValueError(f"text_template is {template!r}, but it needs a field in braces: write for example '{{title}}'")
+        raise UserError(
+            f"text_template is {template!r}, but it needs a field in braces: write for example '{{title}}'"
+        )
     return [*parts[:-1], parts[-1]._replace(after=text)]
 
 
 def item_sentences(config, dataset: GenRecDataset) -> list[str]:
     """One sentence per item, list of n_items strings; row i = internal item id i.
 
-    A sentence is the item's text fields joined by a space, or text_template filled with them, without the fields that the item lacks
-    and the text that belongs to them (see parse_template). Items are joined by token; of several lines of one item the first counts.
-    Items that the .item file lacks, or whose fields are empty, have the empty string, as padding has. The log counts all of these.
+    A sentence is the item's text fields joined by a space, or text_template filled with them,
+    without the fields that the item lacks
+    and the text that belongs to them (see parse_template). Items are joined by token; of several
+    lines of one item the first counts.
+    Items that the .item file lacks, or whose fields are empty, have the empty string, as padding
+    has. The log counts all of these.
 
     Raises:
         ValueError: no text field, a file that is no table, or no item of the data set has text.
@@ -107,7 +128,7 @@ def item_sentences(config, dataset: GenRecDataset) -> list[str]:
     path = item_file(dataset)
     fields = text_fields(config, dataset)
     if not fields:
-        raise ValueError(
+        raise UserError(
             f"the data set {dataset.dataset_name!r} has no text field in {path!r}: add one (name:token_seq), or set item_features "
             "to another source, such as {cf: SASRec}"
         )
@@ -115,11 +136,14 @@ def item_sentences(config, dataset: GenRecDataset) -> list[str]:
     parts = joined if config["text_template"] is None else parse_template(config["text_template"])
     tokens = pd.Index([str(token) for token in dataset.field2id_token[dataset.iid_field][1:]])
     table = _read_items(config, path, dataset.iid_field, fields)
-    n_missing, n_unused = int((~tokens.isin(table.index)).sum()), int((~table.index.isin(tokens)).sum())
+    n_missing, n_unused = (
+        int((~tokens.isin(table.index)).sum()),
+        int((~table.index.isin(tokens)).sum()),
+    )
     sentences = _fill(table.reindex(tokens).fillna(""), parts)
     n_empty, n_items = sentences.count(""), len(sentences)
     if n_empty == n_items:
-        raise ValueError(
+        raise UserError(
             f"none of the {n_items} items of {dataset.dataset_name!r} has text in {path!r}: check that its {dataset.iid_field!r} "
             "column holds the item tokens of the .inter file"
         )
@@ -134,19 +158,22 @@ def tfidf_features(config, dataset: GenRecDataset) -> torch.Tensor:
     """TF-IDF of the item sentences, reduced by truncated SVD.
 
     Returns:
-        FloatTensor [n_items, d], d = min(text_dim, words, items); row 0 and items without text are zeros.
+        FloatTensor [n_items, d], d = min(text_dim, words, items); row 0 and items without text are
+        zeros.
 
     Raises:
         ValueError: text_dim < 1, no text, or no word in it.
     """
     if config["text_dim"] < 1:
-        raise ValueError(f"text_dim is {config['text_dim']}, but a feature needs at least 1 column: raise it")
+        raise UserError(
+            f"text_dim is {config['text_dim']}, but a feature needs at least 1 column: raise it"
+        )
     sentences = item_sentences(config, dataset)[1:]
     try:
         # Logarithmic counts: a long description says more than a title, but not ten times more.
         weights = TfidfVectorizer(sublinear_tf=True, dtype=np.float64).fit_transform(sentences)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"the text of {dataset.dataset_name!r} has no word of two or more letters or digits: choose other text_fields or "
             "another item_features source"
         ) from error
@@ -167,7 +194,7 @@ def _wanted_fields(config) -> tuple[str, list[str]]:
     if template is None:
         return "text_fields", [fields] if isinstance(fields, str) else list(fields or [])
     if fields:
-        raise ValueError(
+        raise UserError(
             f"text_fields is {fields!r} and text_template {template!r}, but a template names its fields itself: set one of the two to none"
         )
     return "text_template", list(dict.fromkeys(part.field for part in parse_template(template)))
@@ -179,7 +206,9 @@ def _fill(table: pd.DataFrame, parts: list[Part]) -> list[str]:
         values = table[field].map(_tidy).to_numpy(dtype=object)
         # A sentence that begins in the middle of the template does not begin with a separator.
         beginning = before if number == 0 else before.lstrip(" .,;:!?/|–—-")
-        opening = np.where(sentences == "", np.array(beginning, dtype=object), np.array(before, dtype=object))
+        opening = np.where(
+            sentences == "", np.array(beginning, dtype=object), np.array(before, dtype=object)
+        )
         sentences = np.where(values == "", sentences, sentences + opening + values + after)
     return sentences.tolist()
 
@@ -191,8 +220,10 @@ def _tidy(text: str) -> str:
 def _field_types(config, path: str) -> dict[str, str]:
     header = read_header(path, config["field_separator"], config["encoding"])
     columns = [column.split(":") for column in header]
-    if any(len(column) != 2 for column in columns) or len({name for name, _ in columns}) != len(columns):
-        raise ValueError(
+    if any(len(column) != 2 for column in columns) or len({name for name, _ in columns}) != len(
+        columns
+    ):
+        raise UserError(
             f"the first line of {path!r} is {config['field_separator'].join(header)!r}, but RecBole needs columns named "
             "'name:type', each once: write a header such as 'item_id:token<TAB>title:token_seq'"
         )
@@ -203,7 +234,9 @@ def _read_items(config, path: str, item_field: str, fields: list[str]) -> pd.Dat
     """The text fields of the file by item token, one row per token."""
     names = list(_field_types(config, path))
     if item_field not in names:
-        raise ValueError(f"{path!r} has the columns {names} and lacks {item_field!r}: name its column of item tokens so")
+        raise UserError(
+            f"{path!r} has the columns {names} and lacks {item_field!r}: name its column of item tokens so"
+        )
     try:
         # QUOTE_NONE: a title that begins with a quotation mark would swallow the lines after it.
         table = pd.read_csv(
@@ -219,11 +252,15 @@ def _read_items(config, path: str, item_field: str, fields: list[str]) -> pd.Dat
             encoding=config["encoding"],
         )
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{path!r} cannot be read as a table ({' '.join(str(error).split())}): give every line the {len(names)} columns of the header"
         ) from error
     table = table.set_index(item_field, drop=False)
     is_repeated = table.index.duplicated()
     if is_repeated.any():
-        logger.warning("lines of %r with an item token that stands above: %d; an item's first line counts", path, is_repeated.sum())
+        logger.warning(
+            "lines of %r with an item token that stands above: %d; an item's first line counts",
+            path,
+            is_repeated.sum(),
+        )
     return table[~is_repeated]

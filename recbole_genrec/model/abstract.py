@@ -1,18 +1,20 @@
 """What all generative recommenders share: parts, training plan, semantic ids; generation.py has the way from a history to items."""
 
-# Shapes: B batch, S encoder tokens, T history length in items, E encoder tokens per item, D hidden size
+# Shapes: B batch, S encoder tokens, T history length in items, E encoder tokens per item, D hidden
+# size
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Callable
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.features.item_features import ItemFeatures
 from recbole_genrec.model.generation import Generation
 from recbole_genrec.model.stage import Group, Stage
@@ -28,18 +30,23 @@ logger = logging.getLogger(__name__)
 
 LEAST_USAGE = 0.8  # TIGER: its tokenizer is trained until this share of a codebook is in use
 MOST_SHARING = 0.5  # of the counter; ours: beyond it a tokenizer that learns on may soon need more
-UNTOUCHED_END = 0.1  # of the tokenizer's epochs; ours: a restarted code needs some epochs to find its place
+UNTOUCHED_END = (
+    0.1  # of the tokenizer's epochs; ours: a restarted code needs some epochs to find its place
+)
 
 
 class GenerativeRecommender(Generation, SequentialRecommender):
     """A tokenizer that names items, a T5 that generates the next item's name, a beam search that ranks.
 
-    A model of a paper says how items become codes (`make_tokenizer`), how a history enters the encoder
+    A model of a paper says how items become codes (`make_tokenizer`), how a history enters the
+    encoder
     (`embed_history`), what is minimized (`losses`) and in which order (`stages`).
     """
 
     input_type = InputType.POINTWISE
-    trains_all_positions = False  # whether `losses` takes batches of sequences with all their next items
+    trains_all_positions = (
+        False  # whether `losses` takes batches of sequences with all their next items
+    )
 
     def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
         """`saved` is the state of a trained model: item features (and a teacher) are taken from it instead of made anew."""
@@ -58,29 +65,35 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         self.tokenizer = self.make_tokenizer(features.shape[1])
         codebook_sizes = (config["codebook_size"],) * config["n_levels"]
         self.semantic_ids = SemanticIDs(self.n_items, codebook_sizes, config["counter_size"])
-        self.token_table = nn.Embedding(self.semantic_ids.n_tokens + self.n_context_tokens(), config["hidden_size"])
+        self.token_table = nn.Embedding(
+            self.semantic_ids.n_tokens + self.n_context_tokens(), config["hidden_size"]
+        )
         self.seq2seq = self.make_seq2seq()
 
     def _check_catalogue(self) -> None:
         """Refuse what cannot work before anything is trained."""
-        n_items, n_beams, codebook_size = self.n_items - 1, self.config["n_beams"], self.config["codebook_size"]
+        n_items, n_beams, codebook_size = (
+            self.n_items - 1,
+            self.config["n_beams"],
+            self.config["codebook_size"],
+        )
         if n_beams > n_items:
-            raise ValueError(
+            raise UserError(
                 f"n_beams is {n_beams}, but the catalogue has only {n_items} items; lower n_beams (and topk, which may not exceed it)."
             )
         if codebook_size > n_items and not self.has_given_codes():
-            raise ValueError(
+            raise UserError(
                 f"codebook_size is {codebook_size}, but the catalogue has only {n_items} items to place the codes on; lower codebook_size."
             )
         if self.config["counter_size"]:
             return
         if not self.has_unique_codes():
-            raise ValueError(
+            raise UserError(
                 "counter_size is 0, but the tokenizer may leave items with equal codes to be numbered; set counter_size to 256."
             )
         n_codes = codebook_size ** self.config["n_levels"]
         if n_codes < n_items:
-            raise ValueError(
+            raise UserError(
                 f"n_levels and codebook_size give {n_codes} codes, but the catalogue has {n_items} items and each needs one of its own; "
                 "raise one of them."
             )
@@ -88,7 +101,9 @@ class GenerativeRecommender(Generation, SequentialRecommender):
     def has_given_codes(self) -> bool:
         """Whether the codes are drawn at random or come from a file, so that nothing of the items need be known."""
         config = self.config
-        return "semantic_ids_file" in config and (config["tokenizer"] == "random" or config["semantic_ids_file"] is not None)
+        return "semantic_ids_file" in config and (
+            config["tokenizer"] == "random" or config["semantic_ids_file"] is not None
+        )
 
     def check_features(self) -> None:
         """Refuse features of which the tokenizer could not make enough different codes."""
@@ -113,14 +128,24 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         if self.is_restored:
             codes = torch.zeros(self.n_items - 1, config["n_levels"], dtype=torch.long)
         elif config["semantic_ids_file"] is not None:
-            codes = read_semantic_ids(config["semantic_ids_file"], self.item_tokens, *sizes, config["counter_size"])
+            codes = read_semantic_ids(
+                config["semantic_ids_file"], self.item_tokens, *sizes, config["counter_size"]
+            )
         else:
             codes = random_codes(self.n_items - 1, *sizes, config["seed"])
         return GivenCodes(codes, n_features=n_features, codebook_size=config["codebook_size"])
 
     def make_seq2seq(self) -> nn.Module:
         """What reads histories and writes names: a T5, or a module with its methods."""
-        sizes = ("hidden_size", "inner_size", "n_layers", "n_heads", "head_size", "hidden_dropout_prob", "attn_dropout_prob")
+        sizes = (
+            "hidden_size",
+            "inner_size",
+            "n_layers",
+            "n_heads",
+            "head_size",
+            "hidden_dropout_prob",
+            "attn_dropout_prob",
+        )
         return T5(T5Size(*(self.config[size] for size in sizes)))
 
     def tokenizer_input(self) -> Tensor:
@@ -147,7 +172,8 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         """The sum of the losses, as RecBole asks for it."""
         return sum(self.losses(interaction).values())
 
-    # --- stages -------------------------------------------------------------------------------------------
+    # --- stages
+    # -------------------------------------------------------------------------------------------
 
     def tokenizer_stage(self, before_epoch: Callable[[int], None] | None = None) -> Stage:
         """Train the tokenizer on the features of all items, then name the items."""
@@ -157,7 +183,13 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         return Stage(
             name="tokenizer",
             rows="items",
-            groups=(Group(("tokenizer",), config["tokenizer_learning_rate"], config["tokenizer_weight_decay"]),),
+            groups=(
+                Group(
+                    ("tokenizer",),
+                    config["tokenizer_learning_rate"],
+                    config["tokenizer_weight_decay"],
+                ),
+            ),
             losses=lambda item_ids: self.tokenizer.losses(self.tokenizer_input()[item_ids]),
             epochs=epochs,
             batch_size=config["tokenizer_batch_size"],
@@ -176,7 +208,9 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         return Stage(
             name="recommender",
             rows="sequences" if config["train_mode"] == "all_positions" else "interactions",
-            groups=(Group(("token_table", "seq2seq"), config["learning_rate"], config["weight_decay"]),),
+            groups=(
+                Group(("token_table", "seq2seq"), config["learning_rate"], config["weight_decay"]),
+            ),
             losses=self.losses,
             epochs=config["epochs"],
             batch_size=config["train_batch_size"],
@@ -191,14 +225,21 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         return replace(
             self.recommender_stage(),
             name="finetune",
-            groups=(Group(("token_table", "seq2seq"), config["finetune_learning_rate"], config["weight_decay"]),),
+            groups=(
+                Group(
+                    ("token_table", "seq2seq"),
+                    config["finetune_learning_rate"],
+                    config["weight_decay"],
+                ),
+            ),
             epochs=config["finetune_epochs"],
             scheduler=config["finetune_scheduler"],
             warmup_epochs=0,
             stopping_step=config["finetune_stopping_step"],
         )
 
-    # --- semantic ids -------------------------------------------------------------------------------------
+    # --- semantic ids
+    # -------------------------------------------------------------------------------------
 
     def start_tokenizer(self) -> None:
         """Place the codebooks on all items' features."""
@@ -207,27 +248,49 @@ class GenerativeRecommender(Generation, SequentialRecommender):
     def restart_codes(self, epoch: int) -> None:
         """Move codewords that no item uses to where items are, while there is time left to train them."""
         if epoch < (1 - UNTOUCHED_END) * self.config["tokenizer_epochs"]:
-            n_restarted = self.tokenizer.end_epoch(self.tokenizer_input()[1:], epoch, self.config["seed"])
+            n_restarted = self.tokenizer.end_epoch(
+                self.tokenizer_input()[1:], epoch, self.config["seed"]
+            )
             if n_restarted:
-                logger.info("tokenizer epoch %d: restarted %d codes that no item used", epoch, n_restarted)
+                logger.info(
+                    "tokenizer epoch %d: restarted %d codes that no item used", epoch, n_restarted
+                )
 
     def finish_tokenizer(self) -> None:
         """Log what the tokenizer has become and name the items by it."""
         report = self.tokenizer.report(self.tokenizer_input()[1:])
-        logger.info("tokenizer: %s", ", ".join(f"{name} {value:.4g}" for name, value in report.items()))
+        logger.info(
+            "tokenizer: %s", ", ".join(f"{name} {value:.4g}" for name, value in report.items())
+        )
         self.refresh_semantic_ids()
 
     @torch.no_grad()
     def refresh_semantic_ids(self) -> float:
         """Name all items by the tokenizer as it is now; logs and returns the share of items whose codes changed (0 to 1)."""
         changed = self.semantic_ids.assign(self.tokenizer.encode(self.tokenizer_input()[1:]))
-        logger.info("semantic ids: %.2f%% of the items changed their codes; %s", 100 * changed, self.semantic_ids.describe())
+        logger.info(
+            "semantic ids: %.2f%% of the items changed their codes; %s",
+            100 * changed,
+            self.semantic_ids.describe(),
+        )
         figures = self.semantic_ids.statistics()
-        idle = [level for level in range(self.config["n_levels"]) if figures[f"usage_{level}"] < LEAST_USAGE]
+        idle = [
+            level
+            for level in range(self.config["n_levels"])
+            if figures[f"usage_{level}"] < LEAST_USAGE
+        ]
         if idle:
-            logger.warning("semantic ids: fewer than %.0f%% of the codes of levels %s are in use", 100 * LEAST_USAGE, idle)
+            logger.warning(
+                "semantic ids: fewer than %.0f%% of the codes of levels %s are in use",
+                100 * LEAST_USAGE,
+                idle,
+            )
         largest, counter_size = figures["largest_group"], self.config["counter_size"]
-        if counter_size and largest > MOST_SHARING * counter_size and not isinstance(self.tokenizer, GivenCodes):
+        if (
+            counter_size
+            and largest > MOST_SHARING * counter_size
+            and not isinstance(self.tokenizer, GivenCodes)
+        ):
             text = "semantic ids: %.0f items share all codes, and counter_size allows %d: a run where they become more ends; raise it"
             logger.warning(text, largest, counter_size)
         return changed

@@ -1,6 +1,7 @@
 """How histories enter the encoder, and the loss of all next items of a sequence in one pass (`train_mode: all_positions`)."""
 
-# Shapes: B batch, T history length in items, E encoder tokens per item, S encoder tokens, P next items of a sequence, D hidden size
+# Shapes: B batch, T history length in items, E encoder tokens per item, S encoder tokens, P next
+# items of a sequence, D hidden size
 
 from __future__ import annotations
 
@@ -32,13 +33,16 @@ def encoder_input(model, interaction) -> EncoderInput:
     tokens_per_item = embeddings.shape[1] // n_items
     mask = (item_id_list > 0).repeat_interleave(tokens_per_item, dim=1)
     embeddings, mask = model.add_context(interaction, embeddings, mask)
-    return EncoderInput(embeddings, mask, item_places(mask.shape[1], n_items, tokens_per_item, mask.device))
+    return EncoderInput(
+        embeddings, mask, item_places(mask.shape[1], n_items, tokens_per_item, mask.device)
+    )
 
 
 def all_positions_loss(model, interaction) -> Tensor:
     """Cross-entropy of the codes of all next items of a batch of sequences, averaged over the next items and their levels.
 
-    It equals the mean over one row per next item, each with the history before it, of the same model (dropout aside).
+    It equals the mean over one row per next item, each with the history before it, of the same
+    model (dropout aside).
 
     Args:
         interaction: as SequenceBatches makes them; the next items are [B, P], 0 = none.
@@ -49,6 +53,8 @@ def all_positions_loss(model, interaction) -> Tensor:
     n_levels = model.semantic_ids.n_levels
     seen = before_targets(places, interaction[model.ITEM_SEQ_LEN], item_ids, n_levels)
     is_real = (item_ids > 0).flatten()
-    named = item_ids.flatten().clamp(min=1)  # any item's codes where there is no next item: choosing rows would wait for the device
+    named = item_ids.flatten().clamp(
+        min=1
+    )  # any item's codes where there is no next item: choosing rows would wait for the device
     log_probs = model.target_log_probs(model.decode_targets(named, memory, seen), named)
     return -(log_probs * is_real.unsqueeze(1)).sum() / (is_real.sum() * n_levels)

@@ -1,10 +1,11 @@
 """From a history to the codes of its next items: training's log-probabilities and the ranking by beams."""
 
-# Shapes: B batch, T history length in items, E encoder tokens per item, S encoder tokens, L levels, D hidden size, K items of a ranked list
+# Shapes: B batch, T history length in items, E encoder tokens per item, S encoder tokens, L levels,
+# D hidden size, K items of a ranked list
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,9 +25,12 @@ class Generation:
 
     compiled_parts: SearchParts | None = None  # with `compile_search`, once there was a search
 
-    # --- history and target -------------------------------------------------------------------------------
+    # --- history and target
+    # -------------------------------------------------------------------------------
 
-    def encode_history(self, interaction, encode: Callable[..., Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def encode_history(
+        self, interaction, encode: Callable[..., Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encoder states [B, S, D] and their mask [B, S] of a batch's histories, S = T * E; `encode` stands for `seq2seq.encode`."""
         embeddings, mask, places = encoder_input(self, interaction)
         seen = item_causal(places) if self.config["train_mode"] == "all_positions" else mask
@@ -46,8 +50,10 @@ class Generation:
     def level_log_probs(self, hidden: Tensor, level: int) -> Tensor:
         """Log-probabilities [..., codes of the level] from hidden states [..., D].
 
-        With `softmax_scope: full` the probability is shared by the whole vocabulary, as in the published code; with `level` by the
-        codes of the level alone. `tree` starts like `level`; search and `target_log_probs` then share it among the children of a prefix.
+        With `softmax_scope: full` the probability is shared by the whole vocabulary, as in the
+        published code; with `level` by the
+        codes of the level alone. `tree` starts like `level`; search and `target_log_probs` then
+        share it among the children of a prefix.
         """
         table = self.token_table.weight
         own = self.semantic_ids.level_tokens(level)
@@ -78,7 +84,8 @@ class Generation:
         """Cross-entropy of the codes of items [B] from their hidden states [B, L, D], averaged over items and levels."""
         return -self.target_log_probs(hidden, item_ids).mean()
 
-    # --- ranking ------------------------------------------------------------------------------------------
+    # --- ranking
+    # ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def search(self, interaction, k: int | None = None) -> Beams:
@@ -96,10 +103,14 @@ class Generation:
             return self.level_log_probs(parts.step(self.token_table(tokens), cache), level)
 
         trie, n_beams = self.semantic_ids.trie, self.config["n_beams"]
-        renormalize = self.config["softmax_scope"] == "tree" or bool(self.config["renormalize_trie"])
+        renormalize = self.config["softmax_scope"] == "tree" or bool(
+            self.config["renormalize_trie"]
+        )
         if self.config["scoring"] == "exact":
             return exact_search(step, cache, trie, n_beams, k or n_beams, renormalize)
-        return beam_search(step, trie if self.config["constrained"] else CompleteTree(trie), n_beams, renormalize)
+        return beam_search(
+            step, trie if self.config["constrained"] else CompleteTree(trie), n_beams, renormalize
+        )
 
     def _search_parts(self) -> SearchParts:
         if not self.config["compile_search"]:

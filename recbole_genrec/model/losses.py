@@ -54,7 +54,8 @@ def contrastive(students: Tensor, teachers: Tensor, item_ids: Tensor, temperatur
         temperature: > 0; divides the cosines.
 
     Returns:
-        The sum of both directions' mean cross-entropies, a scalar >= 0; 2 log B for distinct items that are all alike.
+        The sum of both directions' mean cross-entropies, a scalar >= 0; 2 log B for distinct items
+        that are all alike.
 
     Source: UniGRec, collaborative distillation on the recommender's side; ETEGRec, equation 16.
     """
@@ -76,4 +77,6 @@ def first_rows(item_ids: Tensor) -> Tensor:
     """
     items, place = item_ids.unique(return_inverse=True)
     rows = torch.arange(len(item_ids), device=item_ids.device)
-    return torch.full_like(items, len(item_ids)).scatter_reduce_(0, place, rows, "amin").sort().values
+    return (
+        torch.full_like(items, len(item_ids)).scatter_reduce_(0, place, rows, "amin").sort().values
+    )

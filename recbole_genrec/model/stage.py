@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -24,7 +25,8 @@ class Phase:
     Attributes:
         name: what the log calls it.
         turns: epochs in a row.
-        groups: those of the stage's groups that are trained; everything else stays bit-identical, in evaluation mode.
+        groups: those of the stage's groups that are trained; everything else stays bit-identical,
+            in evaluation mode.
         losses: as those of a stage.
         epochs: over so many of its own epochs, of all cycles, the learning rate falls.
         scheduler, warmup_epochs: as those of a stage; the phase's own epochs are counted.
@@ -45,17 +47,23 @@ class Stage:
 
     Attributes:
         name: what log, checkpoint and result call it.
-        rows: "items" (batches of item ids), "interactions" (histories with their next item) or "sequences" (with all next items).
+        rows: "items" (batches of item ids), "interactions" (histories with their next item) or
+            "sequences" (with all next items).
         groups: what is trained; everything else stays bit-identical.
         losses: batch -> named, weighted terms; their sum is optimized.
         epochs: at most this many; 0 runs only `start` and `finish`.
         batch_size: rows per step; of sequences about so many next items.
-        scheduler: how the learning rate falls (trainer/optimizer.py), after a linear warm-up of `warmup_epochs`.
-        stopping_step: more validations without improvement than this end the stage, the best one's weights kept;
+        scheduler: how the learning rate falls (trainer/optimizer.py), after a linear warm-up of
+            `warmup_epochs`.
+        stopping_step: more validations without improvement than this end the stage, the best one's
+            weights kept;
             None: no validation, the last epoch's weights stand.
-        validate: gives the validation's score from the validation part, the larger the better; None: `valid_metric` of the
-            ranked lists. The next stage with a validation must not keep the best of a score of another kind.
-        phases: where there are any, the epochs go through their turns in cycles, with the phases' groups, losses and schedules in
+        validate: gives the validation's score from the validation part, the larger the better;
+            None: `valid_metric` of the
+            ranked lists. The next stage with a validation must not keep the best of a score of
+            another kind.
+        phases: where there are any, the epochs go through their turns in cycles, with the phases'
+            groups, losses and schedules in
             place of the stage's; validations then come at the ends of cycles.
         keeps_best: whether the best weights of the stages before compete with this one's.
         report_every: epochs between two log lines (and resumable checkpoints).

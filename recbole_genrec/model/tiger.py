@@ -28,7 +28,11 @@ class TIGER(GenerativeRecommender):
 
     def make_features(self, dataset) -> Tensor:
         """The item features; a column of zeros for given codes."""
-        return torch.zeros(self.n_items, 1) if self.has_given_codes() else super().make_features(dataset)
+        return (
+            torch.zeros(self.n_items, 1)
+            if self.has_given_codes()
+            else super().make_features(dataset)
+        )
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """RQ-VAE (§3.1), residual k-means without any training, random codes (§4.2), or those of a file."""
@@ -56,7 +60,9 @@ class TIGER(GenerativeRecommender):
             return embeddings, mask
         tokens = self.semantic_ids.n_tokens + hashed_users(interaction[self.USER_ID], n_user_tokens)
         users = self.token_table(tokens).unsqueeze(1)
-        return torch.cat((users, embeddings), dim=1), torch.cat((torch.ones_like(mask[:, :1]), mask), dim=1)
+        return torch.cat((users, embeddings), dim=1), torch.cat(
+            (torch.ones_like(mask[:, :1]), mask), dim=1
+        )
 
     def losses(self, interaction) -> dict[str, Tensor]:
         """Cross-entropy of the next item's codes, averaged over the levels."""

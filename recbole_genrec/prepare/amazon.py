@@ -1,9 +1,12 @@
 """The file formats of the three releases of Amazon reviews, read line by line.
 
-- amazon-2014 (J. McAuley et al., SIGIR 2015): reviews are JSON lines; metadata are lines of Python literals, which are read as literals and
+- amazon-2014 (J. McAuley et al., SIGIR 2015): reviews are JSON lines; metadata are lines of Python
+  literals, which are read as literals and
   never evaluated.
-- amazon-2018 (J. Ni et al., EMNLP 2019): reviews and metadata are JSON lines; texts hold pieces of HTML and of scripts.
-- amazon-2023 (Y. Hou et al., arXiv 2403.03952): reviews are CSV with the columns user_id, parent_asin, rating, timestamp (milliseconds);
+- amazon-2018 (J. Ni et al., EMNLP 2019): reviews and metadata are JSON lines; texts hold pieces of
+  HTML and of scripts.
+- amazon-2023 (Y. Hou et al., arXiv 2403.03952): reviews are CSV with the columns user_id,
+  parent_asin, rating, timestamp (milliseconds);
   metadata are JSON lines.
 
 Files may be packed with gzip or plain.
@@ -19,16 +22,20 @@ import logging
 import re
 import zlib
 from array import array
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Collection, Iterator, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from recbole_genrec.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 TEXT_FIELDS = ("title", "brand", "categories", "description")
-# Characters of one field. The published processing of UniSRec and LC-Rec leaves texts of 2,000 characters and more out; a cut keeps more.
+# Characters of one field. The published processing of UniSRec and LC-Rec leaves texts of 2,000
+# characters and more out; a cut keeps more.
 TEXT_LIMIT = 2000
 _BROKEN_SHARE = 0.01
 _BROKEN = (ValueError, OverflowError, KeyError, TypeError, SyntaxError, MemoryError, RecursionError)
@@ -39,7 +46,8 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 class Reviews(NamedTuple):
     """Who reviewed what and when, in the order of the file.
 
-    users, items: int32 [N], rows of user_tokens and item_tokens, which are numbered by first appearance.
+    users, items: int32 [N], rows of user_tokens and item_tokens, which are numbered by first
+        appearance.
     times: int64 [N], seconds since 1970 (amazon-2014, amazon-2018) or milliseconds (amazon-2023).
     ratings: float32 [N], 1 .. 5.
     n_skipped: lines that could not be read.
@@ -68,7 +76,8 @@ def read_reviews(path: Path, release: str, show_progress: bool) -> Reviews:
         release: amazon-2014, amazon-2018 or amazon-2023.
 
     Raises:
-        ValueError: the file is cut off or damaged, holds no review, or more than 1 % of its lines cannot be read.
+        ValueError: the file is cut off or damaged, holds no review, or more than 1 % of its lines
+            cannot be read.
     """
     lines = _Lines(path, _RELEASES[release].parse_review, show_progress)
     user_codes: dict[str, int] = {}
@@ -80,15 +89,20 @@ def read_reviews(path: Path, release: str, show_progress: bool) -> Reviews:
         times.append(time)
         ratings.append(rating)
     if not users:
-        raise ValueError(f"the file {str(path)!r} holds no review: delete it and run again to fetch it anew")
+        raise UserError(
+            f"the file {str(path)!r} holds no review: delete it and run again to fetch it anew"
+        )
     columns = (np.array(users), np.array(items), np.array(times), np.array(ratings))
     return Reviews(*columns, list(user_codes), list(item_codes), lines.n_broken)
 
 
-def read_metadata(path: Path, release: str, wanted: Collection[str], show_progress: bool) -> Metadata:
+def read_metadata(
+    path: Path, release: str, wanted: Collection[str], show_progress: bool
+) -> Metadata:
     """Read the texts of the wanted items from a file of metadata; the first record of an item counts.
 
-    HTML is unescaped and its tags are removed, white space is one space, and a text is cut after TEXT_LIMIT characters. Brand is the
+    HTML is unescaped and its tags are removed, white space is one space, and a text is cut after
+    TEXT_LIMIT characters. Brand is the
     `store` of amazon-2023; its description begins with the list of features.
 
     Raises:
@@ -127,7 +141,15 @@ class _Lines:
 
     def __iter__(self) -> Iterator[Any]:
         n_lines, first_broken = 0, 0
-        for number, line in enumerate(tqdm(_raw_lines(self._path), self._path.name, unit=" lines", disable=not self._show_progress), 1):
+        for number, line in enumerate(
+            tqdm(
+                _raw_lines(self._path),
+                self._path.name,
+                unit=" lines",
+                disable=not self._show_progress,
+            ),
+            1,
+        ):
             if not line.strip():
                 continue
             n_lines += 1
@@ -139,12 +161,18 @@ class _Lines:
                 continue
             yield parsed
         if self.n_broken > _BROKEN_SHARE * n_lines:
-            raise ValueError(
+            raise UserError(
                 f"{self.n_broken} of the {n_lines} lines of {str(self._path)!r} cannot be read (the first is line {first_broken}), but at "
                 f"most {_BROKEN_SHARE:.0%} may be broken: delete the file and run again to fetch it anew"
             )
         if self.n_broken:
-            logger.warning("%s: skipped %d of %d lines, the first is line %d", self._path, self.n_broken, n_lines, first_broken)
+            logger.warning(
+                "%s: skipped %d of %d lines, the first is line %d",
+                self._path,
+                self.n_broken,
+                n_lines,
+                first_broken,
+            )
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
@@ -152,7 +180,7 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
         with _open(path) as file:
             yield from file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
+        raise UserError(
             f"the file {str(path)!r} is cut off or damaged ({error}): delete it and run again to fetch it anew"
         ) from error
 
@@ -165,16 +193,18 @@ def _open(path: Path) -> BinaryIO:
 
 def _checked(user: Any, item: Any, time: Any, rating: Any) -> tuple[str, str, int, float]:
     if not (isinstance(user, str) and isinstance(item, str) and user and item):
-        raise ValueError("a review needs a user and an item")
+        raise UserError("a review needs a user and an item")
     time = int(time)
     if not 0 <= time < 2**53:
-        raise ValueError("a time is a number of seconds or milliseconds since 1970")
+        raise UserError("a time is a number of seconds or milliseconds since 1970")
     return user, item, time, float(rating)
 
 
 def _json_review(line: bytes) -> tuple[str, str, int, float]:
     record = json.loads(line)
-    return _checked(record["reviewerID"], record["asin"], record["unixReviewTime"], record["overall"])
+    return _checked(
+        record["reviewerID"], record["asin"], record["unixReviewTime"], record["overall"]
+    )
 
 
 def _csv_review(line: bytes) -> tuple[str, str, int, float] | None:
@@ -190,7 +220,10 @@ def _literal(line: bytes) -> dict[str, Any]:
 
 def _fields_2014(record: dict[str, Any]) -> dict[str, Any]:
     categories = ", ".join(dict.fromkeys(_strings(record.get("categories"))))
-    return {**{name: record.get(name) for name in ("title", "brand", "description")}, "categories": categories}
+    return {
+        **{name: record.get(name) for name in ("title", "brand", "description")},
+        "categories": categories,
+    }
 
 
 def _fields_2018(record: dict[str, Any]) -> dict[str, Any]:
@@ -203,13 +236,25 @@ def _fields_2018(record: dict[str, Any]) -> dict[str, Any]:
             break  # from here on the list holds pieces of the page, not categories
         categories.append(category)
     brand = re.sub(r"^by\s*\n", "", " ".join(_strings(record.get("brand"))))
-    return {"title": title, "brand": brand, "categories": ", ".join(categories), "description": record.get("description")}
+    return {
+        "title": title,
+        "brand": brand,
+        "categories": ", ".join(categories),
+        "description": record.get("description"),
+    }
 
 
 def _fields_2023(record: dict[str, Any]) -> dict[str, Any]:
-    categories = ", ".join(dict.fromkeys(_strings([record.get("main_category"), record.get("categories")])))
+    categories = ", ".join(
+        dict.fromkeys(_strings([record.get("main_category"), record.get("categories")]))
+    )
     description = [record.get("features"), record.get("description")]
-    return {"title": record.get("title"), "brand": record.get("store"), "categories": categories, "description": description}
+    return {
+        "title": record.get("title"),
+        "brand": record.get("store"),
+        "categories": categories,
+        "description": description,
+    }
 
 
 def _strings(value: Any) -> list[str]:

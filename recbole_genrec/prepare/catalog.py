@@ -17,7 +17,8 @@ class RawFile(NamedTuple):
     """One file of a dump.
 
     Attributes:
-        name: file name on disk; another release may have another file of this name, so each release wants a folder of its own.
+        name: file name on disk; another release may have another file of this name, so each release
+            wants a folder of its own.
         urls: addresses that hold it, to be tried in this order.
         sha256: hexadecimal checksum of the whole file; None if it is not known.
     """
@@ -32,7 +33,8 @@ class Dump(NamedTuple):
 
     Attributes:
         name: such as amazon-beauty-2014.
-        format: its release, which says how the files are read: amazon-2014, amazon-2018 or amazon-2023.
+        format: its release, which says how the files are read: amazon-2014, amazon-2018 or
+            amazon-2023.
         category: the publisher's name of it, such as Sports_and_Outdoors.
         reviews: who took what and when.
         metadata: titles, brands, categories and descriptions of items.
@@ -57,10 +59,14 @@ def find_dump(name: str, mirror: str | None) -> Dump | None:
     """The dump of this name, or None if there is none.
 
     Args:
-        name: amazon-<short name> for the release of 2023, amazon-<short name>-2018, amazon-<short name>-2014.
-        mirror: an address (http://, https://, file://) or a folder that is tried before the known addresses; the environment variable
-            RECBOLE_GENREC_MIRROR stands in for None. Its layout is <mirror>/<release>/<file name>, for example
-            <mirror>/amazon-2014/reviews_Beauty_5.json.gz: the releases have files of the same name, so one flat folder will not do.
+        name: amazon-<short name> for the release of 2023, amazon-<short name>-2018, amazon-<short
+            name>-2014.
+        mirror: an address (http://, https://, file://) or a folder that is tried before the known
+            addresses; the environment variable
+            RECBOLE_GENREC_MIRROR stands in for None. Its layout is <mirror>/<release>/<file name>,
+            for example
+            <mirror>/amazon-2014/reviews_Beauty_5.json.gz: the releases have files of the same name,
+            so one flat folder will not do.
     """
     mirror = mirror or os.environ.get(MIRROR_VARIABLE)
     for release, source in _sources().items():
@@ -72,7 +78,9 @@ def find_dump(name: str, mirror: str | None) -> Dump | None:
                     format=release,
                     category=category,
                     reviews=_raw_file(source, "reviews", category, _mirror_folder(mirror, release)),
-                    metadata=_raw_file(source, "metadata", category, _mirror_folder(mirror, release)),
+                    metadata=_raw_file(
+                        source, "metadata", category, _mirror_folder(mirror, release)
+                    ),
                     counts=None if counts is None else tuple(counts),
                     page=source["page"],
                     citation=source["citation"],
@@ -83,12 +91,17 @@ def find_dump(name: str, mirror: str | None) -> Dump | None:
 
 def dump_names() -> list[str]:
     """The names of all known dumps, the newest release first, in alphabetical order within a release."""
-    return [_dump_name(short, source) for source in _sources().values() for short in sorted(source["categories"])]
+    return [
+        _dump_name(short, source)
+        for source in _sources().values()
+        for short in sorted(source["categories"])
+    ]
 
 
 def suggest_dump(name: str) -> str:
-    """", did you mean ...?" with the most similar name of a known dump, or nothing if none is similar."""
-    # The newest release has no year in its names, so a name with that year would look like one of another release.
+    """ ", did you mean ...?" with the most similar name of a known dump, or nothing if none is similar."""
+    # The newest release has no year in its names, so a name with that year would look like one of
+    # another release.
     return nearest(name[: -len("-2023")] if name.endswith("-2023") else name, dump_names())
 
 
@@ -109,4 +122,8 @@ def _mirror_folder(mirror: str | None, release: str) -> list[str]:
 
 def _raw_file(source: dict[str, Any], kind: str, category: str, mirror: list[str]) -> RawFile:
     name = source[kind]["file"].format(category=category)
-    return RawFile(name, tuple(f"{folder}/{name}" for folder in [*mirror, *source[kind]["folders"]]), source["sha256"].get(name))
+    return RawFile(
+        name,
+        tuple(f"{folder}/{name}" for folder in [*mirror, *source[kind]["folders"]]),
+        source["sha256"].get(name),
+    )

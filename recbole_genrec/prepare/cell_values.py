@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from recbole_genrec.errors import UserError
+
 # What ends a field or a line in some reader: tabs, and all that str.splitlines knows.
 _BREAK = re.compile("[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
-_DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d+))?)?\s*(Z|UTC|[+-]\d\d:?\d\d)?")
+_DATE = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d+))?)?\s*(Z|UTC|[+-]\d\d:?\d\d)?"
+)
 
 
 class Tokens:
@@ -38,9 +43,14 @@ class Tokens:
         for code, text in enumerate(stripped):
             if _BREAK.search(text):
                 place = self._place(texts.index[int((codes == code).argmax())])
-                raise ValueError(f"the {self._kind} id {text!r} in {place} holds a tab or a line break: clean it first")
+                raise UserError(
+                    f"the {self._kind} id {text!r} in {place} holds a tab or a line break: clean it first"
+                )
         known = self._number_of
-        return np.array([known.setdefault(text, len(known)) if text else -1 for text in stripped], dtype=np.int64)[codes]
+        return np.array(
+            [known.setdefault(text, len(known)) if text else -1 for text in stripped],
+            dtype=np.int64,
+        )[codes]
 
     def categories(self, numbers: np.ndarray) -> pd.Categorical:
         """The ids of numbers that this object has given."""
@@ -70,9 +80,15 @@ def times(texts: pd.Series, is_date: bool, place: Callable[[Any], str]) -> np.nd
         values = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
-        wanted = "an ISO date such as 2024-05-31 or 2024-05-31T14:00:00Z, as in the rows before" if is_date else "a number or an ISO date"
+        wanted = (
+            "an ISO date such as 2024-05-31 or 2024-05-31T14:00:00Z, as in the rows before"
+            if is_date
+            else "a number or an ISO date"
+        )
         row = texts.index[bad[0]]
-        raise ValueError(f"the time {texts[row]!r} in {place(row)} is not {wanted}: correct it, or name another --time_column")
+        raise UserError(
+            f"the time {texts[row]!r} in {place(row)} is not {wanted}: correct it, or name another --time_column"
+        )
     return values
 
 
@@ -84,7 +100,9 @@ def _seconds(text: str) -> float:
     day, clock, fraction, zone = found.groups()
     offset = "+00:00" if zone in (None, "Z", "UTC") else f"{zone[:3]}:{zone[-2:]}"
     try:
-        return datetime.fromisoformat(f"{day}T{clock or '00:00'}{offset}").timestamp() + float(f"0.{fraction or 0}")
+        return datetime.fromisoformat(f"{day}T{clock or '00:00'}{offset}").timestamp() + float(
+            f"0.{fraction or 0}"
+        )
     except ValueError:
         return np.nan
 
@@ -100,5 +118,7 @@ def ratings(texts: pd.Series, place: Callable[[Any], str]) -> np.ndarray:
     is_bad = ~np.isfinite(values) & np.array([text.strip() != "" for text in distinct], dtype=bool)
     if is_bad.any():
         row = texts.index[int(is_bad[codes].argmax())]
-        raise ValueError(f"the rating {texts[row]!r} in {place(row)} is no number: correct it, or name another --rating_column")
+        raise UserError(
+            f"the rating {texts[row]!r} in {place(row)} is no number: correct it, or name another --rating_column"
+        )
     return values[codes]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from recbole_genrec.errors import UserError
+
 _USERS = (
     "user userid uid username reviewer reviewerid customer customerid visitor visitorid session sessionid member memberid buyer buyerid"
     " client clientid account accountid author authorid profile profileid"
@@ -16,7 +18,12 @@ _ITEMS = (
 )
 _TIMES = "timestamp time ts unixtime unixreviewtime date datetime createdat eventtime reviewdate orderdate invoicedate purchasedate"
 _RATINGS = "rating ratings stars overall score"
-_KNOWN = {"user": _USERS.split(), "item": _ITEMS.split(), "time": _TIMES.split(), "rating": _RATINGS.split()}
+_KNOWN = {
+    "user": _USERS.split(),
+    "item": _ITEMS.split(),
+    "time": _TIMES.split(),
+    "rating": _RATINGS.split(),
+}
 
 
 class ColumnNames(NamedTuple):
@@ -37,10 +44,12 @@ class ColumnNames(NamedTuple):
 def find_interaction_columns(columns: list[str], given: ColumnNames, path: str) -> ColumnNames:
     """The columns of a table of interactions: user and item, and time and rating if there are such columns.
 
-    Names are compared without case, spaces and punctuation: "User ID", "userId" and "user_id" are one.
+    Names are compared without case, spaces and punctuation: "User ID", "userId" and "user_id" are
+    one.
 
     Raises:
-        ValueError: a given column is not there, user or item has no candidate, one of the four has several, or two are one column.
+        ValueError: a given column is not there, user or item has no candidate, one of the four has
+            several, or two are one column.
     """
     found = {
         "user": _find("user", columns, given.user, path, "--user_column"),
@@ -50,11 +59,15 @@ def find_interaction_columns(columns: list[str], given: ColumnNames, path: str) 
     }
     for role in ("user", "item"):
         if found[role] is None:
-            raise ValueError(f"{path!r} has the columns {columns}, none of which is known to hold the {role}: name it with --{role}_column")
+            raise UserError(
+                f"{path!r} has the columns {columns}, none of which is known to hold the {role}: name it with --{role}_column"
+            )
     chosen = [name for name in found.values() if name is not None]
     twice = [name for name in chosen if chosen.count(name) > 1]
     if twice:
-        raise ValueError(f"the column {twice[0]!r} of {path!r} is to be two things at once: name different columns with --..._column")
+        raise UserError(
+            f"the column {twice[0]!r} of {path!r} is to be two things at once: name different columns with --..._column"
+        )
     return ColumnNames(**found)
 
 
@@ -71,7 +84,9 @@ def find_item_id_column(columns: list[str], given: str | None, item_column: str,
         candidates = [name for name in columns if _plain(name) == "id"]
         found = candidates[0] if len(candidates) == 1 else None
     if found is None:
-        raise ValueError(f"{path!r} has the columns {columns}, none of which is known to hold the item ids: name it with --item_id_column")
+        raise UserError(
+            f"{path!r} has the columns {columns}, none of which is known to hold the item ids: name it with --item_id_column"
+        )
     return found
 
 
@@ -82,22 +97,31 @@ def text_field_names(columns: list[str], path: str) -> list[str]:
         ValueError: two columns get one name.
     """
     names = [re.sub(r"\W+", "_", column.strip()).strip("_") or "text" for column in columns]
-    names = [f"item_{name}" if name in ("user_id", "item_id", "timestamp", "rating") else name for name in names]
+    names = [
+        f"item_{name}" if name in ("user_id", "item_id", "timestamp", "rating") else name
+        for name in names
+    ]
     for position, name in enumerate(names):
         if name in names[:position]:
             first, second = columns[names.index(name)], columns[position]
-            raise ValueError(f"the columns {first!r} and {second!r} of {path!r} would both be the field {name!r}: rename one")
+            raise UserError(
+                f"the columns {first!r} and {second!r} of {path!r} would both be the field {name!r}: rename one"
+            )
     return names
 
 
 def _find(role: str, columns: list[str], given: str | None, path: str, flag: str) -> str | None:
     if given is not None:
         if given not in columns:
-            raise ValueError(f"{flag} is {given!r}, but {path!r} has the columns {columns}: choose one of these")
+            raise UserError(
+                f"{flag} is {given!r}, but {path!r} has the columns {columns}: choose one of these"
+            )
         return given
     candidates = [name for name in columns if _plain(name) in _KNOWN[role]]
     if len(candidates) > 1:
-        raise ValueError(f"{path!r} has several columns that could be the {role}, {candidates}: choose one with {flag}")
+        raise UserError(
+            f"{path!r} has several columns that could be the {role}, {candidates}: choose one with {flag}"
+        )
     return candidates[0] if candidates else None
 
 

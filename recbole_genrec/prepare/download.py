@@ -1,7 +1,9 @@
 """Fetch one file: resumed, retried, checked, and under its final name only when it is whole.
 
-What has arrived stands in <name>.part, and beside it <name>.part.json says which version of which address it belongs to: a broken
-download goes on by an HTTP range request as long as the server still has that version, and starts again otherwise.
+What has arrived stands in <name>.part, and beside it <name>.part.json says which version of which
+address it belongs to: a broken
+download goes on by an HTTP range request as long as the server still has that version, and starts
+again otherwise.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import os
 import ssl
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.message import Message
@@ -22,26 +25,36 @@ from logging import getLogger
 from pathlib import Path
 from socket import gaierror
 from time import sleep
-from typing import Any, Iterator
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.prepare.catalog import MIRROR_VARIABLE, RawFile
 
 logger = getLogger(__name__)
 
 # Seconds without a byte after which a connection counts as broken.
 TIMEOUT = 30.0
-# Seconds before each further attempt at an address; an attempt that got further than all before it starts the row again.
+# Seconds before each further attempt at an address; an attempt that got further than all before it
+# starts the row again.
 WAITS = (1.0, 5.0, 20.0)
 # Seconds that a server may ask to wait; for more, the next address is tried.
 LONGEST_WAIT = 120.0
 _CHUNK = 1 << 18
 _GZIP_MAGIC = b"\x1f\x8b"
 # Trying again in a few seconds does not help (a str: an address of an unknown kind).
-_LASTING = (str, gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError, FileNotFoundError, IsADirectoryError, PermissionError)
+_LASTING = (
+    str,
+    gaierror,
+    ConnectionRefusedError,
+    ssl.SSLCertVerificationError,
+    FileNotFoundError,
+    IsADirectoryError,
+    PermissionError,
+)
 _UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
@@ -60,7 +73,8 @@ class _Interrupted(Exception):
 def fetch(file: RawFile, folder: Path, show_progress: bool) -> Path:
     """The path of the file in `folder`, downloaded if it is not there yet.
 
-    A file that is there is checked as a download is and used without a request. A download that ends early, also by the user's
+    A file that is there is checked as a download is and used without a request. A download that
+    ends early, also by the user's
     interrupt, goes on at the next call.
 
     Args:
@@ -69,8 +83,10 @@ def fetch(file: RawFile, folder: Path, show_progress: bool) -> Path:
         show_progress: show a progress bar.
 
     Raises:
-        FileNotFoundError: no address gave the file; the message says what was tried and how to get it by hand.
-        ValueError: the folder cannot be written, the disk is full, or the file that is there is not the right one.
+        FileNotFoundError: no address gave the file; the message says what was tried and how to get
+            it by hand.
+        ValueError: the folder cannot be written, the disk is full, or the file that is there is not
+            the right one.
     """
     path = Path(folder) / file.name
     if path.is_file():
@@ -92,7 +108,7 @@ def fetch(file: RawFile, folder: Path, show_progress: bool) -> Path:
             return path
     if not part.size():
         part.remove()
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"{file.name} could not be fetched, tried were {', '.join(failures)}: fetch it by hand from one of these addresses and put it at"
         f" {path}, or name a folder or server that has it as the mirror (environment variable {MIRROR_VARIABLE})"
     )
@@ -129,7 +145,9 @@ class _Part:
         # A weak tag also stands for files that differ in bytes.
         version = tag if tag.startswith('"') else headers.get("Last-Modified")
         self.path.write_bytes(b"")
-        self.note_path.write_text(json.dumps({"url": url, "version": version, "total": total}), encoding="utf-8")
+        self.note_path.write_text(
+            json.dumps({"url": url, "version": version, "total": total}), encoding="utf-8"
+        )
 
     def finish(self) -> None:
         with _disk(self.final):
@@ -146,7 +164,7 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} cannot be written ({error.strerror or error}): make room or the folder writable, or choose another folder;"
             " the next call goes on with what has arrived"
         ) from error
@@ -196,12 +214,21 @@ def _receive(url: str, file: RawFile, part: _Part, show_progress: bool) -> bool:
         if not offset:
             _check_beginning(chunk, file)
         size = "of unknown size" if total is None else _megabytes(total)
-        logger.info("fetching %s (%s, %s are there) from %s", file.name, size, _megabytes(offset), url)
+        logger.info(
+            "fetching %s (%s, %s are there) from %s", file.name, size, _megabytes(offset), url
+        )
         # An OSError in here is the disk's: _read turns those of the network into others.
         with _disk(part.final):
             if not offset:
                 part.start(url, headers, total)
-            bar = tqdm(total=total, initial=offset, unit="B", unit_scale=True, desc=file.name, disable=not show_progress)
+            bar = tqdm(
+                total=total,
+                initial=offset,
+                unit="B",
+                unit_scale=True,
+                desc=file.name,
+                disable=not show_progress,
+            )
             with bar, open(part.path, "ab") as stream:
                 while chunk:
                     stream.write(chunk)
@@ -227,7 +254,10 @@ def _open(url: str, offset: int, note: dict[str, Any] | None, part: _Part) -> An
             raise _Unusable(reason) from error
         raise _Interrupted(reason, _asked_wait(error.headers)) from error
     except URLError as error:
-        if isinstance(error.reason, _LASTING) or getattr(error.reason, "errno", None) in _UNREACHABLE:
+        if (
+            isinstance(error.reason, _LASTING)
+            or getattr(error.reason, "errno", None) in _UNREACHABLE
+        ):
             raise _Unusable(_words(error.reason)) from error
         raise _Interrupted(_words(error.reason)) from error
     except (ValueError, InvalidURL) as error:
@@ -247,7 +277,11 @@ def _asked_wait(headers: Message) -> float:
     """Seconds that Retry-After asks for, 0 without it."""
     asked = headers.get("Retry-After", "")
     try:
-        seconds = float(asked) if asked.isdigit() else (parsedate_to_datetime(asked) - datetime.now(timezone.utc)).total_seconds()
+        seconds = (
+            float(asked)
+            if asked.isdigit()
+            else (parsedate_to_datetime(asked) - datetime.now(timezone.utc)).total_seconds()
+        )
     except (ValueError, TypeError):
         return 0.0
     if seconds > LONGEST_WAIT:
@@ -267,7 +301,9 @@ def _check_beginning(chunk: bytes, file: RawFile) -> None:
 def _check_present(path: Path, file: RawFile) -> None:
     fault = _fault(path, file)
     if fault:
-        raise ValueError(f"{path} is not the file that it should be ({fault}): remove it, and it is fetched again")
+        raise UserError(
+            f"{path} is not the file that it should be ({fault}): remove it, and it is fetched again"
+        )
 
 
 def _fault(path: Path, file: RawFile) -> str | None:

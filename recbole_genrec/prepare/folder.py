@@ -12,28 +12,53 @@ import re
 import shutil
 import socket
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
+
+from recbole_genrec.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 CARD_NAME = "data_card.json"
 _CHUNK_ROWS = 200_000
 _BREAKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
-# RecBole reads .inter files with pandas' defaults, to which these tokens are no tokens but missing values.
+# RecBole reads .inter files with pandas' defaults, to which these tokens are no tokens but missing
+# values.
 _MISSING_TOKENS = frozenset(
-    "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
+    [
+        "",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+        "N/A",
+        "NA",
+        "NULL",
+        "NaN",
+        "None",
+        "n/a",
+        "nan",
+        "null",
+    ]
 )
 
 
 def one_line(text: str) -> str:
     """Text as one field of an atomic file: control characters and runs of white space become one space.
 
-    A quotation mark at the start becomes a curly one, since RecBole's reader would take all up to the next mark for one field;
+    A quotation mark at the start becomes a curly one, since RecBole's reader would take all up to
+    the next mark for one field;
     halves of surrogate pairs, which UTF-8 cannot hold, are dropped.
     """
     text = _BREAKS.sub(" ", text.encode("utf-8", "ignore").decode("utf-8")).strip()
@@ -52,7 +77,9 @@ def require_free(target: Path) -> None:
         ValueError: there is something else than an empty folder.
     """
     if target.is_symlink() or (target.exists() and not _is_empty_folder(target)):
-        raise ValueError(f"the data set {str(target)!r} exists already: remove that folder, or choose another name or data_path")
+        raise UserError(
+            f"the data set {str(target)!r} exists already: remove that folder, or choose another name or data_path"
+        )
 
 
 def file_entry(path: Path) -> dict[str, Any]:
@@ -73,18 +100,23 @@ def write_data_set(
 ) -> None:
     """Write the folder `target` with NAME.inter, NAME.item (if there are items) and data_card.json; NAME is the folder's name.
 
-    All is written into a hidden folder beside the target, which takes the target's name at the end: an interruption leaves no
+    All is written into a hidden folder beside the target, which takes the target's name at the end:
+    an interruption leaves no
     folder of that name. What processes that are dead have left of such hidden folders is removed.
 
     Args:
-        interactions: columns user_id, item_id (tokens), timestamp (numbers, written so that float64 reads them back exactly) and
+        interactions: columns user_id, item_id (tokens), timestamp (numbers, written so that float64
+            reads them back exactly) and
             perhaps rating; one row per interaction, kept in order.
-        items: column item_id, one row per item, and text columns, each written as token_seq; missing text is empty.
+        items: column item_id, one row per item, and text columns, each written as token_seq;
+            missing text is empty.
         card: what is to stand in data_card.json.
-        add_files: called with the folder in which the data set is being written, to put more files there; none by default.
+        add_files: called with the folder in which the data set is being written, to put more files
+            there; none by default.
 
     Raises:
-        ValueError: the target exists, a table cannot be written as RecBole would read it, or the disk refuses or is full.
+        ValueError: the target exists, a table cannot be written as RecBole would read it, or the
+            disk refuses or is full.
     """
     target = Path(os.path.abspath(target))
     require_free(target)
@@ -106,12 +138,16 @@ def write_data_set(
     logger.info("Data set: wrote %d interactions to %s", len(interactions), target)
 
 
-def _checked_columns(interactions: pd.DataFrame) -> tuple[pd.Categorical, pd.Categorical, np.ndarray]:
+def _checked_columns(
+    interactions: pd.DataFrame,
+) -> tuple[pd.Categorical, pd.Categorical, np.ndarray]:
     if len(interactions) == 0:
-        raise ValueError("the table of interactions has 0 rows, but a data set needs at least one: check the source and the filters")
+        raise UserError(
+            "the table of interactions has 0 rows, but a data set needs at least one: check the source and the filters"
+        )
     times = _require_numbers(interactions["timestamp"])
     if times.dtype.kind == "f" and not np.isfinite(times).all():
-        raise ValueError(
+        raise UserError(
             f"{int((~np.isfinite(times)).sum())} of {len(times)} interactions have no finite timestamp, but histories are ordered "
             "by it: fill or remove them"
         )
@@ -121,7 +157,9 @@ def _checked_columns(interactions: pd.DataFrame) -> tuple[pd.Categorical, pd.Cat
 def _require_numbers(column: pd.Series) -> np.ndarray:
     values = column.to_numpy()
     if values.dtype.kind not in "iuf":
-        raise ValueError(f"the column {column.name!r} holds {values.dtype}, but it must hold numbers: convert it")
+        raise UserError(
+            f"the column {column.name!r} holds {values.dtype}, but it must hold numbers: convert it"
+        )
     return values
 
 
@@ -132,9 +170,11 @@ def _tokens(column: pd.Series) -> pd.Categorical:
     missing = sorted(_MISSING_TOKENS.intersection(texts))
     if missing or (tokens.codes < 0).any():
         shown = repr(missing[0]) if missing else "missing values"
-        raise ValueError(f"the column {column.name!r} holds {shown}, which RecBole reads as no id: remove or rename these rows")
+        raise UserError(
+            f"the column {column.name!r} holds {shown}, which RecBole reads as no id: remove or rename these rows"
+        )
     if len(set(texts)) < len(texts):
-        raise ValueError(
+        raise UserError(
             f"the column {column.name!r} has {len(texts) - len(set(texts))} ids that differ from others only in white space, control "
             "characters or a quotation mark: rename them"
         )
@@ -145,19 +185,34 @@ def _item_columns(items: pd.DataFrame) -> dict[str, Any]:
     tokens = _tokens(items["item_id"])
     n_repeated = len(tokens) - len(tokens.categories)
     if n_repeated:
-        raise ValueError(f"the table of items has {n_repeated} rows with an item_id of another row: keep one row per item")
-    texts = {f"{name}:token_seq": items[name].to_numpy(dtype=object) for name in items.columns if name != "item_id"}
+        raise UserError(
+            f"the table of items has {n_repeated} rows with an item_id of another row: keep one row per item"
+        )
+    texts = {
+        f"{name}:token_seq": items[name].to_numpy(dtype=object)
+        for name in items.columns
+        if name != "item_id"
+    }
     return {"item_id:token": tokens, **texts}
 
 
-def _write_table(file: TextIO, columns: dict[str, Any], as_text: Callable[[np.ndarray], Any]) -> None:
+def _write_table(
+    file: TextIO, columns: dict[str, Any], as_text: Callable[[np.ndarray], Any]
+) -> None:
     n_rows = len(next(iter(columns.values())))
     file.write("\t".join(columns) + "\n")
     for start in range(0, n_rows, _CHUNK_ROWS):
         parts = {name: values[start : start + _CHUNK_ROWS] for name, values in columns.items()}
-        table = pd.DataFrame({name: part if isinstance(part, pd.Categorical) else as_text(part) for name, part in parts.items()})
+        table = pd.DataFrame(
+            {
+                name: part if isinstance(part, pd.Categorical) else as_text(part)
+                for name, part in parts.items()
+            }
+        )
         # QUOTE_NONE: readers of atomic files do not all know quotation marks.
-        table.to_csv(file, sep="\t", header=False, index=False, quoting=csv.QUOTE_NONE, lineterminator="\n")
+        table.to_csv(
+            file, sep="\t", header=False, index=False, quoting=csv.QUOTE_NONE, lineterminator="\n"
+        )
 
 
 def _number_text(values: np.ndarray) -> Any:
@@ -196,7 +251,7 @@ def _folder_that_becomes(target: Path) -> Iterator[Path]:
         yield unfinished
         os.replace(unfinished, target)  # fails if somebody has filled the target meanwhile
     except OSError as error:
-        raise ValueError(_refusal(target, error)) from error
+        raise UserError(_refusal(target, error)) from error
     finally:
         if unfinished is not None:
             shutil.rmtree(unfinished, ignore_errors=True)

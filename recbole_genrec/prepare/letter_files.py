@@ -1,7 +1,9 @@
 """Files of the LC-Rec and LETTER family -> a data set folder.
 
-The family is NAME.inter.json ({user: [item ids in order]}) and, where they exist, NAME.item.json ({item id: {title, description, ...}}),
-NAME.index.json ({item id: ["<a_12>", "<b_3>", ...]}) and NAME.emb-<encoder>.npy (row i = item id i). Source: the repositories
+The family is NAME.inter.json ({user: [item ids in order]}) and, where they exist, NAME.item.json
+({item id: {title, description, ...}}),
+NAME.index.json ({item id: ["<a_12>", "<b_3>", ...]}) and NAME.emb-<encoder>.npy (row i = item id
+i). Source: the repositories
 zhengbw0324/LC-Rec and HonghuiBao2000/LETTER.
 """
 
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.prepare.cell_values import Tokens
 from recbole_genrec.prepare.folder import file_entry
 from recbole_genrec.prepare.own_files import check_target, filter_and_write, item_texts
@@ -28,14 +31,18 @@ _INTERACTIONS = ".inter.json"
 
 def is_letter_source(source: Path) -> bool:
     """Whether this is a NAME.inter.json, or a folder that holds one."""
-    return source.name.endswith(_INTERACTIONS) or (source.is_dir() and any(source.glob(f"*{_INTERACTIONS}")))
+    return source.name.endswith(_INTERACTIONS) or (
+        source.is_dir() and any(source.glob(f"*{_INTERACTIONS}"))
+    )
 
 
 def prepare_letter_files(source: Path, target: Path, k_core: int | None) -> None:
     """Make a data set of a NAME.inter.json and what stands beside it.
 
-    Timestamps are positions in the user's sequence. NAME.index.json and the embeddings are copied unchanged under the name of the
-    data set; beside each NAME.emb-<encoder>.npy a .tokens file names the item of every row, as item_features reads it.
+    Timestamps are positions in the user's sequence. NAME.index.json and the embeddings are copied
+    unchanged under the name of the
+    data set; beside each NAME.emb-<encoder>.npy a .tokens file names the item of every row, as
+    item_features reads it.
 
     Args:
         source: the file, or a folder with one such file.
@@ -44,7 +51,8 @@ def prepare_letter_files(source: Path, target: Path, k_core: int | None) -> None
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a file is not as the family has it, embeddings do not match the items, or the target cannot be written.
+        ValueError: a file is not as the family has it, embeddings do not match the items, or the
+            target cannot be written.
     """
     check_target(target)
     path = _interactions_file(source)
@@ -52,9 +60,18 @@ def prepare_letter_files(source: Path, target: Path, k_core: int | None) -> None
     interactions = _read_interactions(path)
     beside = {kind: path.with_name(f"{name}.{kind}.json") for kind in ("item", "index")}
     items = _read_items(beside["item"]) if beside["item"].is_file() else None
-    index = _read_mapping(beside["index"], list, "a list of codes") if beside["index"].is_file() else None
-    # Rows of embeddings follow the ids of the whole catalogue, which is larger than that of the interactions or of a core of them.
-    catalogues = [set(table) for table in (items["item_id"] if items is not None else None, index) if table is not None]
+    index = (
+        _read_mapping(beside["index"], list, "a list of codes")
+        if beside["index"].is_file()
+        else None
+    )
+    # Rows of embeddings follow the ids of the whole catalogue, which is larger than that of the
+    # interactions or of a core of them.
+    catalogues = [
+        set(table)
+        for table in (items["item_id"] if items is not None else None, index)
+        if table is not None
+    ]
     catalogue = set(interactions["item_id"].cat.categories).union(*catalogues)
     matrices = sorted(path.parent.glob(f"{name}.emb-*.npy"))
     for matrix in matrices:
@@ -68,7 +85,9 @@ def prepare_letter_files(source: Path, target: Path, k_core: int | None) -> None
         for matrix in matrices:
             copy = folder / f"{target.name}{matrix.name[len(name) :]}"
             shutil.copyfile(matrix, copy)
-            copy.with_suffix(".tokens").write_text("".join(f"{row}\n" for row in range(len(catalogue))), encoding="utf-8")
+            copy.with_suffix(".tokens").write_text(
+                "".join(f"{row}\n" for row in range(len(catalogue))), encoding="utf-8"
+            )
 
     used = [path, *(file for file in beside.values() if file.is_file()), *matrices]
     logger.info("LC-Rec and LETTER files: %s", ", ".join(file.name for file in used))
@@ -83,9 +102,13 @@ def prepare_letter_files(source: Path, target: Path, k_core: int | None) -> None
 def _interactions_file(source: Path) -> Path:
     found = sorted(source.glob(f"*{_INTERACTIONS}")) if source.is_dir() else [source]
     if len(found) > 1:
-        raise ValueError(f"the folder {str(source)!r} has {len(found)} files *{_INTERACTIONS}: give one, such as {str(found[0])!r}")
+        raise UserError(
+            f"the folder {str(source)!r} has {len(found)} files *{_INTERACTIONS}: give one, such as {str(found[0])!r}"
+        )
     if not found or not found[0].is_file():
-        raise FileNotFoundError(f"there is no file {str(found[0] if found else source / f'NAME{_INTERACTIONS}')!r}: check the path")
+        raise MissingFileError(
+            f"there is no file {str(found[0] if found else source / f'NAME{_INTERACTIONS}')!r}: check the path"
+        )
     return found[0]
 
 
@@ -93,9 +116,13 @@ def _read_interactions(path: Path) -> pd.DataFrame:
     sequences = _read_mapping(path, list, "the list of the user's item ids")
     lengths = np.array([len(sequence) for sequence in sequences.values()], dtype=np.int64)
     if lengths.sum() == 0:
-        raise ValueError(f"{str(path)!r} holds no interaction: give a file of the form {{user: [item ids in order]}}")
+        raise UserError(
+            f"{str(path)!r} holds no interaction: give a file of the form {{user: [item ids in order]}}"
+        )
     users = np.repeat(np.arange(len(sequences)), lengths)
-    items = pd.Series([as_text(item) for sequence in sequences.values() for item in sequence], dtype=object)
+    items = pd.Series(
+        [as_text(item) for sequence in sequences.values() for item in sequence], dtype=object
+    )
     names = list(sequences)
 
     def place(row: int) -> str:
@@ -104,10 +131,12 @@ def _read_interactions(path: Path) -> pd.DataFrame:
     tokens = Tokens("item", place)
     numbers = tokens.numbers(items)
     if (numbers < 0).any():
-        raise ValueError(f"an item id in {place(int((numbers < 0).argmax()))} is empty: remove it")
+        raise UserError(f"an item id in {place(int((numbers < 0).argmax()))} is empty: remove it")
     n_empty = int((lengths == 0).sum())
     if n_empty:
-        logger.warning("%d of %d users have no interactions and are left out", n_empty, len(sequences))
+        logger.warning(
+            "%d of %d users have no interactions and are left out", n_empty, len(sequences)
+        )
     starts = np.concatenate(([0], lengths.cumsum()[:-1]))
     return pd.DataFrame(
         {
@@ -121,9 +150,14 @@ def _read_interactions(path: Path) -> pd.DataFrame:
 def _read_items(path: Path) -> pd.DataFrame:
     texts = _read_mapping(path, dict, "its texts by name")
     if not texts:
-        raise ValueError(f"{str(path)!r} holds no item: remove it, or give a file of the form {{item id: {{title: ...}}}}")
+        raise UserError(
+            f"{str(path)!r} holds no item: remove it, or give a file of the form {{item id: {{title: ...}}}}"
+        )
     fields = list(dict.fromkeys(field for record in texts.values() for field in record))
-    rows = pd.DataFrame({field: [as_text(record.get(field)) for record in texts.values()] for field in fields}, dtype=object)
+    rows = pd.DataFrame(
+        {field: [as_text(record.get(field)) for record in texts.values()] for field in fields},
+        dtype=object,
+    )
     tokens = Tokens("item", lambda row: repr(str(path)))
     rows.insert(0, "", tokens.categories(tokens.numbers(pd.Series(list(texts), dtype=object))))
     return item_texts(rows, "", str(path))
@@ -134,12 +168,18 @@ def _read_mapping(path: Path, value_type: type, expected: str) -> dict[str, Any]
         # Ids stay as they are written; -1 stands for no item in no file of the family.
         content = json.loads(path.read_text(encoding="utf-8-sig"), parse_int=str, parse_float=str)
     except ValueError as error:
-        raise ValueError(f"{str(path)!r} is no JSON in UTF-8 ({error}): fetch or write it again") from error
+        raise UserError(
+            f"{str(path)!r} is no JSON in UTF-8 ({error}): fetch or write it again"
+        ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} holds a {type(content).__name__}, but must be a JSON object: give a file of the LC-Rec family")
+        raise UserError(
+            f"{str(path)!r} holds a {type(content).__name__}, but must be a JSON object: give a file of the LC-Rec family"
+        )
     for key, value in content.items():
         if not isinstance(value, value_type):
-            raise ValueError(f"{str(path)!r} gives {key!r} a {type(value).__name__}, but must give {expected}: correct it")
+            raise UserError(
+                f"{str(path)!r} gives {key!r} a {type(value).__name__}, but must give {expected}: correct it"
+            )
     return content
 
 
@@ -147,13 +187,17 @@ def _check_rows(path: Path, catalogue: set[str]) -> None:
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{str(path)!r} is not a plain numpy array ({error}): fetch or write it again") from error
+        raise UserError(
+            f"{str(path)!r} is not a plain numpy array ({error}): fetch or write it again"
+        ) from error
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
-        raise ValueError(f"{str(path)!r} has the shape {list(matrix.shape)} and type {matrix.dtype}: it must be a matrix of numbers")
+        raise UserError(
+            f"{str(path)!r} has the shape {list(matrix.shape)} and type {matrix.dtype}: it must be a matrix of numbers"
+        )
     without_row = catalogue - {str(row) for row in range(len(matrix))}
     if without_row or len(matrix) != len(catalogue):
         example = f", and none for item {min(without_row)!r}" if without_row else ""
-        raise ValueError(
+        raise UserError(
             f"{str(path)!r} has {len(matrix)} rows for {len(catalogue)} items{example}, but row i belongs to item id i: "
             "remove it, or write one row for each of the ids from 0 on"
         )
@@ -162,4 +206,10 @@ def _check_rows(path: Path, catalogue: set[str]) -> None:
 def _report_missing_ids(path: Path, index: dict[str, Any], items: pd.Index) -> None:
     missing = [token for token in items if token not in index]
     if missing:
-        logger.warning("%s has no codes for %d of %d items, such as %r", path, len(missing), len(items), missing[0])
+        logger.warning(
+            "%s has no codes for %d of %d items, such as %r",
+            path,
+            len(missing),
+            len(items),
+            missing[0],
+        )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
 
 try:
     import fcntl
@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 def one_at_a_time(path: Path) -> Iterator[None]:
     """Hold the lock of the file `path`, which is made; wait while another process holds it.
 
-    The system gives the lock back when a process ends, however it ends. There is none on Windows, on disks that know no locks and where
+    The system gives the lock back when a process ends, however it ends. There is none on Windows,
+    on disks that know no locks and where
     the file cannot be made: what is done inside has to stay right without.
     """
     try:
@@ -42,4 +43,8 @@ def _wait_for(file, path: Path) -> None:
         logger.info("Waiting for another process, which holds %s", path)
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
-        logger.warning("%s cannot be locked (%s): do not prepare the same data set in two processes at once", path, error)
+        logger.warning(
+            "%s cannot be locked (%s): do not prepare the same data set in two processes at once",
+            path,
+            error,
+        )

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_genrec.prepare.amazon import TEXT_FIELDS, Metadata, Reviews, read_metadata, read_reviews
+from recbole_genrec.errors import MissingFileError, UserError
+from recbole_genrec.prepare.amazon import (
+    TEXT_FIELDS,
+    Metadata,
+    Reviews,
+    read_metadata,
+    read_reviews,
+)
 from recbole_genrec.prepare.catalog import Dump, RawFile, find_dump, suggest_dump
 from recbole_genrec.prepare.download import fetch
 from recbole_genrec.prepare.filters import earliest_of_each_pair, history_order, k_core
@@ -31,7 +38,8 @@ def is_known(name: str) -> bool:
 def prepare(name: str, data_path: str | Path, mirror: str | None, show_progress: bool) -> Path:
     """Make the data set `name` in data_path from its public dump, unless it is there already.
 
-    The raw files stay in <data_path>/.raw/<name>, so that another attempt need not download them again. A second process that wants
+    The raw files stay in <data_path>/.raw/<name>, so that another attempt need not download them
+    again. A second process that wants
     the same data set waits for the first.
 
     Args:
@@ -41,11 +49,12 @@ def prepare(name: str, data_path: str | Path, mirror: str | None, show_progress:
         the folder <data_path>/<name> with NAME.inter, NAME.item and data_card.json.
 
     Raises:
-        FileNotFoundError, ValueError: the name is unknown, a file cannot be had or read, or the folder cannot be written.
+        FileNotFoundError, ValueError: the name is unknown, a file cannot be had or read, or the
+            folder cannot be written.
     """
     dump = find_dump(name, mirror)
     if dump is None:
-        raise ValueError(
+        raise UserError(
             f"there is no public data set {name!r}{suggest_dump(name)}: `recbole-genrec prepare --help` lists all names "
             "(RecBole's own, such as ml-1m, need no preparation: --dataset=ml-1m downloads them)"
         )
@@ -70,10 +79,20 @@ def _make(dump: Dump, target: Path, raw: Path, show_progress: bool) -> None:
     _compare(dump.name, counts, dump.counts)
     items = _items(interactions, metadata)
     reading = _reading_counts(reviews, metadata, items)
-    logger.info("Data set %s: %d of %d items have no metadata, so no text", dump.name, reading["items_without_metadata"], len(items))
-    files = [_file_card(file, path) for file, path in ((dump.reviews, reviews_path), (dump.metadata, metadata_path))]
+    logger.info(
+        "Data set %s: %d of %d items have no metadata, so no text",
+        dump.name,
+        reading["items_without_metadata"],
+        len(items),
+    )
+    files = [
+        _file_card(file, path)
+        for file, path in ((dump.reviews, reviews_path), (dump.metadata, metadata_path))
+    ]
     write_data_set(target, interactions, items, _card(dump, files, counts, reading))
-    logger.info("Data set %s: the raw files stay in %s; remove them if you need the room", dump.name, raw)
+    logger.info(
+        "Data set %s: the raw files stay in %s; remove them if you need the room", dump.name, raw
+    )
 
 
 def _fetch_all(files: tuple[RawFile, ...], folder: Path, show_progress: bool) -> list[Path]:
@@ -83,9 +102,14 @@ def _fetch_all(files: tuple[RawFile, ...], folder: Path, show_progress: bool) ->
         try:
             paths.append(fetch(file, folder, show_progress))
         except FileNotFoundError as error:
-            missing = [other for other in files[number + 1 :] if not (folder / other.name).is_file()]
-            also = "".join(f"; {other.name} is needed beside it, from {' or '.join(other.urls)}" for other in missing)
-            raise FileNotFoundError(f"{error}{also}") from error
+            missing = [
+                other for other in files[number + 1 :] if not (folder / other.name).is_file()
+            ]
+            also = "".join(
+                f"; {other.name} is needed beside it, from {' or '.join(other.urls)}"
+                for other in missing
+            )
+            raise MissingFileError(f"{error}{also}") from error
     return paths
 
 
@@ -109,7 +133,7 @@ def _kept_rows(reviews: Reviews, metadata: Metadata, dump: Dump) -> np.ndarray:
         len(rows),
     )
     if len(rows) == 0:
-        raise ValueError(
+        raise UserError(
             f"the {_CORE}-core of {dump.reviews.name!r} is empty, but a data set needs interactions: check that the file is the one of "
             f"{dump.page}"
         )
@@ -135,7 +159,9 @@ def _counts(interactions: pd.DataFrame) -> tuple[int, int, int]:
     return interactions["user_id"].nunique(), interactions["item_id"].nunique(), len(interactions)
 
 
-def _compare(name: str, counts: tuple[int, int, int], published: tuple[int, int, int] | None) -> None:
+def _compare(
+    name: str, counts: tuple[int, int, int], published: tuple[int, int, int] | None
+) -> None:
     found = "{:,} users, {:,} items, {:,} interactions".format(*counts)
     if published is None:
         logger.info("Data set %s: %s; no published numbers to compare with", name, found)
@@ -143,14 +169,21 @@ def _compare(name: str, counts: tuple[int, int, int], published: tuple[int, int,
         logger.info("Data set %s: %s, as published", name, found)
     else:
         expected = "{:,} users, {:,} items, {:,} interactions".format(*published)
-        logger.warning("Data set %s: %s, but published are %s: results on it may not compare with published ones", name, found, expected)
+        logger.warning(
+            "Data set %s: %s, but published are %s: results on it may not compare with published ones",
+            name,
+            found,
+            expected,
+        )
 
 
 def _items(interactions: pd.DataFrame, metadata: Metadata) -> pd.DataFrame:
     """One row per item in order of first appearance; items without a metadata record have empty texts."""
     tokens = interactions["item_id"].unique().tolist()
     empty = ("",) * len(TEXT_FIELDS)
-    items = pd.DataFrame([metadata.texts.get(token, empty) for token in tokens], columns=list(TEXT_FIELDS))
+    items = pd.DataFrame(
+        [metadata.texts.get(token, empty) for token in tokens], columns=list(TEXT_FIELDS)
+    )
     items.insert(0, "item_id", tokens)
     return items
 
@@ -169,7 +202,9 @@ def _file_card(file: RawFile, path: Path) -> dict[str, Any]:
     return {**file_entry(path), "addresses": list(file.urls)}
 
 
-def _card(dump: Dump, files: list[dict], counts: tuple[int, int, int], reading: dict[str, int]) -> dict[str, Any]:
+def _card(
+    dump: Dump, files: list[dict], counts: tuple[int, int, int], reading: dict[str, int]
+) -> dict[str, Any]:
     names = ("users", "items", "interactions")
     return {
         "name": dump.name,
@@ -181,7 +216,9 @@ def _card(dump: Dump, files: list[dict], counts: tuple[int, int, int], reading: 
         "filter": {
             "core": f"users and items with at least {_CORE} interactions, repeated until stable",
             "repeated_reviews": "of a user's reviews of one item the earliest is kept",
-            "items_without_metadata": "dropped before the core" if _drops_items_without_metadata(dump) else "kept, with empty text",
+            "items_without_metadata": "dropped before the core"
+            if _drops_items_without_metadata(dump)
+            else "kept, with empty text",
             "order": "user by user, in time order; equal times in the order of the file",
         },
         "timestamp": f"{_TIME_UNITS[dump.format]} since 1970",

@@ -9,11 +9,14 @@ import itertools
 import json
 import warnings
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, TextIO
+from typing import Any, TextIO
 
 import pandas as pd
+
+from recbole_genrec.errors import MissingFileError, UserError
 
 _KINDS = {
     ".csv": "csv",
@@ -48,29 +51,39 @@ class TableFile:
     """A file of rows with named columns.
 
     Args:
-        path: .csv, .tsv, .jsonl, .ndjson or .json (one object per line), any of these with .gz; .parquet.
-        separator: what separates the columns of a CSV or TSV file; None for the comma or the tab of its name.
+        path: .csv, .tsv, .jsonl, .ndjson or .json (one object per line), any of these with .gz;
+            .parquet.
+        separator: what separates the columns of a CSV or TSV file; None for the comma or the tab of
+            its name.
 
     Attributes:
         path: as given.
-        columns: names of the columns in file order; of JSON lines, the keys of the first 1000 lines.
+        columns: names of the columns in file order; of JSON lines, the keys of the first 1000
+            lines.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another kind of file, pyarrow is missing, the file is empty, damaged or not UTF-8, it has one column, or two
+        ValueError: another kind of file, pyarrow is missing, the file is empty, damaged or not
+            UTF-8, it has one column, or two
             columns of one name.
     """
 
     def __init__(self, path: Path, separator: str | None = None):
         if not path.is_file():
-            raise FileNotFoundError(f"there is no file {str(path)!r}: check the path")
+            raise MissingFileError(f"there is no file {str(path)!r}: check the path")
         self.path, kind = path, _kind(path)
         if kind is None:
-            raise ValueError(f"{str(path)!r} is no table that can be read: give a file that ends with {', '.join(_KINDS)} (text also .gz)")
+            raise UserError(
+                f"{str(path)!r} is no table that can be read: give a file that ends with {', '.join(_KINDS)} (text also .gz)"
+            )
         if separator is not None and (kind not in _SEPARATORS or len(separator) != 1):
-            raise ValueError(f"the separator {separator!r} for {str(path)!r} is not one character of a CSV or TSV file: leave it out")
+            raise UserError(
+                f"the separator {separator!r} for {str(path)!r} is not one character of a CSV or TSV file: leave it out"
+            )
         if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
-            raise ValueError(f"{str(path)!r} is Parquet, and pyarrow is not installed: run `pip install pyarrow`, or write it as CSV")
+            raise UserError(
+                f"{str(path)!r} is Parquet, and pyarrow is not installed: run `pip install pyarrow`, or write it as CSV"
+            )
         self._kind, self._separator = kind, separator or _SEPARATORS.get(kind)
         with self._in_one_sentence():
             self.columns = self._read_columns()
@@ -79,7 +92,8 @@ class TableFile:
     def pieces(self, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
         """The rows in file order, at most 500,000 in each table; every value is text, what is missing is the empty string.
 
-        The index of a piece goes on from that of the piece before; place() tells where such a row stands in the file.
+        The index of a piece goes on from that of the piece before; place() tells where such a row
+        stands in the file.
 
         Args:
             columns: which columns; None for all, of JSON lines those of all lines.
@@ -112,13 +126,19 @@ class TableFile:
     def _check_columns(self) -> None:
         names = self.columns
         if not names:
-            raise ValueError(f"{str(self.path)!r} is empty: it needs a header and rows")
+            raise UserError(f"{str(self.path)!r} is empty: it needs a header and rows")
         if len(names) == 1:
-            advice = 'name its separator, such as --separator=";"' if self._kind in _SEPARATORS else "give one with more"
-            raise ValueError(f"{str(self.path)!r} has one column only, {names[0]!r}: {advice}")
+            advice = (
+                'name its separator, such as --separator=";"'
+                if self._kind in _SEPARATORS
+                else "give one with more"
+            )
+            raise UserError(f"{str(self.path)!r} has one column only, {names[0]!r}: {advice}")
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ValueError(f"{str(self.path)!r} has more than one column {repeated[0]!r}: give each a name of its own")
+            raise UserError(
+                f"{str(self.path)!r} has more than one column {repeated[0]!r}: give each a name of its own"
+            )
 
     def _open(self) -> TextIO:
         opener = gzip.open if self.path.suffix.lower() == ".gz" else open
@@ -128,7 +148,8 @@ class TableFile:
         with self._open() as file:
             quoted = self._kind == "csv" or '"' in file.readline()
         with self._open() as file:
-            # All columns are read: pandas does not notice rows that are too long when it is asked for some.
+            # All columns are read: pandas does not notice rows that are too long when it is asked
+            # for some.
             reader = pd.read_csv(
                 file,
                 sep=self._separator,
@@ -160,7 +181,11 @@ class TableFile:
                 return
             names = columns or list(dict.fromkeys(key for row in rows for key in row))
             index = range(n_rows, n_rows + len(rows))
-            yield pd.DataFrame({name: [as_text(row.get(name)) for row in rows] for name in names}, index=index, dtype=object)
+            yield pd.DataFrame(
+                {name: [as_text(row.get(name)) for row in rows] for name in names},
+                index=index,
+                dtype=object,
+            )
             n_rows += len(rows)
 
     def _records(self) -> Iterator[dict[str, Any]]:
@@ -172,19 +197,26 @@ class TableFile:
                     # Numbers stay as they are written: 1.0 and 007 are names here.
                     record = json.loads(line, parse_int=str, parse_float=str)
                 except json.JSONDecodeError as error:
-                    raise ValueError(
+                    raise UserError(
                         f"line {number} of {str(self.path)!r} is no JSON ({error.msg}): write one JSON object per line"
                     ) from error
                 if not isinstance(record, dict):
-                    raise ValueError(f"line {number} of {str(self.path)!r} is no JSON object: write one object with named values per line")
+                    raise UserError(
+                        f"line {number} of {str(self.path)!r} is no JSON object: write one object with named values per line"
+                    )
                 yield record
 
     def _parquet_pieces(self, columns: list[str] | None) -> Iterator[pd.DataFrame]:
         from pyarrow import parquet
 
         n_rows = 0
-        for batch in parquet.ParquetFile(self.path).iter_batches(batch_size=_PIECE_ROWS, columns=columns):
-            texts = {name: [as_text(value) for value in column.to_pylist()] for name, column in zip(batch.schema.names, batch.columns)}
+        for batch in parquet.ParquetFile(self.path).iter_batches(
+            batch_size=_PIECE_ROWS, columns=columns
+        ):
+            texts = {
+                name: [as_text(value) for value in column.to_pylist()]
+                for name, column in zip(batch.schema.names, batch.columns)
+            }
             yield pd.DataFrame(texts, index=range(n_rows, n_rows + batch.num_rows), dtype=object)
             n_rows += batch.num_rows
 
@@ -194,18 +226,22 @@ class TableFile:
             yield
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
-            raise ValueError(
+            raise UserError(
                 f"{str(self.path)!r} is not UTF-8 (it holds the byte 0x{byte:02x}): save it as UTF-8, for example with "
                 "`iconv -f latin1 -t utf-8`"
             ) from error
         except (pd.errors.ParserError, pd.errors.ParserWarning, csv.Error) as error:
-            reason = str(error).strip().replace("Error tokenizing data. C error: ", "").split("\n")[0]
-            raise ValueError(
+            reason = (
+                str(error).strip().replace("Error tokenizing data. C error: ", "").split("\n")[0]
+            )
+            raise UserError(
                 f"{str(self.path)!r} is no table ({reason}): every row needs as many values as the header, and values that hold the "
                 "separator need quotation marks"
             ) from error
         except (EOFError, zlib.error, OSError) as error:
-            raise ValueError(f"{str(self.path)!r} cannot be read to its end ({error}): fetch or write it again") from error
+            raise UserError(
+                f"{str(self.path)!r} cannot be read to its end ({error}): fetch or write it again"
+            ) from error
 
 
 def _kind(path: Path) -> str | None:

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from recbole.evaluator.register import metrics_dict
 from scipy.stats import bootstrap
 
 from recbole_genrec.compat import add_numpy_aliases
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.results.outcomes import Outcomes, outcomes_path, read_outcomes
 from recbole_genrec.results.table import as_markdown
 
@@ -46,20 +48,33 @@ def user_values(outcomes: Outcomes, metrics: Sequence[str]) -> np.ndarray:
     add_numpy_aliases()
     longest = outcomes.hits.shape[1]
     collected = DataStruct()
-    collected.set("rec.topk", torch.cat((outcomes.hits.int(), outcomes.n_positives.int().unsqueeze(1)), dim=1))
+    collected.set(
+        "rec.topk", torch.cat((outcomes.hits.int(), outcomes.n_positives.int().unsqueeze(1)), dim=1)
+    )
     values = []
     for metric in metrics:
         name, _, k = metric.lower().partition("@")
         kind = metrics_dict.get(name)
-        if kind is None or not issubclass(kind, TopkMetric) or not k.isdigit() or not 1 <= int(k) <= longest:
-            raise ValueError(f"the metric {metric!r} has no value for a single user in lists of {longest}: use one such as ndcg@{longest}")
+        if (
+            kind is None
+            or not issubclass(kind, TopkMetric)
+            or not k.isdigit()
+            or not 1 <= int(k) <= longest
+        ):
+            raise UserError(
+                f"the metric {metric!r} has no value for a single user in lists of {longest}: use one such as ndcg@{longest}"
+            )
         found = kind({"topk": [longest], "metric_decimal_place": 6})
-        found.topk_result = lambda _, of_users: of_users  # all that RecBole does afterwards is to take the mean
+        found.topk_result = lambda _, of_users: (
+            of_users
+        )  # all that RecBole does afterwards is to take the mean
         values.append(found.calculate_metric(collected)[:, int(k) - 1])
     return np.stack(values).astype(np.float64)
 
 
-def paired_differences(first: Outcomes, second: Outcomes, metrics: Sequence[str]) -> list[Difference]:
+def paired_differences(
+    first: Outcomes, second: Outcomes, metrics: Sequence[str]
+) -> list[Difference]:
     """Differences of metrics with percentile intervals, users drawn with replacement, alike for both runs.
 
     The interval holds the users' chance only, not that of another seed of the training.
@@ -69,7 +84,7 @@ def paired_differences(first: Outcomes, second: Outcomes, metrics: Sequence[str]
     """
     order = {user: row for row, user in enumerate(second.users)}
     if order.keys() != set(first.users) or len(order) != len(first.users):
-        raise ValueError(
+        raise UserError(
             f"the runs were tested on {len(first.users)} and {len(second.users)} users that are not the same: compare runs on one data set"
         )
     rows = torch.tensor([order[user] for user in first.users])
@@ -87,7 +102,10 @@ def paired_differences(first: Outcomes, second: Outcomes, metrics: Sequence[str]
     ).confidence_interval
     means = before.mean(axis=1), after.mean(axis=1)
     columns = (*means, means[1] - means[0], drawn.low, drawn.high)
-    return [Difference(metric, *(float(column[place]) for column in columns)) for place, metric in enumerate(metrics)]
+    return [
+        Difference(metric, *(float(column[place]) for column in columns))
+        for place, metric in enumerate(metrics)
+    ]
 
 
 def compare_records(first: Path, second: Path, metrics: Sequence[str] | None = None) -> str:
@@ -101,13 +119,26 @@ def compare_records(first: Path, second: Path, metrics: Sequence[str] | None = N
         ValueError: a file is no record, or the runs cannot be compared.
     """
     records = [_read(path) for path in (first, second)]
-    if records[0]["dataset_fingerprint"] != records[1]["dataset_fingerprint"] or records[0]["dataset"] != records[1]["dataset"]:
+    if (
+        records[0]["dataset_fingerprint"] != records[1]["dataset_fingerprint"]
+        or records[0]["dataset"] != records[1]["dataset"]
+    ):
         names = " and ".join(record["dataset"] for record in records)
-        raise ValueError(f"the runs are of different data ({names}, by their fingerprints): compare runs on one data set")
+        raise UserError(
+            f"the runs are of different data ({names}, by their fingerprints): compare runs on one data set"
+        )
     outcomes = [read_outcomes(outcomes_path(path)) for path in (first, second)]
-    differences = paired_differences(*outcomes, metrics or [name for name in records[0]["test_result"] if _is_of_lists(name)])
-    header = ["metric", *(f"{record['model']}, {path.stem}" for record, path in zip(records, (first, second)))]
-    rows = [[each.metric, f"{each.first:.4f}", f"{each.second:.4f}", *_interval(each)] for each in differences]
+    differences = paired_differences(
+        *outcomes, metrics or [name for name in records[0]["test_result"] if _is_of_lists(name)]
+    )
+    header = [
+        "metric",
+        *(f"{record['model']}, {path.stem}" for record, path in zip(records, (first, second))),
+    ]
+    rows = [
+        [each.metric, f"{each.first:.4f}", f"{each.second:.4f}", *_interval(each)]
+        for each in differences
+    ]
     return as_markdown([*header, "difference", "95 % interval"], rows)
 
 
@@ -122,9 +153,15 @@ def _is_of_lists(metric: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {str(path)!r}: give the .json files that two runs wrote beside their checkpoints")
+        raise MissingFileError(
+            f"there is no {str(path)!r}: give the .json files that two runs wrote beside their checkpoints"
+        )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {key: record[key] for key in ("model", "dataset", "dataset_fingerprint", "test_result")}
+        return {
+            key: record[key] for key in ("model", "dataset", "dataset_fingerprint", "test_result")
+        }
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{str(path)!r} is no record of a run: give the .json file that stands beside a checkpoint") from None
+        raise UserError(
+            f"{str(path)!r} is no record of a run: give the .json file that stands beside a checkpoint"
+        ) from None

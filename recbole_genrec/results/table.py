@@ -12,9 +12,12 @@ def table(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]
     """Header and rows of what is compared: test metrics, parameters, seconds of each stage, users ranked per second.
 
     Args:
-        records: one per model, as record.write_record writes them; or {"model", "refusal"} for a model that could not run.
+        records: one per model, as record.write_record writes them; or {"model", "refusal"} for a
+            model that could not run.
     """
-    metrics = next((list(record["test_result"]) for record in records if "test_result" in record), [])
+    metrics = next(
+        (list(record["test_result"]) for record in records if "test_result" in record), []
+    )
     header = ["model", *metrics, "parameters", "seconds by stage", "test users/s"]
     return header, [_row(record, metrics) for record in records]
 
@@ -22,7 +25,9 @@ def table(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; a bar inside a cell is escaped."""
     lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    return "".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines
+    )
 
 
 def as_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -37,4 +42,10 @@ def _row(record: dict[str, Any], metrics: Sequence[str]) -> list[str]:
         return [record["model"], *[""] * (len(metrics) + 1), f"not run: {record['refusal']}", ""]
     stages = "; ".join(f"{name} {seconds:.0f}" for name, seconds in record["stage_seconds"].items())
     figures = [f"{record['test_result'][metric]:.4f}" for metric in metrics]
-    return [record["model"], *figures, f"{record['n_parameters']}", stages, f"{record['test_users_per_second']:.0f}"]
+    return [
+        record["model"],
+        *figures,
+        f"{record['n_parameters']}",
+        stages,
+        f"{record['test_users_per_second']:.0f}",
+    ]

@@ -1,8 +1,11 @@
 """One run on several processes, as torchrun starts them: what each of them computes, and how they come to the same.
 
-All processes hold the whole model, see the same batches and draw the same numbers. In training each encodes and decodes its share of a
-batch's rows; the states are then exchanged, so that every loss, also one that compares rows with each other, is that of the whole batch.
-In evaluation each ranks its share of the batches. Without such processes nothing here does anything.
+All processes hold the whole model, see the same batches and draw the same numbers. In training each
+encodes and decodes its share of a
+batch's rows; the states are then exchanged, so that every loss, also one that compares rows with
+each other, is that of the whole batch.
+In evaluation each ranks its share of the batches. Without such processes nothing here does
+anything.
 """
 
 # Shapes: B batch, S source tokens, T target tokens, D hidden size, K length of the ranked lists
@@ -13,28 +16,41 @@ import atexit
 import logging
 import os
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
-PATIENCE = timedelta(days=7)  # one process may train a teacher while the others wait; torchrun ends them all if one fails
+from recbole_genrec.errors import UserError
 
-# --- who is there ---------------------------------------------------------------------------------------------
+PATIENCE = timedelta(
+    days=7
+)  # one process may train a teacher while the others wait; torchrun ends them all if one fails
+
+# --- who is there
+# ---------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def joined() -> Iterator[None]:
     """The processes that torchrun has started know each other from now on; nothing in any other launch, or of a single process."""
-    started = distributed.is_available() and distributed.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
+    started = (
+        distributed.is_available()
+        and distributed.is_torchelastic_launched()
+        and int(os.environ["WORLD_SIZE"]) > 1
+    )
     if not started or distributed.is_initialized():
         yield
         return
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    # Not before the end: who leaves and joins again may meet the address that another process has just left.
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE
+    )
+    # Not before the end: who leaves and joins again may meet the address that another process has
+    # just left.
     atexit.register(distributed.destroy_process_group)
     try:
         yield
@@ -45,7 +61,11 @@ def joined() -> Iterator[None]:
 
 def size() -> int:
     """Number of processes."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    return (
+        distributed.get_world_size()
+        if distributed.is_available() and distributed.is_initialized()
+        else 1
+    )
 
 
 def rank() -> int:
@@ -61,7 +81,8 @@ def is_main() -> bool:
 def place(settings: dict[str, Any]) -> None:
     """Give this process its device, and keep it quiet unless it is the main one: changes settings of RecBole in place.
 
-    Each process of a machine gets the GPU of its number there; CUDA_VISIBLE_DEVICES says which there are.
+    Each process of a machine gets the GPU of its number there; CUDA_VISIBLE_DEVICES says which
+    there are.
 
     Raises:
         ValueError: the machine has fewer GPUs than processes.
@@ -70,7 +91,9 @@ def place(settings: dict[str, Any]) -> None:
     n_gpus = torch.cuda.device_count() if settings["use_gpu"] and str(settings["gpu_id"]) else 0
     if n_gpus:
         if number >= n_gpus:
-            raise ValueError(f"torchrun has started process {number} of this machine, but it has {n_gpus} GPUs: lower --nproc_per_node")
+            raise UserError(
+                f"torchrun has started process {number} of this machine, but it has {n_gpus} GPUs: lower --nproc_per_node"
+            )
         torch.cuda.set_device(number)
     device = torch.device("cuda", number) if n_gpus else torch.device("cpu")
     settings.update(device=device, use_gpu=bool(n_gpus), local_rank=number, single_spec=True)
@@ -117,7 +140,8 @@ def one_tensorboard() -> Iterator[None]:
         trainer.get_tensorboard = opened
 
 
-# --- waiting and agreeing -------------------------------------------------------------------------------------
+# --- waiting and agreeing
+# -------------------------------------------------------------------------------------
 
 
 def wait() -> None:
@@ -172,7 +196,8 @@ def summed(*counts: Tensor | int) -> tuple[Tensor | int, ...]:
     return tuple(totals.tolist())
 
 
-# --- training -------------------------------------------------------------------------------------------------
+# --- training
+# -------------------------------------------------------------------------------------------------
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -193,26 +218,38 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def split_rows(seq2seq: nn.Module, seed: int, epoch: int) -> Iterator[None]:
     """Within it `encode` and `decode` of a seq2seq compute this process's rows, and give those of the whole batch.
 
-    What is dropped follows from (seed, epoch, process) and takes nothing from the numbers that all processes draw alike. A batch of
+    What is dropped follows from (seed, epoch, process) and takes nothing from the numbers that all
+    processes draw alike. A batch of
     fewer rows than processes is not split.
     """
     if size() == 1:
         yield
         return
-    encode, decode, draws = seq2seq.encode, seq2seq.decode, _OwnDraws(next(seq2seq.parameters()).device, seed, epoch)
+    encode, decode, draws = (
+        seq2seq.encode,
+        seq2seq.decode,
+        _OwnDraws(next(seq2seq.parameters()).device, seed, epoch),
+    )
 
     def encode_share(embeddings: Tensor, mask: Tensor) -> Tensor:
         if len(embeddings) < size():
             return draws.within(encode, embeddings, mask)
         own = _share(len(embeddings))
-        states = draws.within(encode, embeddings[own], mask[own] if len(mask) == len(embeddings) else mask)
+        states = draws.within(
+            encode, embeddings[own], mask[own] if len(mask) == len(embeddings) else mask
+        )
         return _Gather.apply(states, len(embeddings))
 
     def decode_share(embeddings: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         if len(memory) < size():
             return draws.within(decode, embeddings, memory, mask)
         own, n_targets = _share(len(memory)), len(embeddings) // len(memory)
-        states = draws.within(decode, embeddings.unflatten(0, (-1, n_targets))[own].flatten(0, 1), memory[own], mask[own])
+        states = draws.within(
+            decode,
+            embeddings.unflatten(0, (-1, n_targets))[own].flatten(0, 1),
+            memory[own],
+            mask[own],
+        )
         return _Gather.apply(states.unflatten(0, (-1, n_targets)), len(memory)).flatten(0, 1)
 
     seq2seq.encode, seq2seq.decode = encode_share, decode_share
@@ -233,7 +270,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, share: Tensor, n_rows: int) -> Tensor:
         ctx.n_rows = n_rows
-        rows = torch.zeros(n_rows, *share.shape[1:], dtype=_long_enough(share.dtype), device=share.device)
+        rows = torch.zeros(
+            n_rows, *share.shape[1:], dtype=_long_enough(share.dtype), device=share.device
+        )
         rows[_share(n_rows)] = share
         distributed.all_reduce(rows)
         return rows.to(share.dtype)
@@ -254,7 +293,11 @@ class _OwnDraws:
     """Random numbers of this process alone."""
 
     def __init__(self, device: torch.device, seed: int, epoch: int) -> None:
-        self.shared = torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index]
+        self.shared = (
+            torch.default_generator
+            if device.type == "cpu"
+            else torch.cuda.default_generators[device.index]
+        )
         state = np.random.SeedSequence((seed, epoch, rank())).generate_state(1, np.uint64)[0]
         self.state = torch.Generator(device).manual_seed(int(state >> np.uint64(1))).get_state()
 
@@ -269,10 +312,13 @@ class _OwnDraws:
             self.shared.set_state(shared_state)
 
 
-# --- evaluation -----------------------------------------------------------------------------------------------
+# --- evaluation
+# -----------------------------------------------------------------------------------------------
 
 
-def in_shares(batches: Iterable, ranked: Callable[[Any], Tensor], width: int, device: torch.device) -> deque[Tensor]:
+def in_shares(
+    batches: Iterable, ranked: Callable[[Any], Tensor], width: int, device: torch.device
+) -> deque[Tensor]:
     """The ranked lists of all batches, each made by one of the processes.
 
     Args:
@@ -282,7 +328,8 @@ def in_shares(batches: Iterable, ranked: Callable[[Any], Tensor], width: int, de
         device: where the lists are.
 
     Returns:
-        int64 [B, K] of every batch, 0 on the right where there is no item; nothing if there is a single process.
+        int64 [B, K] of every batch, 0 on the right where there is no item; nothing if there is a
+        single process.
     """
     if size() == 1:
         return deque()

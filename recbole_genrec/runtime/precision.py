@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ def mixed_precision(device: torch.device, enabled: bool) -> torch.autocast:
 def full_precision(tensor: Tensor) -> torch.autocast:
     """Context in which mixed precision is off: distances, and all that decides on a code, need float32.
 
-    A temperature of 0.001 turns an absolute error e of a distance into an error of 1000 e in a logit.
+    A temperature of 0.001 turns an absolute error e of a distance into an error of 1000 e in a
+    logit.
     """
     return torch.autocast(device_type=tensor.device.type, enabled=False)
 

@@ -11,6 +11,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_genrec.errors import UserError
+
 
 def check_distinct(features: Tensor, counter_size: int) -> None:
     """Refuse features that no tokenizer can make enough names of: items with equal features get equal codes.
@@ -24,7 +26,7 @@ def check_distinct(features: Tensor, counter_size: int) -> None:
     """
     counts = features.unique(dim=0, return_counts=True)[1]
     if int(counts.max()) > counter_size:
-        raise ValueError(
+        raise UserError(
             f"{int(counts.max())} items have the same features and so the same codes, but counter_size is {counter_size}: raise it, or use "
             "item_features that tell more of the items apart"
         )
@@ -53,11 +55,13 @@ def counter_level(codes: Tensor) -> Tensor:
 def match_last_codes(codes: Tensor, costs: Callable[[Tensor], Tensor]) -> Tensor:
     """Make codes unique by other last codes, at the least total cost.
 
-    Where items share all their codes, all items with the codes before the last in common get their last codes anew, all different.
+    Where items share all their codes, all items with the codes before the last in common get their
+    last codes anew, all different.
 
     Args:
         codes: LongTensor [N, L].
-        costs: rows, LongTensor [n] -> what each last code costs each of these rows, [n, K]; asked once for every such group.
+        costs: rows, LongTensor [n] -> what each last code costs each of these rows, [n, K]; asked
+            once for every such group.
 
     Returns:
         LongTensor [N, L], no two rows equal; the codes of all other items are what they were.
@@ -71,6 +75,10 @@ def match_last_codes(codes: Tensor, costs: Callable[[Tensor], Tensor]) -> Tensor
         rows = (prefixes == prefix).nonzero().squeeze(1)
         cost = costs(rows)
         if len(rows) > cost.shape[1]:
-            raise ValueError(f"{len(rows)} items share all codes but the last, which has {cost.shape[1]} values: raise codebook_size")
-        codes[rows, -1] = torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(codes.device)
+            raise UserError(
+                f"{len(rows)} items share all codes but the last, which has {cost.shape[1]} values: raise codebook_size"
+            )
+        codes[rows, -1] = torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(
+            codes.device
+        )
     return codes

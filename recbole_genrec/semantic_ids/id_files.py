@@ -1,6 +1,7 @@
 """Semantic ids as files: this package's format, and the index.json of LC-Rec and LETTER.
 
-This package's format is JSON: {"format", "dataset", "level_sizes", "ids": {item token: [code, ...]}}. An index.json maps an item
+This package's format is JSON: {"format", "dataset", "level_sizes", "ids": {item token: [code,
+...]}}. An index.json maps an item
 token to ["<a_12>", "<b_3>", ...], one letter per level; plain lists of numbers are read too.
 """
 
@@ -15,8 +16,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recbole_genrec.compat import replacing
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.semantic_ids.collisions import counter_level
+from recbole_genrec.storage import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,14 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _ENTRY = re.compile(r"<([a-z])_(\d+)>")
 
 
-def write_semantic_ids(path: str, tokens: Sequence[str], codes: Tensor, level_sizes: Sequence[int], dataset: str, style: str) -> None:
+def write_semantic_ids(
+    path: str,
+    tokens: Sequence[str],
+    codes: Tensor,
+    level_sizes: Sequence[int],
+    dataset: str,
+    style: str,
+) -> None:
     """Write the codes of items, all at once or not at all.
 
     Args:
@@ -41,51 +50,74 @@ def write_semantic_ids(path: str, tokens: Sequence[str], codes: Tensor, level_si
         ValueError: an unknown style, or more levels than there are letters.
     """
     if style not in STYLES:
-        raise ValueError(f"the style of semantic ids is {style!r}, but it must be one of {', '.join(STYLES)}: choose one")
+        raise UserError(
+            f"the style of semantic ids is {style!r}, but it must be one of {', '.join(STYLES)}: choose one"
+        )
     if style == "letter" and codes.shape[1] > len(_LETTERS):
-        raise ValueError(f"the ids have {codes.shape[1]} levels, but an index.json has letters for {len(_LETTERS)}: use the style own")
+        raise UserError(
+            f"the ids have {codes.shape[1]} levels, but an index.json has letters for {len(_LETTERS)}: use the style own"
+        )
     rows = zip(map(str, tokens), codes.tolist())
     if style == "letter":
-        content = {token: [f"<{letter}_{code}>" for letter, code in zip(_LETTERS, row)] for token, row in rows}
+        content = {
+            token: [f"<{letter}_{code}>" for letter, code in zip(_LETTERS, row)]
+            for token, row in rows
+        }
     else:
-        content = {"format": FORMAT, "dataset": dataset, "level_sizes": list(level_sizes), "ids": dict(rows)}
+        content = {
+            "format": FORMAT,
+            "dataset": dataset,
+            "level_sizes": list(level_sizes),
+            "ids": dict(rows),
+        }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def read_semantic_ids(path: str, tokens: Sequence[str], n_levels: int, codebook_size: int, counter_size: int) -> Tensor:
+def read_semantic_ids(
+    path: str, tokens: Sequence[str], n_levels: int, codebook_size: int, counter_size: int
+) -> Tensor:
     """The codes of items, int64 [items, n_levels], row by row those of `tokens`.
 
-    A file with one more level than n_levels brings its counter, if that level counts items with equal codes from 0: it is left out and
+    A file with one more level than n_levels brings its counter, if that level counts items with
+    equal codes from 0: it is left out and
     numbered anew.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such file, lacks an item, has an id of another length or a code out of range, or more items share their
+        ValueError: it is no such file, lacks an item, has an id of another length or a code out of
+            range, or more items share their
             codes than a counter of counter_size (0: none) can tell apart.
     """
     ids = _read(path)
     missing = [token for token in tokens if token not in ids]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{path!r} has no id for {len(missing)} of {len(tokens)} items (such as {', '.join(missing[:3])}): write the file for this "
             "data set, or filter these items out"
         )
     lengths = {len(ids[token]) for token in tokens}
-    if lengths != {n_levels} and not (lengths == {n_levels + 1} and counter_size and _ends_in_counter(ids, n_levels + 1)):
-        raise ValueError(
+    if lengths != {n_levels} and not (
+        lengths == {n_levels + 1} and counter_size and _ends_in_counter(ids, n_levels + 1)
+    ):
+        raise UserError(
             f"{path!r} has ids of {sorted(lengths)} codes, but n_levels is {n_levels}: set n_levels to the length of the ids (less one if "
             "their last code numbers items that have all others in common)"
         )
     codes = torch.tensor([ids[token][:n_levels] for token in tokens])
     largest, least = int(codes.max()), int(codes.min())
     if least < 0 or largest >= codebook_size:
-        raise ValueError(
+        raise UserError(
             f"{path!r} has codes from {least} to {largest}, but codebook_size is {codebook_size}, which allows 0 to {codebook_size - 1}: "
             "raise codebook_size or write the file anew"
         )
     _check_unique(path, codes, counter_size)
-    logger.info("semantic ids: read those of %d items from %s; it names %d items", len(tokens), path, len(ids))
+    logger.info(
+        "semantic ids: read those of %d items from %s; it names %d items",
+        len(tokens),
+        path,
+        len(ids),
+    )
     return codes
 
 
@@ -98,7 +130,7 @@ def _ends_in_counter(ids: dict[str, list[int]], length: int) -> bool:
 def _check_unique(path: str, codes: Tensor, counter_size: int) -> None:
     counter = counter_level(codes)
     if int(counter.max()) >= max(counter_size, 1):
-        raise ValueError(
+        raise UserError(
             f"in {path!r} {int((counter > 0).sum())} items have the id of another item, up to {int(counter.max()) + 1} the same one, but "
             f"counter_size is {counter_size}: raise counter_size, which adds a level that numbers them, or write unique ids"
         )
@@ -106,14 +138,19 @@ def _check_unique(path: str, codes: Tensor, counter_size: int) -> None:
 
 def _read(path: str) -> dict[str, list[int]]:
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no file {path!r}, but semantic_ids_file names it: correct the path")
+        raise MissingFileError(
+            f"there is no file {path!r}, but semantic_ids_file names it: correct the path"
+        )
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
         entries = content["ids"] if content.get("format") == FORMAT else content
-        return {str(token): [_code(entry, level) for level, entry in enumerate(row)] for token, row in entries.items()}
+        return {
+            str(token): [_code(entry, level) for level, entry in enumerate(row)]
+            for token, row in entries.items()
+        }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f'{path!r} is not a file of semantic ids ({error}): it needs {{item token: [code, ...]}}, the codes whole numbers or "<a_12>"'
         ) from error
 
@@ -123,5 +160,5 @@ def _code(entry: int | str, level: int) -> int:
         return entry
     found = _ENTRY.fullmatch(entry)
     if found is None or found[1] != _LETTERS[level]:
-        raise ValueError(f"the entry {entry!r} at level {level} is no code")
+        raise UserError(f"the entry {entry!r} at level {level} is no code")
     return int(found[2])

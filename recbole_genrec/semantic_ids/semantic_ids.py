@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.semantic_ids.collisions import counter_level
 from recbole_genrec.semantic_ids.trie import Trie
 
@@ -20,19 +21,24 @@ class SemanticIDs(nn.Module):
     Args:
         n_items: number of items, padding (row 0) counted.
         codebook_sizes: number of codes of every tokenizer level.
-        counter_size: number of items that may share all their codes; 0: no counter, the codes are unique themselves.
+        counter_size: number of items that may share all their codes; 0: no counter, the codes are
+            unique themselves.
     """
 
     def __init__(self, n_items: int, codebook_sizes: tuple[int, ...], counter_size: int) -> None:
         super().__init__()
-        self.level_sizes = (*codebook_sizes, counter_size) if counter_size else tuple(codebook_sizes)
+        self.level_sizes = (
+            (*codebook_sizes, counter_size) if counter_size else tuple(codebook_sizes)
+        )
         self.n_code_levels = len(codebook_sizes)
         self.n_levels = len(self.level_sizes)
         self.n_tokens = 1 + sum(self.level_sizes)
         first_tokens = torch.tensor((1, *self.level_sizes[:-1])).cumsum(0)
         self.register_buffer("offsets", first_tokens, persistent=False)
         self.register_buffer("codes", torch.full((n_items, self.n_levels), -1, dtype=torch.long))
-        self.register_buffer("tokens", torch.zeros((n_items, self.n_levels), dtype=torch.long), persistent=False)
+        self.register_buffer(
+            "tokens", torch.zeros((n_items, self.n_levels), dtype=torch.long), persistent=False
+        )
         self.trie: Trie | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module._derive())
 
@@ -40,20 +46,24 @@ class SemanticIDs(nn.Module):
         """Name every item anew.
 
         Args:
-            codes: the tokenizer's codes of items 1, 2, ..., int64, shape [n_items - 1, n_code_levels].
+            codes: the tokenizer's codes of items 1, 2, ..., int64, shape [n_items - 1,
+                n_code_levels].
 
         Returns:
             The share of items whose codes changed, 0 to 1; 1 at the first call.
 
         Raises:
-            ValueError: if more items share their codes than the counter can number (without a counter: two or more), or a code
+            ValueError: if more items share their codes than the counter can number (without a
+                counter: two or more), or a code
                 does not fit its level; the names then stay as they were.
         """
         counter = counter_level(codes)
         self._check_counter(counter)
         changed = (codes != self.codes[1:, : self.n_code_levels]).any(dim=1).float().mean().item()
         unique_codes = torch.cat((codes, counter.unsqueeze(1)), dim=1)[:, : self.n_levels]
-        Trie(unique_codes, counter, self.level_sizes)  # refuses codes that do not fit, before any name is overwritten
+        Trie(
+            unique_codes, counter, self.level_sizes
+        )  # refuses codes that do not fit, before any name is overwritten
         self.codes[1:] = unique_codes
         self._derive()
         return changed
@@ -62,12 +72,12 @@ class SemanticIDs(nn.Module):
         largest = int(counter.max()) + 1
         if self.n_levels == self.n_code_levels:
             if largest > 1:
-                raise ValueError(
+                raise UserError(
                     f"{int((counter > 0).sum())} of {len(counter)} items have the codes of another item, but there is no counter level "
                     "to tell them apart: set counter_size, or make the codes unique."
                 )
         elif largest > self.level_sizes[-1]:
-            raise ValueError(
+            raise UserError(
                 f"{largest} items share the same codes, but counter_size is {self.level_sizes[-1]}; "
                 "raise counter_size, give the tokenizer more levels, codes or epochs, or try feature_scaling unit_norm or centered."
             )
@@ -95,7 +105,8 @@ class SemanticIDs(nn.Module):
         """Health of the codes.
 
         Returns:
-            Per tokenizer level l: `usage_l`, the share of codes in use (0 to 1), and `entropy_l` in nats (0 to
+            Per tokenizer level l: `usage_l`, the share of codes in use (0 to 1), and `entropy_l` in
+            nats (0 to
             log codebook size); `collisions_before`, 1 - distinct codes / items without the counter;
             `collisions_after`, the same with it; `largest_group`, the most items with equal codes.
         """
@@ -115,7 +126,9 @@ class SemanticIDs(nn.Module):
         """The statistics as one line for the log."""
         figures = self.statistics()
         usage = " ".join(f"{figures[f'usage_{level}']:.1%}" for level in range(self.n_code_levels))
-        entropy = " ".join(f"{figures[f'entropy_{level}']:.2f}" for level in range(self.n_code_levels))
+        entropy = " ".join(
+            f"{figures[f'entropy_{level}']:.2f}" for level in range(self.n_code_levels)
+        )
         best = " ".join(f"{math.log(size):.2f}" for size in self.level_sizes[: self.n_code_levels])
         return (
             f"codes in use per level {usage}; entropy {entropy} of at most {best} nats; "

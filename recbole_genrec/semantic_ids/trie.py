@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from recbole_genrec.errors import UserError
+
 
 class Children(NamedTuple):
     """The continuations of some nodes; all shaped [B, W, F]."""
@@ -36,7 +38,9 @@ class Trie:
     def __init__(self, codes: Tensor, item_ids: Tensor, level_sizes: tuple[int, ...]) -> None:
         sizes = torch.tensor(level_sizes, device=codes.device)
         if ((codes < 0) | (codes >= sizes)).any():
-            raise ValueError(f"a code lies outside the level sizes {level_sizes}; codes count from 0 to the level's size - 1.")
+            raise UserError(
+                f"a code lies outside the level sizes {level_sizes}; codes count from 0 to the level's size - 1."
+            )
         self.level_sizes = level_sizes
         self.keys: list[Tensor] = []
         self.codes: list[Tensor] = []
@@ -55,7 +59,9 @@ class Trie:
             self.fan_out.append(int(n_children.max()))
             n_nodes = len(keys)
         if n_nodes != len(codes):
-            raise ValueError(f"{len(codes)} items share {n_nodes} semantic ids; every id must name one item, so add a counter level.")
+            raise UserError(
+                f"{len(codes)} items share {n_nodes} semantic ids; every id must name one item, so add a counter level."
+            )
         self.item_ids = torch.empty_like(item_ids).scatter_(0, node, item_ids)
 
     @property
@@ -126,7 +132,9 @@ class CompleteTree:
         """All codes of the level after every prefix; a node is its codes read as one mixed-radix number."""
         size = self.level_sizes[level]
         codes = torch.arange(size, device=nodes.device).expand(*nodes.shape, size)
-        return Children(nodes.unsqueeze(-1) * size + codes, codes, torch.ones_like(codes, dtype=torch.bool))
+        return Children(
+            nodes.unsqueeze(-1) * size + codes, codes, torch.ones_like(codes, dtype=torch.bool)
+        )
 
     def items(self, nodes: Tensor) -> Tensor:
         """Item ids of complete prefixes, 0 where no item has these codes; shape as `nodes`."""

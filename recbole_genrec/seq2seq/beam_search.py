@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.semantic_ids.trie import Children, CompleteTree, Trie
 
 Step = Callable[[int, "Tensor | None", "Tensor | None"], Tensor]
@@ -20,7 +22,8 @@ class Beams(NamedTuple):
     Attributes:
         item_ids: int64 [B, W], 0 where codes name no item.
         log_probs: float32 [B, W], best first.
-        bound: float32 [B]; nothing that the search has left out is more likely, -inf if it has left out nothing.
+        bound: float32 [B]; nothing that the search has left out is more likely, -inf if it has left
+            out nothing.
     """
 
     item_ids: Tensor
@@ -32,20 +35,30 @@ class Beams(NamedTuple):
         return self.log_probs[:, : max(k, 1)][:, -1] > self.bound
 
 
-def beam_search(step: Step, tree: Trie | CompleteTree, n_beams: int, renormalize: bool = False) -> Beams:
+def beam_search(
+    step: Step, tree: Trie | CompleteTree, n_beams: int, renormalize: bool = False
+) -> Beams:
     """Find the most likely semantic ids of each history.
 
-    With a trie, the beams of a level are distinct prefixes of items and there are as many as the level has, so no
-    beam ever dies; with `n_beams` >= number of items the result is the exact ranking of the catalogue. With fewer, the search still
-    tells which places are exact: log-probabilities only fall from a prefix to its continuations, renormalized or not, so the best
-    prefix that was ever dropped bounds all items that were not found. Over the complete tree the same holds of code sequences.
+    With a trie, the beams of a level are distinct prefixes of items and there are as many as the
+    level has, so no
+    beam ever dies; with `n_beams` >= number of items the result is the exact ranking of the
+    catalogue. With fewer, the search still
+    tells which places are exact: log-probabilities only fall from a prefix to its continuations,
+    renormalized or not, so the best
+    prefix that was ever dropped bounds all items that were not found. Over the complete tree the
+    same holds of code sequences.
 
     Args:
-        step: `step(level, codes, parents)` gives log-probabilities [B, W, K] of the codes of `level` after the
-            beams' last `codes` [B, W]; beam w continues beam `parents[:, w]`. Both are None at level 0, where W = 1.
-        tree: which codes may follow: the trie of the catalogue, or the complete tree (decoding unconstrained).
+        step: `step(level, codes, parents)` gives log-probabilities [B, W, K] of the codes of
+            `level` after the
+            beams' last `codes` [B, W]; beam w continues beam `parents[:, w]`. Both are None at
+            level 0, where W = 1.
+        tree: which codes may follow: the trie of the catalogue, or the complete tree (decoding
+            unconstrained).
         n_beams: beams kept, at least 1; fewer are returned if the catalogue is smaller.
-        renormalize: share the probability of codes that lead nowhere among those that lead to items; off keeps the
+        renormalize: share the probability of codes that lead nowhere among those that lead to
+            items; off keeps the
             model's own joint probability.
 
     Returns:
@@ -68,18 +81,26 @@ def beam_search(step: Step, tree: Trie | CompleteTree, n_beams: int, renormalize
         bound = torch.cat((bound.unsqueeze(1), scores[:, width:]), dim=1).amax(1)
         scores, best = scores[:, :width], best[:, :width]
         parents = best // children.codes.shape[-1]
-        nodes, codes = children.nodes.flatten(1).gather(1, best), children.codes.flatten(1).gather(1, best)
+        nodes, codes = (
+            children.nodes.flatten(1).gather(1, best),
+            children.codes.flatten(1).gather(1, best),
+        )
     return Beams(*in_order(tree.items(nodes), scores), bound)
 
 
 def check_n_beams(n_beams: int) -> None:
     """Raises ValueError if n_beams < 1."""
     if n_beams < 1:
-        raise ValueError(f"n_beams is {n_beams}, but a search needs at least 1 beam.")
+        raise UserError(f"n_beams is {n_beams}, but a search needs at least 1 beam.")
 
 
 def extend(
-    tree: Trie | CompleteTree, level: int, nodes: Tensor, scores: Tensor, log_probs: Tensor, renormalize: bool
+    tree: Trie | CompleteTree,
+    level: int,
+    nodes: Tensor,
+    scores: Tensor,
+    log_probs: Tensor,
+    renormalize: bool,
 ) -> tuple[Children, Tensor]:
     """The children [B, W, F] of prefixes [B, W] and their scores [B, W * F]; -inf where there is no child."""
     children = tree.children(level, nodes)

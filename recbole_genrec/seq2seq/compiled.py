@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from recbole_genrec.errors import UserError
 
 
 class SearchParts(NamedTuple):
@@ -17,7 +20,9 @@ class SearchParts(NamedTuple):
 
 def compiled(seq2seq: nn.Module) -> SearchParts:
     """The methods `encode` and `step`, compiled when they are first called; batches and histories of any size share the kernels."""
-    return SearchParts(torch.compile(seq2seq.encode, dynamic=True), torch.compile(seq2seq.step, dynamic=True))
+    return SearchParts(
+        torch.compile(seq2seq.encode, dynamic=True), torch.compile(seq2seq.step, dynamic=True)
+    )
 
 
 def check_compiler(device: torch.device) -> None:
@@ -30,7 +35,7 @@ def check_compiler(device: torch.device) -> None:
         torch.compile(torch.sin)(torch.zeros(2, device=device))
     except Exception as error:  # of torch, of its compiler, of the operating system: what is lacking differs by machine
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(
+        raise UserError(
             f"compile_search is True, but torch.compile does not work here ({reason[0]}): it needs torch 2 and a C++ compiler such as g++; "
             "install them or set compile_search to False."
         ) from error

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_genrec.errors import UserError
+
 N_OUTCOMES = 2**16  # of the 16 random bits that decide about an element
 
 
@@ -27,7 +29,8 @@ class _Drop(torch.autograd.Function):
 class Dropout(nn.Module):
     """Zero elements with probability `rate` (0 <= rate < 1) while training, and scale the others by 1 / (1 - rate).
 
-    On a CPU torch draws one Bernoulli variable per element, which is a third of a small T5's training step. Here one
+    On a CPU torch draws one Bernoulli variable per element, which is a third of a small T5's
+    training step. Here one
     64-bit random number decides about four elements, so the rate is rounded to a multiple of 2^-16.
 
     Raises:
@@ -37,7 +40,7 @@ class Dropout(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         if not 0 <= rate < 1:
-            raise ValueError(f"the dropout rate is {rate}, but must be at least 0 and below 1.")
+            raise UserError(f"the dropout rate is {rate}, but must be at least 0 and below 1.")
         self.rate = rate
 
     def forward(self, states: Tensor) -> Tensor:
@@ -51,7 +54,9 @@ class Dropout(nn.Module):
         bits = torch.empty(n_words, dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
         outcomes = bits.view(torch.int16)[: states.numel()].view(states.shape)
         # In the states' own type: a product of two types costs twice as much.
-        keep = torch.ge(outcomes, n_dropped - N_OUTCOMES // 2, out=torch.empty(states.shape, dtype=states.dtype))
+        keep = torch.ge(
+            outcomes, n_dropped - N_OUTCOMES // 2, out=torch.empty(states.shape, dtype=states.dtype)
+        )
         return _Drop.apply(states, keep, N_OUTCOMES / (N_OUTCOMES - n_dropped))
 
     def extra_repr(self) -> str:

@@ -1,6 +1,7 @@
 """The exact best items of every history: beam searches that go on from what the earlier ones left open, until it cannot matter."""
 
-# Shapes: B histories, U of them that are searched together, W beams, N open prefixes, E expanded prefixes, F children, K best items
+# Shapes: B histories, U of them that are searched together, W beams, N open prefixes, E expanded
+# prefixes, F children, K best items
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from recbole_genrec.seq2seq.beam_search import Beams, Step, check_n_beams, exten
 from recbole_genrec.seq2seq.t5 import DecoderCache
 
 NOTHING = float("-inf")
-MOST_GROWTH = 2  # times the prefixes that the beams of the whole batch would be with all their levels kept
+MOST_GROWTH = (
+    2  # times the prefixes that the beams of the whole batch would be with all their levels kept
+)
 
 
 class Prefixes(NamedTuple):
@@ -55,7 +58,8 @@ class Search:
     Attributes:
         rows: their places in the batch, int64 [U].
         cross, mask_bias: the part of the decoder's cache that is theirs.
-        expanded: by length, the cache's keys and values [U, E, ...] of the prefixes that have been continued.
+        expanded: by length, the cache's keys and values [U, E, ...] of the prefixes that have been
+            continued.
         open: by length, the prefixes that have not.
         item_ids, log_probs: the best items so far, [U, K]; 0 and -inf where there are fewer.
     """
@@ -80,7 +84,10 @@ class Search:
     def add_items(self, item_ids: Tensor, log_probs: Tensor) -> None:
         """Rank items [U, N] among the best so far; those of equal scores by item id."""
         n_best = self.log_probs.shape[1]
-        item_ids, log_probs = torch.cat((self.item_ids, item_ids), 1), torch.cat((self.log_probs, log_probs), 1)
+        item_ids, log_probs = (
+            torch.cat((self.item_ids, item_ids), 1),
+            torch.cat((self.log_probs, log_probs), 1),
+        )
         least = log_probs.topk(n_best).values[:, -1:]
         log_probs = log_probs.masked_fill(log_probs < least, NOTHING)
         log_probs, places = log_probs.topk(max(n_best, _largest_count(log_probs)))
@@ -106,23 +113,35 @@ class Search:
         )
 
 
-def exact_search(step: Step, cache: DecoderCache, tree: Trie, n_beams: int, n_best: int, renormalize: bool = False) -> Beams:
+def exact_search(
+    step: Step,
+    cache: DecoderCache,
+    tree: Trie,
+    n_beams: int,
+    n_best: int,
+    renormalize: bool = False,
+) -> Beams:
     """Find the most likely items of the whole catalogue for each history, for certain.
 
-    A beam search comes first. It keeps what it does not continue, and all prefixes below the K-th best item so far are dropped: their
-    items cannot be better, as log-probabilities only fall. Of histories with prefixes left, a further search continues the best of each
-    length, and so on until nothing is left. No prefix is decoded twice, and each search raises the bar for the next.
+    A beam search comes first. It keeps what it does not continue, and all prefixes below the K-th
+    best item so far are dropped: their
+    items cannot be better, as log-probabilities only fall. Of histories with prefixes left, a
+    further search continues the best of each
+    length, and so on until nothing is left. No prefix is decoded twice, and each search raises the
+    bar for the next.
 
     Args:
         step: as for `beam_search`; it reads `cache`, which is given other content here.
         cache: fresh from `start_cache`.
         tree: the trie of the catalogue.
-        n_beams: most prefixes of a length that are continued at once, at least 1; the result does not depend on it.
+        n_beams: most prefixes of a length that are continued at once, at least 1; the result does
+            not depend on it.
         n_best: how many items are wanted; fewer are returned if the catalogue is smaller.
         renormalize: as for `beam_search`.
 
     Returns:
-        Beams sorted by log-probability, ties by item id: the ranking of all items by the scores that decoding gives them, up to the
+        Beams sorted by log-probability, ties by item id: the ranking of all items by the scores
+        that decoding gives them, up to the
         rounding of float32.
 
     Raises:
@@ -151,15 +170,22 @@ def _start(cache: DecoderCache, tree: Trie, n_best: int) -> Search:
     """Nothing but the root is open."""
     n_rows, device = len(cache.mask_bias), cache.mask_bias.device
     rows, n_best = torch.arange(n_rows, device=device), min(n_best, tree.n_nodes(tree.n_levels))
-    root = Prefixes(torch.zeros(n_rows, 1, device=device), *torch.zeros(3, n_rows, 1, dtype=torch.long, device=device))
+    root = Prefixes(
+        torch.zeros(n_rows, 1, device=device),
+        *torch.zeros(3, n_rows, 1, dtype=torch.long, device=device),
+    )
     none = Prefixes(*(part[:, :0] for part in root))
     item_ids = torch.zeros(n_rows, n_best, dtype=torch.long, device=device)
     log_probs = torch.full((n_rows, n_best), NOTHING, device=device)
     opened = [root, *[none] * (tree.n_levels - 1)]
-    return Search(rows, cache.cross, cache.mask_bias, [[]] * tree.n_levels, opened, item_ids, log_probs)
+    return Search(
+        rows, cache.cross, cache.mask_bias, [[]] * tree.n_levels, opened, item_ids, log_probs
+    )
 
 
-def _sweep(step: Step, cache: DecoderCache, tree: Trie, search: Search, n_beams: int, renormalize: bool) -> None:
+def _sweep(
+    step: Step, cache: DecoderCache, tree: Trie, search: Search, n_beams: int, renormalize: bool
+) -> None:
     """Continue the best open prefixes of each length, the shortest first: their continuations then compete for the next length."""
     cache.cross, cache.mask_bias = search.cross, search.mask_bias
     for level in range(tree.n_levels):
@@ -169,21 +195,35 @@ def _sweep(step: Step, cache: DecoderCache, tree: Trie, search: Search, n_beams:
         chosen, search.open[level] = search.open[level].best(n_chosen)
         if level:
             cache.own = list(search.expanded[level - 1])
-        log_probs = step(level, chosen.codes if level else None, chosen.parents if level else None).float()
+        log_probs = step(
+            level, chosen.codes if level else None, chosen.parents if level else None
+        ).float()
         children, scores = extend(tree, level, chosen.nodes, chosen.scores, log_probs, renormalize)
         if level == tree.n_levels - 1:
             search.add_items(tree.items(children.nodes).flatten(1), scores)
             continue
         n_before = search.expanded[level][0][0].shape[1] if search.expanded[level] else 0
-        parents = torch.arange(n_before, n_before + n_chosen, device=scores.device).repeat_interleave(children.codes.shape[-1])
-        fresh = Prefixes(scores, children.nodes.flatten(1), children.codes.flatten(1), parents.expand_as(scores)).at_least(search.least)
-        search.open[level + 1] = Prefixes(*(torch.cat(parts, dim=1) for parts in zip(search.open[level + 1], fresh)))
+        parents = torch.arange(
+            n_before, n_before + n_chosen, device=scores.device
+        ).repeat_interleave(children.codes.shape[-1])
+        fresh = Prefixes(
+            scores, children.nodes.flatten(1), children.codes.flatten(1), parents.expand_as(scores)
+        ).at_least(search.least)
+        search.open[level + 1] = Prefixes(
+            *(torch.cat(parts, dim=1) for parts in zip(search.open[level + 1], fresh))
+        )
         search.expanded[level] = _joined(search.expanded[level], cache.own)
 
 
-def _joined(old: list[tuple[Tensor, Tensor]], new: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+def _joined(
+    old: list[tuple[Tensor, Tensor]], new: list[tuple[Tensor, Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of all layers, those of the new beams behind the old ones."""
-    return [tuple(torch.cat(parts, dim=1) for parts in zip(*pairs)) for pairs in zip(old, new)] if old else new
+    return (
+        [tuple(torch.cat(parts, dim=1) for parts in zip(*pairs)) for pairs in zip(old, new)]
+        if old
+        else new
+    )
 
 
 def _select(pairs: list[tuple[Tensor, Tensor]], histories: Tensor) -> list[tuple[Tensor, Tensor]]:

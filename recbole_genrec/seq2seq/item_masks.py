@@ -1,7 +1,9 @@
 """Who sees what when one pass trains all next items of a sequence.
 
-An encoder in which no item sees a later one has the states of all histories of a sequence at once: those of a history are those of the
-sequence up to its last item. Every next item is then decoded with the states of the items before it.
+An encoder in which no item sees a later one has the states of all histories of a sequence at once:
+those of a history are those of the
+sequence up to its last item. Every next item is then decoded with the states of the items before
+it.
 """
 
 # Shapes: B batch, T history length in items, S encoder tokens, P next items of a sequence, L levels
@@ -36,7 +38,8 @@ def before_targets(places: Tensor, lengths: Tensor, item_ids: Tensor, n_levels: 
     Args:
         places: int64 [S], those of item_places.
         lengths: int64 [B], items of every history.
-        item_ids: int64 [B, P], next items in order, 0 = none at the end of a row; the last one comes after the whole history, the one
+        item_ids: int64 [B, P], next items in order, 0 = none at the end of a row; the last one
+            comes after the whole history, the one
             before it after all but the history's last item, and so on.
         n_levels: tokens of a next item.
 

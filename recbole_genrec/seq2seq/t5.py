@@ -1,7 +1,9 @@
 """A compact T5 encoder-decoder on embeddings, with a cache for beam search.
 
-Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer" (JMLR 2020):
-root-mean-square norm before every block, no biases, no 1/sqrt(d) in attention, relative positions in buckets that
+Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer"
+(JMLR 2020):
+root-mean-square norm before every block, no biases, no 1/sqrt(d) in attention, relative positions
+in buckets that
 the first layer owns and all layers share, ReLU feed-forward.
 """
 
@@ -36,10 +38,13 @@ class T5Size:
     attn_dropout_prob: float
 
 
-def relative_buckets(n_queries: int, n_keys: int, bidirectional: bool, device: torch.device) -> Tensor:
+def relative_buckets(
+    n_queries: int, n_keys: int, bidirectional: bool, device: torch.device
+) -> Tensor:
     """Bucket of every key's position relative to every query's, int64 [n_queries, n_keys]; the last query meets the last key.
 
-    Source: Raffel et al., §2.1; half of the buckets hold exact distances, the rest grow logarithmically.
+    Source: Raffel et al., §2.1; half of the buckets hold exact distances, the rest grow
+        logarithmically.
     """
     queries = torch.arange(n_keys - n_queries, n_keys, device=device).unsqueeze(1)
     distance = queries - torch.arange(n_keys, device=device)
@@ -77,7 +82,8 @@ class Attention(nn.Module):
         """Attend from states [B, T, D] with an additive bias that broadcasts to [B, H, T, S]; returns [B, T, D]."""
         query = self.query(states).unflatten(-1, (self.n_heads, self.head_size)).transpose(1, 2)
         if torch.is_grad_enabled() or self.training:
-            # The bias is trained: no fused kernel gives its gradient, and torch's fallback is slower than these lines.
+            # The bias is trained: no fused kernel gives its gradient, and torch's fallback is
+            # slower than these lines.
             weights = self.dropout((query @ key.transpose(-1, -2) + bias).softmax(-1))
             attended = weights @ value
         else:
@@ -103,11 +109,15 @@ class Layer(nn.Module):
     def attend(self, states: Tensor, bias: Tensor) -> Tensor:
         """Self-attention block on [B, T, D]."""
         normed = self.self_norm(states)
-        return states + self.dropout(self.self_attention(normed, *self.self_attention.project(normed), bias))
+        return states + self.dropout(
+            self.self_attention(normed, *self.self_attention.project(normed), bias)
+        )
 
     def cross(self, states: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         """Cross-attention block from [B, T, D] to projected encoder states [B, H, S, C]."""
-        return states + self.dropout(self.cross_attention(self.cross_norm(states), key, value, bias))
+        return states + self.dropout(
+            self.cross_attention(self.cross_norm(states), key, value, bias)
+        )
 
     def feed(self, states: Tensor) -> Tensor:
         """Feed-forward block on [B, T, D]."""
@@ -162,7 +172,8 @@ class T5(nn.Module):
 
         Args:
             embeddings: token embeddings, float [B, S, D].
-            mask: true where there is a token, bool [B, S]; or where a token (row) sees another, bool [1, S, S].
+            mask: true where there is a token, bool [B, S]; or where a token (row) sees another,
+                bool [1, S, S].
 
         Returns:
             Encoder states, float [B, S, D]; rows of padding are meaningless.
@@ -179,9 +190,11 @@ class T5(nn.Module):
         """Teacher forcing: hidden states of targets.
 
         Args:
-            embeddings: of the targets' tokens, float [B * P, T, D], the P targets of every history in succession.
+            embeddings: of the targets' tokens, float [B * P, T, D], the P targets of every history
+                in succession.
             memory: encoder states of the histories, float [B, S, D].
-            mask: which of them are seen: bool [B, S], or by each of the targets' tokens, bool [B, P * T, S].
+            mask: which of them are seen: bool [B, S], or by each of the targets' tokens, bool [B, P
+                * T, S].
 
         Returns:
             Hidden states, float [B * P, T, D].
@@ -194,7 +207,9 @@ class T5(nn.Module):
         states = self.dropout(embeddings)
         for layer in self.decoder:
             states = layer.attend(states, bias)
-            beside = states.reshape(len(memory), -1, states.shape[-1])  # all targets of a history in the query axis
+            beside = states.reshape(
+                len(memory), -1, states.shape[-1]
+            )  # all targets of a history in the query axis
             crossed = layer.cross(beside, *layer.cross_attention.project(memory), cross_bias)
             states = layer.feed(crossed.view_as(states))
         return self.dropout(self.decoder_norm(states))

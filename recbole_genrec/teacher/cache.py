@@ -7,11 +7,12 @@ import json
 import logging
 import os
 import pickle
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
-from recbole_genrec.compat import replacing
+from recbole_genrec.storage import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +29,24 @@ class Teacher(NamedTuple):
     path: str
 
 
-def load_or_train(folder: str | None, model_name: str, dataset_name: str, meta: dict, train: Callable[[], dict]) -> tuple[dict, str]:
+def load_or_train(
+    folder: str | None, model_name: str, dataset_name: str, meta: dict, train: Callable[[], dict]
+) -> tuple[dict, str]:
     """Read a teacher from its file, or train it and write that file; a file that cannot be read is made anew.
 
-    A folder that cannot be written costs no more than the training of the next run; it is warned of.
+    A folder that cannot be written costs no more than the training of the next run; it is warned
+    of.
 
     Args:
         folder: where the files are; None: nothing is read or written.
-        meta: plain values; together with the model's name what tells this teacher from every other one.
-        train: makes what is to be kept, tensors and plain values, among them "metrics" as Teacher has it.
+        meta: plain values; together with the model's name what tells this teacher from every other
+            one.
+        train: makes what is to be kept, tensors and plain values, among them "metrics" as Teacher
+            has it.
 
     Returns:
-        what `train` made, now or earlier, with `meta` added; the path of the file, "" without a folder.
+        what `train` made, now or earlier, with `meta` added; the path of the file, "" without a
+        folder.
     """
     if folder is None:
         return {**train(), "meta": meta}, ""
@@ -54,7 +61,11 @@ def load_or_train(folder: str | None, model_name: str, dataset_name: str, meta: 
         with replacing(path) as temporary:
             torch.save(saved, temporary)
     except (OSError, RuntimeError) as error:  # of a full disk torch makes a RuntimeError
-        logger.warning("the teacher cannot be kept in %s (%s): the next run trains it again", path, " ".join(str(error).split()))
+        logger.warning(
+            "the teacher cannot be kept in %s (%s): the next run trains it again",
+            path,
+            " ".join(str(error).split()),
+        )
         _log(model_name, "trained, not saved to", path, saved["metrics"])
     else:
         _log(model_name, "trained and saved to", path, saved["metrics"])
@@ -76,6 +87,10 @@ def _load(path: str, meta: dict) -> dict | None:
 
 
 def _log(model_name: str, what: str, path: str, metrics: dict) -> None:
-    figures = ", ".join(f"{part} {name} {value:.4f}" for part in ("valid", "test") for name, value in metrics[part].items())
+    figures = ", ".join(
+        f"{part} {name} {value:.4f}"
+        for part in ("valid", "test")
+        for name, value in metrics[part].items()
+    )
     epochs = f"best of {metrics['n_epochs']} epochs: {metrics['best_epoch'] + 1}"
     logger.info("Teacher %s %s %s (%s): %s", model_name, what, path, epochs, figures)

@@ -1,7 +1,9 @@
 """The teacher: RecBole's SASRec, trained on all positions of a sequence at once, and its item embeddings.
 
-RecBole trains SASRec on one row per (history, next item); the SASRec paper (Kang and McAuley, ICDM 2018, section III) predicts the
-next item at every position of a sequence in one pass. The second form is used here, with RecBole's class and weights, because it
+RecBole trains SASRec on one row per (history, next item); the SASRec paper (Kang and McAuley, ICDM
+2018, section III) predicts the
+next item at every position of a sequence in one pass. The second form is used here, with RecBole's
+class and weights, because it
 does the same work in a fraction of the time.
 """
 
@@ -22,6 +24,7 @@ from tqdm import tqdm
 
 from recbole_genrec.data.batches import length_batches
 from recbole_genrec.data.dataset import GenRecDataset, Sequences
+from recbole_genrec.errors import UserError
 from recbole_genrec.seq2seq.dropout import Dropout
 from recbole_genrec.teacher.cache import Teacher, load_or_train
 from recbole_genrec.teacher.recbole_model import train_recbole_teacher
@@ -29,7 +32,12 @@ from recbole_genrec.teacher.recbole_model import train_recbole_teacher
 logger = logging.getLogger(__name__)
 
 # What RecBole's SASRec.yaml fixes beside the teacher_* settings.
-_SASREC_CONSTANTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "initializer_range": 0.02, "loss_type": "CE"}
+_SASREC_CONSTANTS = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "initializer_range": 0.02,
+    "loss_type": "CE",
+}
 _TEACHER_KEYS = (
     "teacher_hidden_size",
     "teacher_inner_size",
@@ -41,7 +49,13 @@ _TEACHER_KEYS = (
     "teacher_epochs",
     "teacher_stopping_step",
 )
-_FIELD_KEYS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD", "NEG_PREFIX")
+_FIELD_KEYS = (
+    "USER_ID_FIELD",
+    "ITEM_ID_FIELD",
+    "LIST_SUFFIX",
+    "ITEM_LIST_LENGTH_FIELD",
+    "NEG_PREFIX",
+)
 _N_POOL = 50
 _EVALUATION_BATCH = 512
 
@@ -65,7 +79,8 @@ class Rows(NamedTuple):
 def training_windows(sequences: Sequences, max_length: int) -> Windows:
     """Cut every user's training part (all but the last two items) into windows in which each next item is a target exactly once.
 
-    A sequence that fits is one window. A longer one goes on in windows that overlap by half, so that a target has at least
+    A sequence that fits is one window. A longer one goes on in windows that overlap by half, so
+    that a target has at least
     max_length // 2 items of history once the user has that many.
     """
     stride = max(1, max_length // 2)
@@ -81,15 +96,19 @@ def training_windows(sequences: Sequences, max_length: int) -> Windows:
     is_old = (number[:, None] > 0) & (step < max_length - stride)
     source = (sequences.starts[user] + number * stride)[:, None] + step
     inputs = sequences.items[source.masked_fill(is_padding, 0)].masked_fill(is_padding, 0)
-    targets = sequences.items[(source + 1).masked_fill(is_padding, 0)].masked_fill(is_padding | is_old, 0)
+    targets = sequences.items[(source + 1).masked_fill(is_padding, 0)].masked_fill(
+        is_padding | is_old, 0
+    )
     return Windows(inputs, targets, lengths)
 
 
 def evaluation_rows(sequences: Sequences, max_length: int, part: str) -> Rows:
     """One row per user that RecBole's leave-one-out evaluates, shortest history first.
 
-    part is "valid" (target: the last item but one; users with 4 interactions or more) or "test" (target: the last item, its history
-    includes the validation target; users with 3 or more). The history is the last max_length items before the target.
+    part is "valid" (target: the last item but one; users with 4 interactions or more) or "test"
+    (target: the last item, its history
+    includes the validation target; users with 3 or more). The history is the last max_length items
+    before the target.
     """
     n_after, shortest = {"valid": (2, 4), "test": (1, 3)}[part]
     users = torch.nonzero(sequences.lengths() >= shortest).squeeze(1)
@@ -137,10 +156,14 @@ def evaluate(model: SASRec, rows: Rows) -> dict[str, float]:
     ranks = []
     for history, length, target in zip(*(column.split(_EVALUATION_BATCH) for column in rows)):
         history, target = history[:, : int(length.max())].to(model.device), target.to(model.device)
-        is_last = torch.arange(history.size(1), device=model.device) == length.to(model.device)[:, None] - 1
+        is_last = (
+            torch.arange(history.size(1), device=model.device)
+            == length.to(model.device)[:, None] - 1
+        )
         scores = hidden_states(model, history, is_last) @ model.item_embedding.weight.T
         scores[:, 0] = -torch.inf
-        # "Not smaller" counts ties and NaN against the target, and the target itself, whose rank is then at least 1.
+        # "Not smaller" counts ties and NaN against the target, and the target itself, whose rank is
+        # then at least 1.
         ranks.append((~(scores < scores.gather(1, target[:, None]))).sum(1))
     rank = torch.cat(ranks).double().cpu()
     hit = (rank <= 10).double()
@@ -150,7 +173,8 @@ def evaluate(model: SASRec, rows: Rows) -> dict[str, float]:
 def train_teacher(config, dataset: GenRecDataset) -> Teacher:
     """Train SASRec on the training part of dataset, or load it from teacher_cache_dir when nothing has changed.
 
-    Reads the teacher_* settings, MAX_ITEM_LIST_LENGTH, seed, device and show_progress. The epoch with the best validation NDCG@10
+    Reads the teacher_* settings, MAX_ITEM_LIST_LENGTH, seed, device and show_progress. The epoch
+    with the best validation NDCG@10
     is kept. The caller's random state is not touched.
 
     Raises:
@@ -165,7 +189,9 @@ def train_teacher(config, dataset: GenRecDataset) -> Teacher:
             state_dict, metrics = _fit(config, dataset)
         return {"state_dict": state_dict, "metrics": metrics}
 
-    saved, path = load_or_train(config["teacher_cache_dir"], "SASRec", dataset.dataset_name, _meta(config, dataset), train)
+    saved, path = load_or_train(
+        config["teacher_cache_dir"], "SASRec", dataset.dataset_name, _meta(config, dataset), train
+    )
     item_embeddings = saved["state_dict"]["item_embedding.weight"].clone()
     item_embeddings[0] = 0
     return Teacher(item_embeddings, saved["metrics"], path)
@@ -174,13 +200,18 @@ def train_teacher(config, dataset: GenRecDataset) -> Teacher:
 def teacher_embeddings(config, dataset: GenRecDataset, model_name: str) -> torch.Tensor:
     """Item embeddings of a trained collaborative model, FloatTensor [n_items, D] (CPU), row 0 zeros, row i = internal item id i.
 
-    "SASRec" is the one of this module (teacher_* settings); any other name a general or sequential recommender of RecBole, trained
+    "SASRec" is the one of this module (teacher_* settings); any other name a general or sequential
+    recommender of RecBole, trained
     by RecBole's own trainer (teacher_settings).
 
     Raises:
         ValueError: see train_teacher and train_recbole_teacher.
     """
-    train = train_teacher if model_name == "SASRec" else partial(train_recbole_teacher, model_name=model_name)
+    train = (
+        train_teacher
+        if model_name == "SASRec"
+        else partial(train_recbole_teacher, model_name=model_name)
+    )
     return train(config, dataset).item_embeddings
 
 
@@ -218,25 +249,43 @@ def _fit(config, dataset: GenRecDataset) -> tuple[dict, dict]:
     model = build_sasrec(config, dataset)
     optimizer = make_optimizer(config, model)
     best = {"ndcg@10": -1.0}
-    epochs = tqdm(range(config["teacher_epochs"]), desc="Teacher SASRec", ncols=100, disable=not config["show_progress"])
+    epochs = tqdm(
+        range(config["teacher_epochs"]),
+        desc="Teacher SASRec",
+        ncols=100,
+        disable=not config["show_progress"],
+    )
     for epoch in epochs:
         model.train()
-        loss = _train_epoch(model, optimizer, windows, config["teacher_batch_size"], config["seed"], epoch)
+        loss = _train_epoch(
+            model, optimizer, windows, config["teacher_batch_size"], config["seed"], epoch
+        )
         valid = evaluate(model, valid_rows)
         epochs.set_postfix_str(f"loss {loss:.4f} ndcg@10 {valid['ndcg@10']:.4f}")
-        logger.info("Teacher epoch %d: loss %.4f, valid ndcg@10 %.4f", epoch, loss, valid["ndcg@10"])
+        logger.info(
+            "Teacher epoch %d: loss %.4f, valid ndcg@10 %.4f", epoch, loss, valid["ndcg@10"]
+        )
         if valid["ndcg@10"] > best["ndcg@10"]:
             best, best_epoch = valid, epoch
-            best_state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            best_state = {
+                name: value.detach().cpu().clone() for name, value in model.state_dict().items()
+            }
         elif epoch - best_epoch > config["teacher_stopping_step"]:
             break
     epochs.close()
     model.load_state_dict(best_state)
     test = evaluate(model, evaluation_rows(dataset.sequences, max_length, "test"))
-    return best_state, {"valid": best, "test": test, "best_epoch": best_epoch, "n_epochs": epoch + 1}
+    return best_state, {
+        "valid": best,
+        "test": test,
+        "best_epoch": best_epoch,
+        "n_epochs": epoch + 1,
+    }
 
 
-def _train_epoch(model: SASRec, optimizer, windows: Windows, batch_size: int, seed: int, epoch: int) -> float:
+def _train_epoch(
+    model: SASRec, optimizer, windows: Windows, batch_size: int, seed: int, epoch: int
+) -> float:
     """One pass over all windows; return the mean loss of a target."""
     total = torch.zeros((), device=model.device)
     for rows in length_batches(windows.lengths, batch_size, seed, epoch, _N_POOL):
@@ -258,9 +307,11 @@ def _meta(config, dataset: GenRecDataset) -> dict:
 
 def _check(config) -> None:
     if config["teacher_epochs"] < 1:
-        raise ValueError(f"teacher_epochs is {config['teacher_epochs']}, but a teacher needs at least 1: raise it")
+        raise UserError(
+            f"teacher_epochs is {config['teacher_epochs']}, but a teacher needs at least 1: raise it"
+        )
     if config["teacher_hidden_size"] % config["teacher_n_heads"]:
-        raise ValueError(
+        raise UserError(
             f"teacher_hidden_size is {config['teacher_hidden_size']}, but it must be a multiple of teacher_n_heads "
             f"({config['teacher_n_heads']}): change one of them"
         )

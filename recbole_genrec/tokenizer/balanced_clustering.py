@@ -2,6 +2,7 @@
 
 Shapes: N points, D their width, G clusters.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.tokenizer.clustering import kmeans
 
 N_ITERATIONS = 5  # ours: of a start from the last clusters; assignments settle after two or three
@@ -18,7 +20,8 @@ _START_ITERATIONS = 100
 def balanced_assignment(distances: np.ndarray, least: int, most: int) -> np.ndarray:
     """The clusters of points that cost least in sum, each cluster with `least` to `most` points.
 
-    A cluster stands for as many places as it may have points, and its first `least` places are worth more than all distances
+    A cluster stands for as many places as it may have points, and its first `least` places are
+    worth more than all distances
     together, so that they are filled.
 
     Args:
@@ -32,7 +35,9 @@ def balanced_assignment(distances: np.ndarray, least: int, most: int) -> np.ndar
     counts = np.bincount(nearest, minlength=n_clusters)
     if counts.min() >= least and counts.max() <= most:
         return nearest
-    places = np.concatenate([np.repeat(np.arange(n_clusters), least), np.repeat(np.arange(n_clusters), most - least)])
+    places = np.concatenate(
+        [np.repeat(np.arange(n_clusters), least), np.repeat(np.arange(n_clusters), most - least)]
+    )
     costs = distances[:, places]
     costs[:, : n_clusters * least] -= (n_points + 1) * np.ptp(distances) or 1.0
     return places[linear_sum_assignment(costs)[1]]
@@ -42,17 +47,20 @@ def check_sizes(n_points: int, n_clusters: int, least: int, most: int) -> None:
     """Refuse sizes that cannot be.
 
     Raises:
-        ValueError: unless 1 <= least <= most and n_clusters * least <= n_points <= n_clusters * most.
+        ValueError: unless 1 <= least <= most and n_clusters * least <= n_points <= n_clusters *
+            most.
     """
     if not 1 <= least <= most or not n_clusters * least <= n_points <= n_clusters * most:
-        raise ValueError(
+        raise UserError(
             f"{n_clusters} groups of {least} to {most} codewords hold {n_clusters * least} to {n_clusters * most}, but there are "
             f"{n_points}: change n_groups or group_sizes (a least and a most size)"
         )
 
 
 @torch.no_grad()
-def balanced_kmeans(points: Tensor, start: Tensor | None, n_clusters: int, least: int, most: int, seed: int) -> Tensor:
+def balanced_kmeans(
+    points: Tensor, start: Tensor | None, n_clusters: int, least: int, most: int, seed: int
+) -> Tensor:
     """Lloyd's k-means with balanced assignments; its result does not depend on the device.
 
     Args:

@@ -2,6 +2,7 @@
 
 Shapes: N points, D their width, K clusters.
 """
+
 from __future__ import annotations
 
 import math
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.runtime.precision import full_precision
 
 MATRIX_ENTRIES = 2**24
@@ -24,22 +26,29 @@ def closeness(points: Tensor, centroids: Tensor) -> Tensor:
 def nearest(points: Tensor, centroids: Tensor) -> Tensor:
     """Index of each point's nearest centroid, LongTensor [N], in memory bounded for any N."""
     rows = max(1, MATRIX_ENTRIES // len(centroids))
-    return torch.cat([closeness(chunk, centroids).max(dim=1).indices for chunk in points.split(rows)])
+    return torch.cat(
+        [closeness(chunk, centroids).max(dim=1).indices for chunk in points.split(rows)]
+    )
 
 
 @torch.no_grad()
-def kmeans(points: Tensor, n_clusters: int, *, seed: int, n_iterations: int) -> tuple[Tensor, Tensor]:
+def kmeans(
+    points: Tensor, n_clusters: int, *, seed: int, n_iterations: int
+) -> tuple[Tensor, Tensor]:
     """Lloyd's k-means from a greedy k-means++ start (Arthur and Vassilvitskii 2007).
 
-    A cluster that loses its points moves to the point farthest from its own centroid. Where the points have fewer
-    distinct values than `n_clusters`, the centroids left over lie beside random points, a thousandth of the points'
+    A cluster that loses its points moves to the point farthest from its own centroid. Where the
+    points have fewer
+    distinct values than `n_clusters`, the centroids left over lie beside random points, a
+    thousandth of the points'
     spread away: unused, but no two alike.
 
     Args:
         points: [N, D], finite.
         n_clusters: K, from 1 to N.
         seed: of every random draw; drawn on the CPU, so that all devices see the same numbers.
-        n_iterations: most updates of the centroids; it stops earlier once no point changes its cluster.
+        n_iterations: most updates of the centroids; it stops earlier once no point changes its
+            cluster.
 
     Returns:
         centroids [K, D] and the index of each point's nearest centroid [N].
@@ -48,7 +57,7 @@ def kmeans(points: Tensor, n_clusters: int, *, seed: int, n_iterations: int) -> 
         ValueError: if there are fewer points than clusters.
     """
     if n_clusters > len(points):
-        raise ValueError(
+        raise UserError(
             f"catalogue of {len(points)} items is smaller than codebook_size {n_clusters}; lower codebook_size to at "
             f"most {len(points)}"
         )
@@ -66,15 +75,21 @@ def kmeans(points: Tensor, n_clusters: int, *, seed: int, n_iterations: int) -> 
 
 def _plus_plus_start(points: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
     n_trials = 2 + int(math.log(n_clusters))
-    draws = torch.rand(n_clusters, n_trials, generator=generator, dtype=torch.float64).to(points.device)
+    draws = torch.rand(n_clusters, n_trials, generator=generator, dtype=torch.float64).to(
+        points.device
+    )
     squared_norms = points.square().sum(dim=1)
     first = (draws[0, :1] * len(points)).long()
     chosen = [first]
     distances = _squared_distances(points, squared_norms, first).squeeze(0)
     for trials in draws[1:]:
         cumulative = distances.double().cumsum(dim=0)
-        candidates = torch.searchsorted(cumulative, trials * cumulative[-1], right=True).clamp_(max=len(points) - 1)
-        candidate_distances = torch.minimum(_squared_distances(points, squared_norms, candidates), distances)
+        candidates = torch.searchsorted(cumulative, trials * cumulative[-1], right=True).clamp_(
+            max=len(points) - 1
+        )
+        candidate_distances = torch.minimum(
+            _squared_distances(points, squared_norms, candidates), distances
+        )
         best = candidate_distances.sum(dim=1).argmin(dim=0, keepdim=True)
         distances = candidate_distances.index_select(0, best).squeeze(0)
         chosen.append(candidates[best])
@@ -102,7 +117,8 @@ def _sums_and_counts(points: Tensor, assignments: Tensor, n_clusters: int) -> tu
     """Sum [K, D] and number [K] of the points of each cluster."""
     sums = points.new_zeros(n_clusters, points.shape[1])
     rows = max(1, MATRIX_ENTRIES // n_clusters)
-    # A product with one-hot rows: index_add_ adds in no fixed order on a GPU, which would make two runs differ.
+    # A product with one-hot rows: index_add_ adds in no fixed order on a GPU, which would make two
+    # runs differ.
     with full_precision(points):
         for chunk, chunk_assignments in zip(points.split(rows), assignments.split(rows)):
             sums += F.one_hot(chunk_assignments, n_clusters).to(points.dtype).t() @ chunk
@@ -115,7 +131,13 @@ def _without_duplicates(
     empty = torch.nonzero(torch.bincount(assignments, minlength=len(centroids)) == 0).squeeze(1)
     if not len(empty):
         return centroids, assignments
-    spread = (points - points.mean(dim=0)).square().mean().sqrt().clamp(min=torch.finfo(points.dtype).eps)
+    spread = (
+        (points - points.mean(dim=0))
+        .square()
+        .mean()
+        .sqrt()
+        .clamp(min=torch.finfo(points.dtype).eps)
+    )
     rows = torch.randint(len(points), (len(empty),), generator=generator).to(points.device)
     noise = torch.randn(len(empty), points.shape[1], generator=generator).to(points)
     centroids[empty] = points[rows] + 1e-3 * spread * noise

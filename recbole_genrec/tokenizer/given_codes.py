@@ -2,11 +2,13 @@
 
 Shapes: N items, L levels, K codebook size, D feature width.
 """
+
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.tokenizer.base import ItemTokenizer
 
 
@@ -20,7 +22,9 @@ class GivenCodes(ItemTokenizer):
     """
 
     def __init__(self, codes: Tensor, *, n_features: int, codebook_size: int) -> None:
-        super().__init__(n_features=n_features, n_levels=codes.shape[1], codebook_size=codebook_size)
+        super().__init__(
+            n_features=n_features, n_levels=codes.shape[1], codebook_size=codebook_size
+        )
         self.register_buffer("codes", codes)
 
     def start(self, features: Tensor, seed: int) -> None:
@@ -32,7 +36,9 @@ class GivenCodes(ItemTokenizer):
     def encode(self, features: Tensor) -> Tensor:
         self._check(features)
         if len(features) != len(self.codes):
-            raise ValueError(f"there are {len(features)} items, but codes of {len(self.codes)}: give every item its codes")
+            raise UserError(
+                f"there are {len(features)} items, but codes of {len(self.codes)}: give every item its codes"
+            )
         return self.codes.clone()
 
     def report(self, features: Tensor) -> dict[str, float]:
@@ -40,7 +46,9 @@ class GivenCodes(ItemTokenizer):
         return {}
 
     def _codes(self, features: Tensor) -> Tensor:
-        raise NotImplementedError("codes belong to items, not to features: use encode with all items")
+        raise NotImplementedError(
+            "codes belong to items, not to features: use encode with all items"
+        )
 
     def _diagnose(self, features: Tensor) -> dict[str, Tensor]:
         return {}
@@ -53,7 +61,7 @@ def random_codes(n_items: int, n_levels: int, codebook_size: int, seed: int) -> 
         ValueError: there are fewer code tuples than items.
     """
     if codebook_size**n_levels < n_items:
-        raise ValueError(
+        raise UserError(
             f"{n_levels} levels of {codebook_size} codes name {codebook_size**n_levels} items at most, but there are {n_items}: "
             "raise n_levels or codebook_size"
         )

@@ -2,6 +2,7 @@
 
 Shapes: N items, L levels, K codebook size, D feature width.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -22,7 +23,9 @@ class ResidualCodes(NamedTuple):
     distances: Tensor  # [N, L], squared distance of each level's residual to its codeword
 
 
-def fit_codebooks(points: Tensor, *, n_levels: int, codebook_size: int, seed: int, n_iterations: int) -> Tensor:
+def fit_codebooks(
+    points: Tensor, *, n_levels: int, codebook_size: int, seed: int, n_iterations: int
+) -> Tensor:
     """Codebooks [L, K, D]: k-means on the points [N, D], then level by level on what is left of them.
 
     Raises:
@@ -30,7 +33,9 @@ def fit_codebooks(points: Tensor, *, n_levels: int, codebook_size: int, seed: in
     """
     codebooks, residual = [], points
     for level in range(n_levels):
-        centroids, assignments = kmeans(residual, codebook_size, seed=seed + level, n_iterations=n_iterations)
+        centroids, assignments = kmeans(
+            residual, codebook_size, seed=seed + level, n_iterations=n_iterations
+        )
         codebooks.append(centroids)
         residual = residual - centroids[assignments]
     return torch.stack(codebooks)
@@ -44,13 +49,17 @@ def quantize_by_nearest(points: Tensor, codebooks: Tensor) -> ResidualCodes:
         residual = residual - F.embedding(code, codebook)
         codes.append(code)
         distances.append(residual.square().sum(dim=1))
-    return ResidualCodes(torch.stack(codes, dim=1), points - residual, torch.stack(distances, dim=1))
+    return ResidualCodes(
+        torch.stack(codes, dim=1), points - residual, torch.stack(distances, dim=1)
+    )
 
 
 class ResidualKMeans(ItemTokenizer):
     """Residual k-means on the features themselves, without an encoder (TIGER ablations; Rajput et al. 2023)."""
 
-    def __init__(self, *, n_features: int, n_levels: int, codebook_size: int, kmeans_iterations: int) -> None:
+    def __init__(
+        self, *, n_features: int, n_levels: int, codebook_size: int, kmeans_iterations: int
+    ) -> None:
         super().__init__(n_features=n_features, n_levels=n_levels, codebook_size=codebook_size)
         self.kmeans_iterations = kmeans_iterations
         self.register_buffer("codebooks", torch.zeros(n_levels, codebook_size, n_features))
@@ -81,5 +90,8 @@ class ResidualKMeans(ItemTokenizer):
 
     def _diagnose(self, features: Tensor) -> dict[str, Tensor]:
         result = quantize_by_nearest(features, self.codebooks)
-        values = {f"distance_level_{level}": distance for level, distance in enumerate(result.distances.t())}
+        values = {
+            f"distance_level_{level}": distance
+            for level, distance in enumerate(result.distances.t())
+        }
         return {"squared_error": (features - result.quantized).square().mean(dim=1), **values}

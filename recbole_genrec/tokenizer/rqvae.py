@@ -2,6 +2,7 @@
 
 Shapes: B batch, N items, L levels, K codebook size, C code width, D feature width.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -50,11 +51,14 @@ class RQVAE(ItemTokenizer):
         n_levels: L.
         codebook_size: K, per level; the levels share nothing.
         commitment_weight: beta of the commitment term.
-        reduction: `sum` adds squared errors over dimensions and levels (the paper); `mean` averages over both (the
+        reduction: `sum` adds squared errors over dimensions and levels (the paper); `mean` averages
+            over both (the
             LC-Rec family), which changes the ratio of reconstruction to quantization.
-        residual_gradient: `through` lets the commitment of all levels reach the encoder, r' = r - sg[e]; `blocked` only
+        residual_gradient: `through` lets the commitment of all levels reach the encoder, r' = r -
+            sg[e]; `blocked` only
             that of the first level, as a straight-through value inside the residual does.
-        restart_every: epochs between two looks for codes that no item has, which then restart; 0 means never.
+        restart_every: epochs between two looks for codes that no item has, which then restart; 0
+            means never.
         kmeans_iterations: most iterations of each k-means of the start.
 
     Raises:
@@ -158,12 +162,17 @@ class RQVAE(ItemTokenizer):
     def follow(self, latent: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Residuals [B, L, C] of latent vectors [B, C], one before each level, and the codes [B, L] that lead through them.
 
-        Without given `codes` each residual takes its nearest codeword. The gradient of the residuals is what
+        Without given `codes` each residual takes its nearest codeword. The gradient of the
+        residuals is what
         `residual_gradient` allows; codewords get none.
         """
         residual, residuals, taken = latent.to(self.codebooks.dtype), [], []
         for level, codebook in enumerate(self.codebooks.detach().unbind()):
-            code = self.choose(level, residual.detach(), codebook) if codes is None else codes[:, level]
+            code = (
+                self.choose(level, residual.detach(), codebook)
+                if codes is None
+                else codes[:, level]
+            )
             residuals.append(residual)
             taken.append(code)
             residual = residual - F.embedding(code, codebook)
@@ -180,21 +189,27 @@ class RQVAE(ItemTokenizer):
 
         A softmax over them is ETEGRec's distribution of the codes (its equation 6).
         """
-        levels = [closeness(residuals[:, level], codebook) for level, codebook in enumerate(self.codebooks.unbind())]
+        levels = [
+            closeness(residuals[:, level], codebook)
+            for level, codebook in enumerate(self.codebooks.unbind())
+        ]
         return torch.stack(levels, dim=1)
 
     @torch.no_grad()
     def end_epoch(self, features: Tensor, epoch: int, seed: int) -> int:
         """Every `restart_every` epochs puts each code without an item on the residual of a random item.
 
-        The draw depends on (seed, epoch) only. Level l + 1 is judged after level l has been repaired.
+        The draw depends on (seed, epoch) only. Level l + 1 is judged after level l has been
+        repaired.
         """
         if not self.restart_every or (epoch + 1) % self.restart_every:
             return 0
         # Odd multipliers keep pairs of equal sum apart: seed 1, epoch 2 and seed 2, epoch 1.
         generator = torch.Generator().manual_seed((seed * 2654435761 + epoch * 40503) % 2**63)
         residual = in_chunks(self.encoder, features)
-        return sum(self._restart_level(level, residual, generator) for level in range(self.n_levels))
+        return sum(
+            self._restart_level(level, residual, generator) for level in range(self.n_levels)
+        )
 
     def _restart_level(self, level: int, residual: Tensor, generator: torch.Generator) -> int:
         """Restarts the unused codes of one level and takes its codewords off the residual, in place."""
@@ -202,7 +217,9 @@ class RQVAE(ItemTokenizer):
         code = nearest(residual, codebook)
         unused = torch.nonzero(torch.bincount(code, minlength=self.codebook_size) == 0).squeeze(1)
         if len(unused):
-            rows = torch.randperm(len(residual), generator=generator)[: len(unused)].to(residual.device)
+            rows = torch.randperm(len(residual), generator=generator)[: len(unused)].to(
+                residual.device
+            )
             codebook[unused] = residual[rows]
             code = nearest(residual, codebook)
         residual -= F.embedding(code, codebook)
@@ -217,5 +234,11 @@ class RQVAE(ItemTokenizer):
 
     def _diagnose(self, features: Tensor) -> dict[str, Tensor]:
         result = quantize_by_nearest(self.encoder(features), self.codebooks)
-        values = {f"distance_level_{level}": distance for level, distance in enumerate(result.distances.t())}
-        return {"squared_error": (features - self.decoder(result.quantized)).square().mean(dim=1), **values}
+        values = {
+            f"distance_level_{level}": distance
+            for level, distance in enumerate(result.distances.t())
+        }
+        return {
+            "squared_error": (features - self.decoder(result.quantized)).square().mean(dim=1),
+            **values,
+        }

@@ -2,6 +2,7 @@
 
 Shapes: N items, n items of a group, L levels, K codebook size, D feature width.
 """
+
 from __future__ import annotations
 
 import logging
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.runtime.precision import full_precision
 from recbole_genrec.semantic_ids.collisions import counter_level, match_last_codes
 from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans, quantize_by_nearest
@@ -45,8 +47,10 @@ class UniqueResidualKMeans(ResidualKMeans):
 def unique_codes(points: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
     """Codes without collisions, each change made at the deepest level that can make room, and as cheap as possible there.
 
-    From the top: a prefix with more items than codes below it sends those that lose least to siblings with room; the last codes
-    of a group with a collision are then assigned anew, all different, with the least sum of squared distances.
+    From the top: a prefix with more items than codes below it sends those that lose least to
+    siblings with room; the last codes
+    of a group with a collision are then assigned anew, all different, with the least sum of squared
+    distances.
 
     Args:
         points: [N, D], the vectors that the codes stand for.
@@ -61,14 +65,16 @@ def unique_codes(points: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
     """
     n_levels, size = codebooks.shape[:2]
     if size**n_levels < len(codes):
-        raise ValueError(
+        raise UserError(
             f"{n_levels} levels of {size} codes name at most {size**n_levels} items, but there are {len(codes)}: "
             "raise n_levels or codebook_size"
         )
     codes = codes.clone()
     for level in range(n_levels - 1):
         _make_room(points, codes, codebooks, level)
-    return match_last_codes(codes, lambda group: _distances(points[group], codes[group, :-1], codebooks))
+    return match_last_codes(
+        codes, lambda group: _distances(points[group], codes[group, :-1], codebooks)
+    )
 
 
 def _make_room(points: Tensor, codes: Tensor, codebooks: Tensor, level: int) -> None:
@@ -97,7 +103,8 @@ def _spread(distances: Tensor, own: Tensor, capacity: int) -> Tensor:
             return own
         cost, goal = distances.masked_fill(room <= 0, float("inf")).min(dim=1)
         penalty = cost - distances.gather(1, own.unsqueeze(1)).squeeze(1)
-        # The cheapest of every overfull code go, as many as are too many; of those with one goal, as many as it has room for.
+        # The cheapest of every overfull code go, as many as are too many; of those with one goal,
+        # as many as it has room for.
         order = penalty.argsort(stable=True)
         leaving = order[counter_level(own[order].unsqueeze(1)) < excess[own[order]]]
         arriving = leaving[counter_level(goal[leaving].unsqueeze(1)) < room[goal[leaving]]]

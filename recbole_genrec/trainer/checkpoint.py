@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from recbole.utils import get_local_time
 
-from recbole_genrec.compat import load_plain, replacing, to_plain
+from recbole_genrec.errors import UserError
+from recbole_genrec.storage import load_plain, replacing, to_plain
 
 FORMAT = "recbole_genrec checkpoint 1"
 
@@ -29,10 +30,15 @@ def new_checkpoint_path(config) -> Path:
 def resume_files(config, suffix: str) -> list[str]:
     """The files ending with `suffix` that runs of this model on this data set have written, newest first."""
     stem = re.escape(f"{config['model']}-{config['dataset']}-")
-    # After the data set comes new_checkpoint_path's time; `amazon` must not find runs on `amazon-beauty`.
+    # After the data set comes new_checkpoint_path's time; `amazon` must not find runs on
+    # `amazon-beauty`.
     name = re.compile(rf"{stem}[^-]+-\d+-\d+_\d+-\d+-\d+(-\d+)?{re.escape(suffix)}")
-    files = (file for file in Path(config["checkpoint_dir"]).glob("*.pth") if name.fullmatch(file.name))
-    return [str(file) for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)]
+    files = (
+        file for file in Path(config["checkpoint_dir"]).glob("*.pth") if name.fullmatch(file.name)
+    )
+    return [
+        str(file) for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
+    ]
 
 
 def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
@@ -40,7 +46,8 @@ def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
 
     Args:
         path: the file to write or replace; its folder is made if needed.
-        content: tensors, numbers, strings, None, and dicts, lists and tuples of them. The keys `model` (str) and
+        content: tensors, numbers, strings, None, and dicts, lists and tuples of them. The keys
+            `model` (str) and
             `dataset_fingerprint` (str) say what the checkpoint belongs to.
 
     Raises:
@@ -49,14 +56,19 @@ def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
     """
     missing = sorted({"model", "dataset_fingerprint"} - set(content))
     if missing:
-        raise ValueError(f"the checkpoint {str(path)!r} lacks {missing}, which say what it belongs to: add them to its content")
+        raise UserError(
+            f"the checkpoint {str(path)!r} lacks {missing}, which say what it belongs to: add them to its content"
+        )
     plain = to_plain({**content, "format": FORMAT})
     with replacing(path) as temporary:
         torch.save(plain, temporary)
 
 
 def load_checkpoint(
-    path: str | os.PathLike, device: torch.device | str, model: str | None = None, dataset_fingerprint: str | None = None
+    path: str | os.PathLike,
+    device: torch.device | str,
+    model: str | None = None,
+    dataset_fingerprint: str | None = None,
 ) -> dict[str, Any]:
     """Read a checkpoint that save_checkpoint has written; nothing in the file is executed.
 
@@ -76,11 +88,15 @@ def load_checkpoint(
     content = load_plain(path, device)
     found = content.pop("format", None) if isinstance(content, dict) else None
     if found != FORMAT:
-        raise ValueError(f"{str(path)!r} has the format {found!r}, not {FORMAT!r}: give a .pth file that a generative model has written")
+        raise UserError(
+            f"{str(path)!r} has the format {found!r}, not {FORMAT!r}: give a .pth file that a generative model has written"
+        )
     if model is not None and content["model"] != model:
-        raise ValueError(f"{str(path)!r} is a checkpoint of {content['model']}, not of {model}: use --model={content['model']}")
+        raise UserError(
+            f"{str(path)!r} is a checkpoint of {content['model']}, not of {model}: use --model={content['model']}"
+        )
     if dataset_fingerprint is not None and content["dataset_fingerprint"] != dataset_fingerprint:
-        raise ValueError(
+        raise UserError(
             f"{str(path)!r} was trained on data with the fingerprint {content['dataset_fingerprint'][:12]}, but the data set has "
             f"{dataset_fingerprint[:12]}: use the data, filters and split of the training run"
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 import torch
 from torch import nn
 
 from recbole_genrec.config.rules import SCHEDULERS
+from recbole_genrec.errors import UserError
 from recbole_genrec.model.stage import Group, Phase, Stage
 from recbole_genrec.runtime import distributed
 
@@ -30,13 +31,28 @@ class StageOptimizer:
         ValueError: if learner or scheduler is unknown.
     """
 
-    def __init__(self, model: nn.Module, stage: Stage | Phase, learner: str, max_norm: float | None, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        stage: Stage | Phase,
+        learner: str,
+        max_norm: float | None,
+        steps_per_epoch: int,
+    ) -> None:
         if learner not in LEARNERS:
-            raise ValueError(f"learner '{learner}' is unknown for a generative model; choose one of {', '.join(LEARNERS)}.")
+            raise UserError(
+                f"learner '{learner}' is unknown for a generative model; choose one of {', '.join(LEARNERS)}."
+            )
         if stage.scheduler not in SCHEDULERS:
-            raise ValueError(f"scheduler '{stage.scheduler}' is unknown; choose one of {', '.join(SCHEDULERS)}.")
+            raise UserError(
+                f"scheduler '{stage.scheduler}' is unknown; choose one of {', '.join(SCHEDULERS)}."
+            )
         groups = [
-            {"params": named_parameters(model, group), "lr": group.learning_rate, "weight_decay": group.weight_decay}
+            {
+                "params": named_parameters(model, group),
+                "lr": group.learning_rate,
+                "weight_decay": group.weight_decay,
+            }
             for group in stage.groups
         ]
         self.parameters = [parameter for group in groups for parameter in group["params"]]
@@ -61,14 +77,20 @@ class StageOptimizer:
 
 def named_parameters(model: nn.Module, group: Group) -> list[nn.Parameter]:
     """The parameters of a group, in the order of its names."""
-    return [parameter for name in group.names for parameter in model.get_submodule(name).parameters()]
+    return [
+        parameter for name in group.names for parameter in model.get_submodule(name).parameters()
+    ]
 
 
 @contextmanager
 def training_only(model: nn.Module, groups: tuple[Group, ...]) -> Iterator[None]:
     """Within it only the groups' parameters ask for gradients, and parts without any of them are in evaluation mode."""
     trained = {id(parameter) for group in groups for parameter in named_parameters(model, group)}
-    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in trained]
+    frozen = [
+        parameter
+        for parameter in model.parameters()
+        if parameter.requires_grad and id(parameter) not in trained
+    ]
     model.train()
     for part in model.children():
         part.train(any(id(parameter) in trained for parameter in part.parameters()))

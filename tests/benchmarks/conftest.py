@@ -8,8 +8,8 @@ import pytest
 # The benchmarks belong to the checkout and are not installed.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.plan import Options  # noqa: E402
-from benchmarks.product import make_tiger, t5_settings  # noqa: E402
+from benchmarks.plan import Options
+from benchmarks.product import make_tiger, t5_settings
 
 
 @pytest.fixture
@@ -24,6 +24,8 @@ def tiger(quick):
     """tiger(**settings): TIGER on ml-100k with a tiny T5, as benchmarks make it."""
 
     def make(**settings):
-        return make_tiger("ml-100k", {**t5_settings("small", quick), "train_batch_size": 8, **settings}, quick)
+        return make_tiger(
+            "ml-100k", {**t5_settings("small", quick), "train_batch_size": 8, **settings}, quick
+        )
 
     return make

@@ -10,8 +10,13 @@ from benchmarks.plan import Case, Result
 
 def test_every_storage_is_counted_once():
     shared = torch.zeros(10)
-    holder = SimpleNamespace(keys=[shared, shared[:4]], more={"a": (torch.zeros(3), 5)}, name="trie")
-    assert sorted(tensor.untyped_storage().nbytes() for tensor in catalogue.tensors_of(holder)) == [12, 40]
+    holder = SimpleNamespace(
+        keys=[shared, shared[:4]], more={"a": (torch.zeros(3), 5)}, name="trie"
+    )
+    assert sorted(tensor.untyped_storage().nbytes() for tensor in catalogue.tensors_of(holder)) == [
+        12,
+        40,
+    ]
 
 
 def test_a_catalogue_of_random_items(quick):
@@ -24,8 +29,13 @@ def test_a_catalogue_of_random_items(quick):
 
 def test_growth_from_size_to_size():
     contenders = ("10 items", "100 items", "1,000 items")
-    rounds = {name: [{"seconds_per_user": seconds}] for name, seconds in zip(contenders, (0.001, 0.0012, 0.0024))}
-    facts = {name: {"bytes_per_item_and_level": 65.0 - number} for number, name in enumerate(contenders)}
+    rounds = {
+        name: [{"seconds_per_user": seconds}]
+        for name, seconds in zip(contenders, (0.001, 0.0012, 0.0024))
+    }
+    facts = {
+        name: {"bytes_per_item_and_level": 65.0 - number} for number, name in enumerate(contenders)
+    }
     rows = catalogue.rows([Result(Case("catalogue", "search", contenders), facts, rounds)])
     assert [(round(row.ours, 6), row.met) for row in rows[3:5]] == [(1.2, True), (2.0, False)]
     assert [row.met for row in rows[5:]] == [False, True, True]

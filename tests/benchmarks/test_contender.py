@@ -23,11 +23,22 @@ def as_before():
 def test_answers_once_for_every_round(monkeypatch, quick, as_before):
     def prepare(contender, case, options):
         torch.autograd.set_detect_anomaly(True)
-        return {"contender": contender}, lambda number: {"doubled": 2 * number, "watched": torch.is_anomaly_enabled()}
+        return {"contender": contender}, lambda number: {
+            "doubled": 2 * number,
+            "watched": torch.is_anomaly_enabled(),
+        }
 
     monkeypatch.setattr(matmul, "prepare", prepare)
-    request = {"contender": "ours", "case": asdict(Case("matmul", "peak", ("ours",))), "options": asdict(quick)}
+    request = {
+        "contender": "ours",
+        "case": asdict(Case("matmul", "peak", ("ours",))),
+        "options": asdict(quick),
+    }
     answers = io.StringIO()
     serve(request, io.StringIO("3\n5\n"), answers)
-    expected = [{"contender": "ours"}, {"doubled": 6, "watched": False}, {"doubled": 10, "watched": False}]
+    expected = [
+        {"contender": "ours"},
+        {"doubled": 6, "watched": False},
+        {"doubled": 10, "watched": False},
+    ]
     assert [json.loads(line) for line in answers.getvalue().splitlines()] == expected

@@ -9,4 +9,4 @@ def test_all_users_are_evaluated(quick):
     facts, measure = evaluation.prepare("ours", case, quick)
     assert facts["users"] == 943
     row = evaluation.rows([Result(case, {"ours": facts}, {"ours": [measure(0)]})])[0]
-    assert row.what.endswith("ml-100k (943)") and 0 < row.ours
+    assert row.what.endswith("ml-100k (943)") and row.ours > 0

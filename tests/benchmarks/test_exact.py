@@ -37,5 +37,7 @@ def test_cost_of_exactness():
         "ours, exact": [{"users_per_second": 30.0, "proven_share": 1.0}],
         "ours, beams": [{"users_per_second": 50.0, "proven_share": 0.25}],
     }
-    cost, share = exact.rows([Result(Case("exact", "exact top 10", tuple(measured), {"k": 10}), {}, measured)])
+    cost, share = exact.rows(
+        [Result(Case("exact", "exact top 10", tuple(measured), {"k": 10}), {}, measured)]
+    )
     assert (cost.ratio, cost.met, share.ours) == (0.6, True, 25.0)

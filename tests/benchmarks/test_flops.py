@@ -14,9 +14,11 @@ N_ROWS, LENGTH, N_TARGETS, N_TOKENS = 5, 7, 4, 50
 
 def test_a_row_by_hand():
     size = T5Size(1, 1, 1, 1, 1, 0.0, 0.0)
-    # Encoder, 3 tokens: 4 projections and 2 feed-forward products of 2 operations each; 9 pairs, scores and sums.
+    # Encoder, 3 tokens: 4 projections and 2 feed-forward products of 2 operations each; 9 pairs,
+    # scores and sums.
     encoder = 3 * 6 * 2 + 9 * 4
-    # Decoder, 2 tokens: 6 projections (of cross-attention query and output) and 2 products; 4 own pairs; keys and values of 3; 6 pairs.
+    # Decoder, 2 tokens: 6 projections (of cross-attention query and output) and 2 products; 4 own
+    # pairs; keys and values of 3; 6 pairs.
     decoder = 2 * 8 * 2 + 4 * 4 + 3 * 2 * 2 + 6 * 4
     assert forward_flops(size, torch.tensor([3]), [10, 20]) == encoder + decoder + 2 * 10 + 2 * 20
 
@@ -34,7 +36,10 @@ def test_equals_the_products_that_torch_counts_in_transformers():
         pad_token_id=0, decoder_start_token_id=0,
     )  # fmt: skip
     model = transformers.T5ForConditionalGeneration(config)
-    source, target = torch.randint(1, N_TOKENS, (N_ROWS, LENGTH)), torch.randint(1, N_TOKENS, (N_ROWS, N_TARGETS))
+    source, target = (
+        torch.randint(1, N_TOKENS, (N_ROWS, LENGTH)),
+        torch.randint(1, N_TOKENS, (N_ROWS, N_TARGETS)),
+    )
     arguments = (SIZE, torch.full((N_ROWS,), LENGTH), [N_TOKENS] * N_TARGETS)
     with FlopCounterMode(display=False) as counter:
         loss = model(input_ids=source, labels=target).loss
@@ -47,7 +52,10 @@ def test_equals_the_products_that_torch_counts_in_transformers():
 def test_equals_the_products_that_torch_counts_in_our_t5():
     """To a few per cent: a faster way to the same result may save some of them."""
     model, table = T5(SIZE), torch.nn.Embedding(N_TOKENS, 24)
-    source, target = torch.randint(1, N_TOKENS, (N_ROWS, LENGTH)), torch.randint(1, N_TOKENS, (N_ROWS, N_TARGETS))
+    source, target = (
+        torch.randint(1, N_TOKENS, (N_ROWS, LENGTH)),
+        torch.randint(1, N_TOKENS, (N_ROWS, N_TARGETS)),
+    )
     mask = torch.ones_like(source, dtype=torch.bool)
     with FlopCounterMode(display=False) as counter:
         hidden = model.decode(table(target), model.encode(table(source), mask), mask)

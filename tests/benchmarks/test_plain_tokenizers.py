@@ -6,7 +6,9 @@ from benchmarks.plain_tokenizers import HardLevel, PlainLoop, PlainTokenizer, So
 from recbole_genrec.model.unigrec.soft_rqvae import SoftRQVAE
 from recbole_genrec.tokenizer.rqvae import RQVAE
 
-SIZES = dict(n_features=6, hidden_sizes=[5], code_dim=4, n_levels=3, codebook_size=8, kmeans_iterations=1)
+SIZES = dict(
+    n_features=6, hidden_sizes=[5], code_dim=4, n_levels=3, codebook_size=8, kmeans_iterations=1
+)
 
 
 def plain_twin(ours, make_level) -> PlainTokenizer:
@@ -26,20 +28,34 @@ def assert_same_loss_and_gradient(ours, twin, features):
     expected.backward()
     for level, gradient in zip(twin.levels, ours.codebooks.grad):
         torch.testing.assert_close(level.embedding.weight.grad, gradient, atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(twin.decoder[0].weight.grad, ours.decoder[0].weight.grad, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        twin.decoder[0].weight.grad, ours.decoder[0].weight.grad, atol=1e-6, rtol=1e-4
+    )
 
 
 def test_hard_codes_cost_what_ours_do():
     torch.manual_seed(0)
-    ours = RQVAE(**SIZES, commitment_weight=0.25, reduction="mean", residual_gradient="blocked", restart_every=0)
-    assert_same_loss_and_gradient(ours, plain_twin(ours, lambda: HardLevel(8, 4, 0.25)), torch.randn(20, 6))
+    ours = RQVAE(
+        **SIZES,
+        commitment_weight=0.25,
+        reduction="mean",
+        residual_gradient="blocked",
+        restart_every=0,
+    )
+    assert_same_loss_and_gradient(
+        ours, plain_twin(ours, lambda: HardLevel(8, 4, 0.25)), torch.randn(20, 6)
+    )
 
 
 def test_soft_codes_cost_what_ours_do():
     torch.manual_seed(0)
-    temperature = dict(temperature_max=0.5, temperature_min=0.1, temperature_unit="absolute", annealing_epochs=1)
+    temperature = dict(
+        temperature_max=0.5, temperature_min=0.1, temperature_unit="absolute", annealing_epochs=1
+    )
     ours = SoftRQVAE(**SIZES, uniformity_weight=0.1, **temperature)
-    assert_same_loss_and_gradient(ours, plain_twin(ours, lambda: SoftLevel(8, 4, 0.5, 0.1)), torch.randn(20, 6))
+    assert_same_loss_and_gradient(
+        ours, plain_twin(ours, lambda: SoftLevel(8, 4, 0.5, 0.1)), torch.randn(20, 6)
+    )
 
 
 def test_the_plain_loop_learns():

@@ -11,7 +11,10 @@ def test_ratio_says_how_many_times_as_fast_ours_is():
     assert Row("alone", "s", 10.0).ratio is None
 
 
-@pytest.mark.parametrize("ours, goal, met", [(8.0, (">=", 4.0), True), (7.9, (">=", 4.0), False), (8.0, ("<=", 3.9), False)])
+@pytest.mark.parametrize(
+    "ours, goal, met",
+    [(8.0, (">=", 4.0), True), (7.9, (">=", 4.0), False), (8.0, ("<=", 3.9), False)],
+)
 def test_goal_of_a_ratio(ours, goal, met):
     assert Row("a rate", "users/s", ours, 2.0, ("ratio", *goal)).met is met
 
@@ -23,7 +26,13 @@ def test_goal_of_our_own_figure():
 
 
 def test_median_of_a_contender():
-    rounds = {"ours": [{"seconds": 5.0, "other": 0.0}, {"seconds": 1.0, "other": 0.0}, {"seconds": 2.0, "other": 9.0}]}
+    rounds = {
+        "ours": [
+            {"seconds": 5.0, "other": 0.0},
+            {"seconds": 1.0, "other": 0.0},
+            {"seconds": 2.0, "other": 9.0},
+        ]
+    }
     result = Result(Case("training", "", ("ours",)), {}, rounds)
     assert (result.median("ours", "seconds"), result.median("ours", "other")) == (2.0, 0.0)
 

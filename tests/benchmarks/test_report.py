@@ -21,18 +21,38 @@ def test_table():
     ]
 
 
-@pytest.mark.parametrize("value, text", [(12345.6, "12,346"), (100, "100"), (99.96, "100"), (3.14159, "3.14"), (0.00123, "0.00123")])
+@pytest.mark.parametrize(
+    "value, text",
+    [(12345.6, "12,346"), (100, "100"), (99.96, "100"), (3.14159, "3.14"), (0.00123, "0.00123")],
+)
 def test_numbers(value, text):
     assert number(value) == text
 
 
 def test_json_has_every_round(tmp_path):
-    result = Result(Case("matmul", "peak", ("ours",), {"size": 3}), {"ours": {"users": 2}}, {"ours": [{"seconds": 1.5}, {"seconds": 2.5}]})
+    result = Result(
+        Case("matmul", "peak", ("ours",), {"size": 3}),
+        {"ours": {"users": 2}},
+        {"ours": [{"seconds": 1.5}, {"seconds": 2.5}]},
+    )
     path = tmp_path / "new" / "figures.json"
-    write_json(path, 0.0, Options("data", 2, 5, False), [result], [Row("time", "s", 2.0, 4.0, ("ratio", ">=", 3.0))])
+    write_json(
+        path,
+        0.0,
+        Options("data", 2, 5, False),
+        [result],
+        [Row("time", "s", 2.0, 4.0, ("ratio", ">=", 3.0))],
+    )
     content = json.loads(path.read_text())
     assert content["results"][0]["rounds"] == {"ours": [{"seconds": 1.5}, {"seconds": 2.5}]}
     assert content["results"][0]["facts"] == {"ours": {"users": 2}}
     assert (content["table"][0]["ratio"], content["table"][0]["met"]) == (2.0, False)
-    assert content["options"] == {"data_path": "data", "threads": 2, "rounds": 5, "quick": False, "checkpoint": None, "only": None}
+    assert content["options"] == {
+        "data_path": "data",
+        "threads": 2,
+        "rounds": 5,
+        "quick": False,
+        "checkpoint": None,
+        "only": None,
+    }
     assert content["versions"]["torch"] and content["machine"]["cores"] >= 1

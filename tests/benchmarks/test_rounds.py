@@ -34,7 +34,9 @@ def test_contenders_take_turns(monkeypatch, quick):
     assert Recorded.turns[:6] == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
     assert sorted(Recorded.turns[6:]) == [("a", -1), ("b", -1)]
     assert result.facts == {"a": {"name": "a"}, "b": {"name": "b"}}
-    assert result.rounds == {name: [{"seconds": 0.0}, {"seconds": 1.0}, {"seconds": 2.0}] for name in ("a", "b")}
+    assert result.rounds == {
+        name: [{"seconds": 0.0}, {"seconds": 1.0}, {"seconds": 2.0}] for name in ("a", "b")
+    }
 
 
 def test_a_contender_that_fails_is_named(quick, capfd):

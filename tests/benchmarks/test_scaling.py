@@ -18,14 +18,19 @@ def as_before():
 
 def test_one_thread_leaves_nothing_to_compare(quick):
     assert scaling.cases(replace(quick, quick=False)) == []
-    assert [case.details["processes"] for case in scaling.cases(replace(quick, quick=False, threads=4))] == [4]
+    assert [
+        case.details["processes"] for case in scaling.cases(replace(quick, quick=False, threads=4))
+    ] == [4]
 
 
 def test_processes_train_together(quick):
     """Both report the same rows; the second process is started by the first."""
     (case,) = scaling.cases(quick)
     result = rounds.run_case(replace(case, contenders=(scaling.ONE, scaling.PROCESSES)), quick)
-    assert [result.facts[name].pop("processes") for name in (scaling.ONE, scaling.PROCESSES)] == [1, 2]
+    assert [result.facts[name].pop("processes") for name in (scaling.ONE, scaling.PROCESSES)] == [
+        1,
+        2,
+    ]
     assert result.facts[scaling.ONE] == result.facts[scaling.PROCESSES]
     assert all(measured[0]["examples_per_second"] > 0 for measured in result.rounds.values())
 

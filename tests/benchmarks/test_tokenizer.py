@@ -10,7 +10,9 @@ from benchmarks.plan import Case, Result
 def test_contenders_measure_epochs(quick, number):
     case = tokenizer.cases(quick)[number]
     measured = {name: tokenizer.prepare(name, case, quick) for name in case.contenders}
-    assert all(facts == {"items": 200, "features": 16, "batch_size": 64} for facts, _ in measured.values())
+    assert all(
+        facts == {"items": 200, "features": 16, "batch_size": 64} for facts, _ in measured.values()
+    )
     figures = {name: measure(0) for name, (_, measure) in measured.items()}
     assert all(figure["seconds_per_epoch"] > 0 for figure in figures.values())
     ours = figures["ours"]
@@ -36,15 +38,26 @@ def test_short_layers_have_a_row_of_their_own():
     seconds = {"ours": 0.6, tokenizer.SHORT: 0.2, "plain loop": 0.7, tokenizer.SHORT_PLAIN: 0.65}
     rounds = {name: [{"seconds_per_epoch": value}] for name, value in seconds.items()}
     facts = {"ours": {"items": 200, "features": 16}}
-    whole, short = tokenizer.rows([Result(Case("tokenizer", "RQ-VAE", tuple(seconds)), facts, rounds)])
+    whole, short = tokenizer.rows(
+        [Result(Case("tokenizer", "RQ-VAE", tuple(seconds)), facts, rounds)]
+    )
     assert (whole.met, short.met) == (False, True) and short.ratio == pytest.approx(3.25)
 
 
 def test_only_short_layers_are_mixed(quick, monkeypatch):
     make_config, enabled = tokenizer.make_config, []
-    monkeypatch.setattr(tokenizer, "make_config", lambda *given: enabled.append(given[2]["enable_amp"]) or make_config(*given))
+    monkeypatch.setattr(
+        tokenizer,
+        "make_config",
+        lambda *given: enabled.append(given[2]["enable_amp"]) or make_config(*given),
+    )
     case = tokenizer.cases(quick)[0]
     for name in case.contenders:
         tokenizer.prepare(name, case, quick)
-    expected = {"ours": False, tokenizer.SHORT: True, "plain loop": False, tokenizer.SHORT_PLAIN: True}
+    expected = {
+        "ours": False,
+        tokenizer.SHORT: True,
+        "plain loop": False,
+        tokenizer.SHORT_PLAIN: True,
+    }
     assert dict(zip(case.contenders, enabled)) == expected

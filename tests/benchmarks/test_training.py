@@ -41,8 +41,13 @@ def test_all_positions_trains_whole_sequences(tiger):
     batches = training.batches_of(experiment, slice(None))
     chosen = training.ChosenBatches(batches, 2)
     sizes = sorted(batch["item_id_list"].numel() for batch in batches.epoch(0))
-    assert [batch["item_id_list"].numel() for batch in chosen.epoch(1)] == [sizes[len(sizes) // 4], sizes[3 * len(sizes) // 4]]
-    assert chosen.n_targets == sum(int(batch["item_id"].count_nonzero()) for batch in chosen.epoch(0))
+    assert [batch["item_id_list"].numel() for batch in chosen.epoch(1)] == [
+        sizes[len(sizes) // 4],
+        sizes[3 * len(sizes) // 4],
+    ]
+    assert chosen.n_targets == sum(
+        int(batch["item_id"].count_nonzero()) for batch in chosen.epoch(0)
+    )
     before = experiment.model.token_table.weight.clone()
     facts, measure = training.prepare_all_positions(experiment, 2)
     assert facts["examples"] == chosen.n_targets and measure(1)["examples_per_second"] > 0
@@ -75,7 +80,11 @@ def test_share_of_the_peak():
         "transformers": [{"examples_per_second": 10.0}],
         "transformers, bfloat16": [{"examples_per_second": 9.0}],
     }
-    result = Result(Case("training", "small", tuple(rounds), {"size": "small"}), {"ours": {"flops_per_example": 1e7}}, rounds)
+    result = Result(
+        Case("training", "small", tuple(rounds), {"size": "small"}),
+        {"ours": {"flops_per_example": 1e7}},
+        rounds,
+    )
     speed, short, whole, share = training.rows([result])
     assert (speed.ratio, speed.met) == (5.0, False)
     assert (short.ratio, short.met) == (10.0, True)

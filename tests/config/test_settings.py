@@ -9,12 +9,25 @@ import recbole
 import yaml
 from recbole.utils import argument_list
 
-from recbole_genrec.config.settings import _READ_UNSET, GenRecConfig, _parse_value, find_model, parse_command_line, properties_folder
+from recbole_genrec.config.settings import (
+    _READ_UNSET,
+    GenRecConfig,
+    _parse_value,
+    find_model,
+    parse_command_line,
+    properties_folder,
+)
 
 
 def test_command_line_takes_both_forms_and_splits_at_the_first_equals_sign():
     arguments = ["--model=SASRec", "--data_path", "a=b", "--note=x=y", "--shift", "-1", "--gpu_id="]
-    assert parse_command_line(arguments) == {"model": "SASRec", "data_path": "a=b", "note": "x=y", "shift": "-1", "gpu_id": ""}
+    assert parse_command_line(arguments) == {
+        "model": "SASRec",
+        "data_path": "a=b",
+        "note": "x=y",
+        "shift": "-1",
+        "gpu_id": "",
+    }
 
 
 @pytest.mark.parametrize(
@@ -32,9 +45,23 @@ def test_command_line_refuses(arguments, sentence):
 
 
 def test_values_are_read_as_literals_and_never_evaluated():
-    given = ["seed=7", "learning_rate=1e-3", "use_gpu=false", "topk=5,10", "recipe=none", "user_inter_num_interval=[5,inf)"]
-    config = GenRecConfig("SASRec", command_line=[f"--{setting}" for setting in [*given, "data_path=os.getcwd()"]])
-    assert (config["seed"], config["learning_rate"], config["use_gpu"], config["topk"]) == (7, 0.001, False, [5, 10])
+    given = [
+        "seed=7",
+        "learning_rate=1e-3",
+        "use_gpu=false",
+        "topk=5,10",
+        "recipe=none",
+        "user_inter_num_interval=[5,inf)",
+    ]
+    config = GenRecConfig(
+        "SASRec", command_line=[f"--{setting}" for setting in [*given, "data_path=os.getcwd()"]]
+    )
+    assert (config["seed"], config["learning_rate"], config["use_gpu"], config["topk"]) == (
+        7,
+        0.001,
+        False,
+        [5, 10],
+    )
     assert config["recipe"] is None
     assert config["user_inter_num_interval"] == "[5,inf)"
     assert config.settings()["data_path"] == "os.getcwd()"
@@ -42,7 +69,12 @@ def test_values_are_read_as_literals_and_never_evaluated():
 
 @pytest.mark.parametrize(
     "text, value",
-    [("{text: tfidf}", {"text": "tfidf"}), ("{'max_norm': 1.0}", {"max_norm": 1.0}), ("[5,inf)", "[5,inf)"), ("{a: b", "{a: b")],
+    [
+        ("{text: tfidf}", {"text": "tfidf"}),
+        ("{'max_norm': 1.0}", {"max_norm": 1.0}),
+        ("[5,inf)", "[5,inf)"),
+        ("{a: b", "{a: b"),
+    ],
 )
 def test_mappings_may_be_written_as_in_yaml(text, value):
     assert _parse_value(text) == value
@@ -54,14 +86,22 @@ def test_layers_files_then_dict_then_command_line(tmp_path):
     second.write_text("epochs: 2\nlearning_rate: 0.5\n")
     config = GenRecConfig("SASRec", config_file_list=[first], config_dict={"epochs": 3, "seed": 3},
                           command_line=["--epochs=4", "--config_files", str(second)])  # fmt: skip
-    assert (config["hidden_size"], config["learning_rate"], config["seed"], config["epochs"]) == (32, 0.5, 3, 4)
+    assert (config["hidden_size"], config["learning_rate"], config["seed"], config["epochs"]) == (
+        32,
+        0.5,
+        3,
+        4,
+    )
     assert config["n_layers"] == 2, "RecBole's property file of the model is the lowest layer"
 
 
 def test_floats_in_files_may_be_written_without_a_point(tmp_path):
     (tmp_path / "settings.yaml").write_text("learning_rate: 1e-3\n")
     before = {key: list(rules) for key, rules in yaml.FullLoader.yaml_implicit_resolvers.items()}
-    assert GenRecConfig("SASRec", config_file_list=[tmp_path / "settings.yaml"])["learning_rate"] == 0.001
+    assert (
+        GenRecConfig("SASRec", config_file_list=[tmp_path / "settings.yaml"])["learning_rate"]
+        == 0.001
+    )
     assert yaml.FullLoader.yaml_implicit_resolvers == before, "yaml itself is unchanged"
 
 
@@ -69,7 +109,18 @@ def test_default_data_set_and_protocol_hold_for_every_model():
     protocol = None
     for model in ("SASRec", "BPR", "Pop", "FM", "DIN"):
         config = GenRecConfig(model)
-        found = [config[key] for key in ("dataset", "eval_args", "metrics", "topk", "valid_metric", "repeatable", "MAX_ITEM_LIST_LENGTH")]
+        found = [
+            config[key]
+            for key in (
+                "dataset",
+                "eval_args",
+                "metrics",
+                "topk",
+                "valid_metric",
+                "repeatable",
+                "MAX_ITEM_LIST_LENGTH",
+            )
+        ]
         protocol = protocol or found
         assert found == protocol
         assert config["load_col"]["inter"] == ["user_id", "item_id", "timestamp"]
@@ -78,11 +129,22 @@ def test_default_data_set_and_protocol_hold_for_every_model():
 
 
 def test_columns_that_a_model_asks_for_stay_loaded():
-    assert GenRecConfig("SASRecF", "ml-100k")["load_col"]["item"] == ["item_id", "release_year", "class"]
+    assert GenRecConfig("SASRecF", "ml-100k")["load_col"]["item"] == [
+        "item_id",
+        "release_year",
+        "class",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("model", "distribution"), [("SASRec", "none"), ("BERT4Rec", "none"), ("FPMC", "uniform"), ("BPR", "uniform"), ("DIN", "uniform")]
+    ("model", "distribution"),
+    [
+        ("SASRec", "none"),
+        ("BERT4Rec", "none"),
+        ("FPMC", "uniform"),
+        ("BPR", "uniform"),
+        ("DIN", "uniform"),
+    ],
 )
 def test_negatives_are_sampled_only_where_the_loss_takes_them(model, distribution):
     assert GenRecConfig(model)["train_neg_sample_args"]["distribution"] == distribution
@@ -153,7 +215,10 @@ def test_nothing_of_the_callers_or_of_recbole_is_changed(monkeypatch):
 
 def test_reading_a_setting_that_nothing_defines_fails_loudly():
     config = GenRecConfig("SASRec")
-    with pytest.raises(KeyError, match="'hiden_size' is read but no property file of SASRec defines it .did you mean 'hidden_size'"):
+    with pytest.raises(
+        KeyError,
+        match="'hiden_size' is read but no property file of SASRec defines it .did you mean 'hidden_size'",
+    ):
         config["hiden_size"]
     assert config["dataset_save_path"] is None
 
@@ -161,16 +226,28 @@ def test_reading_a_setting_that_nothing_defines_fails_loudly():
 def test_settings_that_recbole_reads_unset_are_known():
     """RecBole's shared code (all but its model files and their trainers) finds every setting it reads, or is allowed to miss it."""
     root = Path(recbole.__file__).parent
-    files = [file for folder in ("data", "evaluator", "sampler", "utils") for file in (root / folder).rglob("*.py")]
+    files = [
+        file
+        for folder in ("data", "evaluator", "sampler", "utils")
+        for file in (root / folder).rglob("*.py")
+    ]
     files += [root / "model" / "abstract_recommender.py", root / "model" / "layers.py"]
     read = set()
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and isinstance(node.slice, ast.Constant):
-                if ast.unparse(node.value) in ("config", "self.config"):
-                    read.add(node.slice.value)
+            if (
+                isinstance(node, ast.Subscript)
+                and isinstance(node.ctx, ast.Load)
+                and isinstance(node.slice, ast.Constant)
+            ) and ast.unparse(node.value) in ("config", "self.config"):
+                read.add(node.slice.value)
     # Written by RecBole's transformations before they or a model read them.
-    written = {key for key in read if key.isupper() and key.split("_")[0] in ("CROP", "INVERSE", "MASK", "NEG", "POS", "REORDER")}
+    written = {
+        key
+        for key in read
+        if key.isupper()
+        and key.split("_")[0] in ("CROP", "INVERSE", "MASK", "NEG", "POS", "REORDER")
+    }
     config = GenRecConfig("SASRec")
     assert len(read) > 50
     for key in read - written - _READ_UNSET:
@@ -183,6 +260,8 @@ def test_property_files_are_found_in_a_checkout():
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = GenRecConfig("SASRec", "toy", command_line=["--data_path=~/data", "--checkpoint_dir=~/saved"])
+    config = GenRecConfig(
+        "SASRec", "toy", command_line=["--data_path=~/data", "--checkpoint_dir=~/saved"]
+    )
     assert config["data_path"] == str(tmp_path / "data" / "toy")
     assert config["checkpoint_dir"] == str(tmp_path / "saved")

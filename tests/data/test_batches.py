@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from recbole.data.interaction import Interaction
@@ -11,9 +13,19 @@ from recbole_genrec.data.prefixes import all_prefixes
 def rows():
     generator = torch.Generator().manual_seed(0)
     length = torch.randint(1, 21, (1003,), generator=generator)
-    items = torch.randint(1, 99, (1003, 20), generator=generator).masked_fill(torch.arange(20) >= length[:, None], 0)
+    items = torch.randint(1, 99, (1003, 20), generator=generator).masked_fill(
+        torch.arange(20) >= length[:, None], 0
+    )
     number = torch.arange(1003)
-    return Interaction({"user_id": number, "item_id": number + 5, "item_length": length, "item_id_list": items, "rating": number})
+    return Interaction(
+        {
+            "user_id": number,
+            "item_id": number + 5,
+            "item_length": length,
+            "item_id_list": items,
+            "rating": number,
+        }
+    )
 
 
 @pytest.fixture
@@ -21,8 +33,14 @@ def lazy_rows():
     """The prefixes of 60 users with 1 to 30 items."""
     generator = torch.Generator().manual_seed(1)
     user = torch.arange(60).repeat_interleave(torch.randint(1, 31, (60,), generator=generator))
-    flat = {"user_id": user, "item_id": torch.randint(1, 99, (len(user),), generator=generator), "rating": torch.rand(len(user))}
-    return all_prefixes(flat, "user_id", {"item_id": "item_id_list", "rating": "rating_list"}, "item_length", 20)
+    flat = {
+        "user_id": user,
+        "item_id": torch.randint(1, 99, (len(user),), generator=generator),
+        "rating": torch.rand(len(user)),
+    }
+    return all_prefixes(
+        flat, "user_id", {"item_id": "item_id_list", "rating": "rating_list"}, "item_length", 20
+    )
 
 
 FIELDS = ("user_id", "item_id_list", "item_length", "item_id")
@@ -60,16 +78,21 @@ def test_the_order_depends_on_seed_and_epoch_only(rows):
 
 
 def test_batches_of_one_pool_do_not_overlap_in_length_and_come_shuffled(rows):
-    lengths = [batch["item_length"] for batch in LengthBatches(rows, 32, seed=0, fields=FIELDS, n_pool=100).epoch(0)]
+    lengths = [
+        batch["item_length"]
+        for batch in LengthBatches(rows, 32, seed=0, fields=FIELDS, n_pool=100).epoch(0)
+    ]
     spans = sorted((int(length.min()), int(length.max())) for length in lengths)
-    assert all(high <= low for (_, high), (low, _) in zip(spans, spans[1:]))
+    assert all(high <= low for (_, high), (low, _) in itertools.pairwise(spans))
     longest = [int(length.max()) for length in lengths]
     assert longest != sorted(longest)
 
 
 def test_a_pool_of_one_batch_is_a_plain_shuffle(rows):
     batches = length_batches(rows["item_length"], 100, seed=0, epoch=0, n_pool=1)
-    means = torch.stack([rows["item_length"][batch].double().mean() for batch in batches if len(batch) == 100])
+    means = torch.stack(
+        [rows["item_length"][batch].double().mean() for batch in batches if len(batch) == 100]
+    )
     assert means.std() < 1.5
 
 

@@ -26,9 +26,14 @@ def random_rows(n_users=40, n_items=15, seed=0):
     rows = []
     for user in range(n_users):
         length = 4 if user == 0 else generator.integers(1, 12)
-        rows += [(f"u{user}", f"i{generator.integers(n_items)}", 0, int(generator.integers(5))) for _ in range(length)]
+        rows += [
+            (f"u{user}", f"i{generator.integers(n_items)}", 0, int(generator.integers(5)))
+            for _ in range(length)
+        ]
     order = generator.permutation(len(rows))
-    return [(rows[j][0], rows[j][1], 1000.0 * position, rows[j][3]) for position, j in enumerate(order)]
+    return [
+        (rows[j][0], rows[j][1], 1000.0 * position, rows[j][3]) for position, j in enumerate(order)
+    ]
 
 
 def columns_equal(ours, theirs):
@@ -51,7 +56,9 @@ def assert_same_parts(config_of):
 def test_augmentation_equals_recboles_on_random_data(make_config, max_length):
     rows = random_rows()
     header = HEADER + "\trating:float"
-    parts = assert_same_parts(lambda: make_config(rows, header=header, MAX_ITEM_LIST_LENGTH=max_length))
+    parts = assert_same_parts(
+        lambda: make_config(rows, header=header, MAX_ITEM_LIST_LENGTH=max_length)
+    )
     assert min(len(part) for part in parts) > 20
 
 
@@ -70,13 +77,23 @@ def test_rows_of_a_literal_user(make_config):
     assert train.inter_feat["item_id_list"].tolist() == [[1, 0, 0], [1, 2, 0], [1, 2, 3]]
     assert train.inter_feat["item_id"].tolist() == [2, 3, 4]
     assert train.inter_feat["item_length"].tolist() == [1, 2, 3]
-    assert (valid.inter_feat["item_id_list"].tolist(), valid.inter_feat["item_id"].tolist()) == ([[2, 3, 4]], [5])
-    assert (test.inter_feat["item_id_list"].tolist(), test.inter_feat["item_id"].tolist()) == ([[3, 4, 5]], [6])
+    assert (valid.inter_feat["item_id_list"].tolist(), valid.inter_feat["item_id"].tolist()) == (
+        [[2, 3, 4]],
+        [5],
+    )
+    assert (test.inter_feat["item_id_list"].tolist(), test.inter_feat["item_id"].tolist()) == (
+        [[3, 4, 5]],
+        [6],
+    )
 
 
 def test_times_one_second_apart_keep_their_order_and_ties_the_order_of_the_file(make_config):
-    # Near 1.4e9 float32 has one value per 128 seconds: RecBole itself leaves these rows in the order of the file.
-    rows = [("a", item, 1_400_000_000 + second) for item, second in zip("edcbzya", (4, 3, 2, 1, 5, 5, 0))]
+    # Near 1.4e9 float32 has one value per 128 seconds: RecBole itself leaves these rows in the
+    # order of the file.
+    rows = [
+        ("a", item, 1_400_000_000 + second)
+        for item, second in zip("edcbzya", (4, 3, 2, 1, 5, 5, 0))
+    ]
     dataset = GenRecDataset(make_config(rows))
     test = dataset.build()[2]
     tokens = dataset.field2id_token["item_id"]
@@ -103,7 +120,13 @@ def test_sequences_hold_all_interactions_by_user(make_config):
 
 
 def test_evaluation_rows_are_ordered_by_history_length(make_config):
-    rows = sequence("a", "xyzwvu") + sequence("b", "yxwz") + sequence("c", "wvxyz") + sequence("d", "xyz") + sequence("e", "xy")
+    rows = (
+        sequence("a", "xyzwvu")
+        + sequence("b", "yxwz")
+        + sequence("c", "wvxyz")
+        + sequence("d", "xyz")
+        + sequence("e", "xy")
+    )
     _, valid, test = GenRecDataset(make_config(rows, MAX_ITEM_LIST_LENGTH=10)).build()
     assert valid.inter_feat["item_length"].tolist() == [2, 3, 4]
     assert valid.inter_feat["user_id"].tolist() == [2, 3, 1]
@@ -126,7 +149,15 @@ def test_fingerprint_tells_data_and_split_apart_and_nothing_else(make_config):
         fingerprint([("A" if user == "a" else user, item, time) for user, item, time in rows]),
         fingerprint([(user, "X" if item == "x" else item, time) for user, item, time in rows]),
         fingerprint(rows[:-1]),
-        fingerprint(rows, eval_args={"split": {"LS": "test_only"}, "order": "TO", "group_by": "user", "mode": "full"}),
+        fingerprint(
+            rows,
+            eval_args={
+                "split": {"LS": "test_only"},
+                "order": "TO",
+                "group_by": "user",
+                "mode": "full",
+            },
+        ),
     ]
     assert len({original, *changed}) == 6
     dataset = GenRecDataset(make_config(rows))
@@ -143,7 +174,9 @@ def test_short_users_are_counted(make_config, caplog):
     rows = sequence("a", "xyzw") + sequence("b", "xy") + sequence("c", "x") + sequence("d", "xyz")
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
         GenRecDataset(make_config(rows)).build()
-    assert caplog.messages == ["2 of 4 users have fewer than 3 interactions: they are not evaluated"]
+    assert caplog.messages == [
+        "2 of 4 users have fewer than 3 interactions: they are not evaluated"
+    ]
 
 
 def test_only_short_users_are_an_error(make_config):
@@ -180,13 +213,24 @@ def test_a_missing_folder_is_named(make_config, tmp_path):
         GenRecDataset(make_config(name="nowhere"))
 
 
-@pytest.mark.parametrize("error", [urllib.error.URLError("no network"), TypeError("no length"), http.client.BadStatusLine("hello")])
-def test_a_failed_download_is_one_sentence_and_leaves_nothing(make_config, tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    "error",
+    [
+        urllib.error.URLError("no network"),
+        TypeError("no length"),
+        http.client.BadStatusLine("hello"),
+    ],
+)
+def test_a_failed_download_is_one_sentence_and_leaves_nothing(
+    make_config, tmp_path, monkeypatch, error
+):
     def offline(url):
         raise error
 
     monkeypatch.setattr(files, "decide_download", offline)
-    with pytest.raises(FileNotFoundError, match=f"ml-1m' does not exist and https.* cannot be downloaded .*{error}"):
+    with pytest.raises(
+        FileNotFoundError, match=f"ml-1m' does not exist and https.* cannot be downloaded .*{error}"
+    ):
         GenRecDataset(make_config(name="ml-1m"))
     assert list(tmp_path.iterdir()) == []
 
@@ -209,7 +253,9 @@ def test_a_download_into_no_folder_is_one_sentence(make_config, tmp_path):
         GenRecDataset(make_config(name="ml-1m", data_path=str(tmp_path / "file")))
 
 
-def test_a_download_that_another_process_finishes_first_is_as_good(make_config, tmp_path, monkeypatch):
+def test_a_download_that_another_process_finishes_first_is_as_good(
+    make_config, tmp_path, monkeypatch
+):
     def overtaken(url):
         (tmp_path / "ml-1m").mkdir()
         (tmp_path / "ml-1m" / "ml-1m.inter").write_text(HEADER + "\na\tx\t1\na\ty\t2\n")
@@ -223,7 +269,9 @@ def test_a_download_that_another_process_finishes_first_is_as_good(make_config, 
 def test_an_inter_file_in_another_encoding_is_one_sentence(make_config, tmp_path):
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "odd.inter").write_bytes(HEADER.encode() + b"\n\xfc\tx\t1\n\xfc\ty\t2\n")
-    with pytest.raises(ValueError, match="odd.inter' cannot be read .*utf-8.*: check how the file was written"):
+    with pytest.raises(
+        ValueError, match="odd.inter' cannot be read .*utf-8.*: check how the file was written"
+    ):
         GenRecDataset(make_config(name="odd"))
 
 

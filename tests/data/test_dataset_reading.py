@@ -38,12 +38,18 @@ def assert_same_feat(ours, theirs):
     for field in theirs:
         mine, other = ours[field].tolist(), theirs[field].tolist()
         assert ours[field].dtype == theirs[field].dtype
-        assert [list(row) for row in mine] == [list(row) for row in other] if ours[field].dtype == object else mine == other, field
+        assert (
+            [list(row) for row in mine] == [list(row) for row in other]
+            if ours[field].dtype == object
+            else mine == other
+        ), field
 
 
 def assert_same(config_of):
     ours, theirs = GenRecDataset(config_of()), SequentialDataset(config_of())
-    ordered = theirs.inter_feat.sort_values(["user_id", "timestamp"], kind="stable", ignore_index=True)
+    ordered = theirs.inter_feat.sort_values(
+        ["user_id", "timestamp"], kind="stable", ignore_index=True
+    )
     assert_same_feat(ours.inter_feat, ordered)
     assert_same_feat(ours.user_feat, theirs.user_feat)
     assert_same_feat(ours.item_feat, theirs.item_feat)
@@ -67,7 +73,11 @@ def ml_config(make_config, tmp_path):
     (folder / "ml.inter").write_text("\n".join([header, *rows[:20000], *rows[5000:5300]]) + "\n")
     for suffix in ("user", "item"):
         shutil.copy(ML_100K / f"ml-100k.{suffix}", folder / f"ml.{suffix}")
-    columns = {"inter": ["user_id", "item_id", "rating", "timestamp"], "user": ["user_id", "age"], "item": ["item_id", "class"]}
+    columns = {
+        "inter": ["user_id", "item_id", "rating", "timestamp"],
+        "user": ["user_id", "age"],
+        "item": ["item_id", "class"],
+    }
     return lambda **settings: make_config(name="ml", **{"load_col": columns, **settings})
 
 
@@ -92,7 +102,11 @@ def test_ml_100k(ml_config, reads, settings):
 
 
 def test_all_of_ml_100k(make_config, reads):
-    settings = {"user_inter_num_interval": "[50,inf)", "item_inter_num_interval": "[50,inf)", "load_col": {"inter": "*"}}
+    settings = {
+        "user_inter_num_interval": "[50,inf)",
+        "item_inter_num_interval": "[50,inf)",
+        "load_col": {"inter": "*"},
+    }
     ours = assert_same(lambda: make_config(name="ml-100k", data_path=None, **settings))
     assert reads and 20000 < ours.inter_num < 100000
 
@@ -101,7 +115,10 @@ def test_all_of_ml_100k(make_config, reads):
 def test_the_same_repeated_interactions_are_removed(ml_config, reads, keep):
     """RecBole numbers the rest in time order, ties by chance; here the file's order stays."""
     tables = []
-    for data in (GenRecDataset(ml_config(rm_dup_inter=keep)), SequentialDataset(ml_config(rm_dup_inter=keep))):
+    for data in (
+        GenRecDataset(ml_config(rm_dup_inter=keep)),
+        SequentialDataset(ml_config(rm_dup_inter=keep)),
+    ):
         table = data.inter_feat.copy()
         for field in ("user_id", "item_id"):
             table[field] = data.id2token(field, table[field].to_numpy())
@@ -125,18 +142,44 @@ LITERAL = [
 ]
 
 
-@pytest.mark.parametrize("settings", [{}, {"item_inter_num_interval": "[2,inf)"}, {"val_interval": {"color": ["red"]}}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"item_inter_num_interval": "[2,inf)"}, {"val_interval": {"color": ["red"]}}]
+)
 def test_missing_strange_and_repeated_tokens(make_config, reads, settings):
     ours = assert_same(lambda: make_config(LITERAL, header=HEADER + "\tcolor:token", **settings))
     assert reads
     if not settings:
-        assert ours.field2id_token["user_id"].tolist() == ["[PAD]", "a", "b", "0012", "12", "ü", "[PAD]"]
-        assert ours.field2id_token["item_id"].tolist() == ["[PAD]", "x", "12", "0012", "y z", " x", "q"]
+        assert ours.field2id_token["user_id"].tolist() == [
+            "[PAD]",
+            "a",
+            "b",
+            "0012",
+            "12",
+            "ü",
+            "[PAD]",
+        ]
+        assert ours.field2id_token["item_id"].tolist() == [
+            "[PAD]",
+            "x",
+            "12",
+            "0012",
+            "y z",
+            " x",
+            "q",
+        ]
 
 
 def test_rows_without_user_or_item_are_left_out(make_config, caplog):
     """RecBole itself removes other rows where both occur, or where repeated items stand before them."""
-    rows = [("a", "x", 1), ("", "y", 2), ("a", "", 3), ("a", "z", 4), ("null", "NA", 5), ("b", "x", 6), ("a", "y", 7)]
+    rows = [
+        ("a", "x", 1),
+        ("", "y", 2),
+        ("a", "", 3),
+        ("a", "z", 4),
+        ("null", "NA", 5),
+        ("b", "x", 6),
+        ("a", "y", 7),
+    ]
     config = make_config(rows, load_col=None)
     folder = Path(config["data_path"])
     (folder / "toy.item").write_text("item_id:token\tsize:float\nx\t1\nx\t2\n\t3\ny\t4\nz\t5\n")
@@ -151,18 +194,31 @@ def test_rows_without_user_or_item_are_left_out(make_config, caplog):
 
 
 def test_items_and_users_of_files(make_config, tmp_path, reads):
-    config_of = lambda **given: make_config(LITERAL, header=HEADER + "\tcolor:token", load_col=None, **given)  # noqa: E731
+    config_of = lambda **given: make_config(
+        LITERAL, header=HEADER + "\tcolor:token", load_col=None, **given
+    )
     config_of()
-    (tmp_path / "toy" / "toy.item").write_text("item_id:token\tsize:float\ttags:token_seq\nq\t1\ta b\nnew\t2\tb\n\t3\ta\nx\t\t\nq\t5\t\n")
+    (tmp_path / "toy" / "toy.item").write_text(
+        "item_id:token\tsize:float\ttags:token_seq\nq\t1\ta b\nnew\t2\tb\n\t3\ta\nx\t\t\nq\t5\t\n"
+    )
     (tmp_path / "toy" / "toy.user").write_text("user_id:token\tage:token\nother\t3\na\t4\nb\t\n")
-    for given in ({}, {"filter_inter_by_user_or_item": False}, {"item_inter_num_interval": "[1,inf)", "user_inter_num_interval": "[2,9]"}):
+    for given in (
+        {},
+        {"filter_inter_by_user_or_item": False},
+        {"item_inter_num_interval": "[1,inf)", "user_inter_num_interval": "[2,9]"},
+    ):
         assert_same(lambda given=given: config_of(**given))
     assert len(reads) == 3
 
 
 def test_other_columns_that_share_the_items_ids(make_config, reads):
-    rows = [(*row[:3], other) for row, other in zip(LITERAL, "q x z x y q x x x x w".split())]
-    ours = assert_same(lambda: make_config(rows, header=HEADER + "\tseen:token", alias_of_item_id=["seen"]))
+    rows = [
+        (*row[:3], other)
+        for row, other in zip(LITERAL, ["q", "x", "z", "x", "y", "q", "x", "x", "x", "x", "w"])
+    ]
+    ours = assert_same(
+        lambda: make_config(rows, header=HEADER + "\tseen:token", alias_of_item_id=["seen"])
+    )
     assert reads
     assert ours.field2token_id["seen"] is ours.field2token_id["item_id"]
 
@@ -171,17 +227,27 @@ FIELDS = [column.split(":")[0] for column in HEADER.split("\t")]
 
 
 def test_items_of_the_item_file_that_share_the_items_ids(make_config, reads):
-    config = make_config(LITERAL, header=HEADER + "\tcolor:token", load_col=None, alias_of_item_id=["similar"])
-    (Path(config["data_path"]) / "toy.item").write_text("item_id:token\tsimilar:token_seq\nq\tx new\nx\t\nw\tq q\n")
+    config = make_config(
+        LITERAL, header=HEADER + "\tcolor:token", load_col=None, alias_of_item_id=["similar"]
+    )
+    (Path(config["data_path"]) / "toy.item").write_text(
+        "item_id:token\tsimilar:token_seq\nq\tx new\nx\t\nw\tq q\n"
+    )
     ours = assert_same(lambda: config)
     assert reads
     assert [list(row) for row in ours.item_feat["similar"][:2]] == [[], []]
-    assert list(ours.id2token("item_id", ours.item_feat["similar"][ours.token2id("item_id", "q")])) == ["x", "new"]
+    assert list(
+        ours.id2token("item_id", ours.item_feat["similar"][ours.token2id("item_id", "q")])
+    ) == ["x", "new"]
 
 
 @pytest.mark.parametrize(
     "columns, row",
-    [("tags:token_seq", "red blue"), ("embedding:float_seq", "1 2.5"), ("seen_items:token_seq", "x q")],
+    [
+        ("tags:token_seq", "red blue"),
+        ("embedding:float_seq", "1 2.5"),
+        ("seen_items:token_seq", "x q"),
+    ],
     ids=["token_seq", "float_seq", "alias"],
 )
 def test_sequence_columns_are_read_by_recbole(make_config, reads, columns, row):
@@ -193,7 +259,9 @@ def test_sequence_columns_are_read_by_recbole(make_config, reads, columns, row):
 
 def test_sequence_columns_that_are_not_loaded_do_not_matter(make_config, reads):
     rows = [(*row[:3], "a b") for row in LITERAL]
-    assert_same(lambda: make_config(rows, header=f"{HEADER}\ttags:token_seq", load_col={"inter": FIELDS}))
+    assert_same(
+        lambda: make_config(rows, header=f"{HEADER}\ttags:token_seq", load_col={"inter": FIELDS})
+    )
     assert reads
 
 
@@ -206,7 +274,10 @@ def test_quoted_tokens_are_read_by_recbole(make_config, reads):
 
 def test_long_separators_are_read_by_recbole(make_config, reads):
     config = make_config([], field_separator=", ")
-    lines = [HEADER.replace("\t", ", "), *(f"{user}, {item}, {time}" for user, item, time, _ in LITERAL)]
+    lines = [
+        HEADER.replace("\t", ", "),
+        *(f"{user}, {item}, {time}" for user, item, time, _ in LITERAL),
+    ]
     (Path(config["data_path"]) / "toy.inter").write_text("\n".join(lines) + "\n")
     assert_same(lambda: config)
     assert not reads

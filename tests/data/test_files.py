@@ -10,7 +10,13 @@ import torch
 
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data import files
-from recbole_genrec.data.files import check_inter_file, ensure_folder, is_plain, read_columns, read_header
+from recbole_genrec.data.files import (
+    check_inter_file,
+    ensure_folder,
+    is_plain,
+    read_columns,
+    read_header,
+)
 from recbole_genrec.quick_start import create_dataset
 
 COLUMNS = {"u:token": True, "i:token": True, "t:float": False}
@@ -29,7 +35,14 @@ def write(tmp_path):
 def by_pandas_python_engine(path, columns, separator="\t", encoding="utf-8"):
     """RecBole's call."""
     types = {name: str if is_token else np.float64 for name, is_token in columns.items()}
-    return pd.read_csv(path, delimiter=separator, usecols=list(columns), dtype=types, encoding=encoding, engine="python")
+    return pd.read_csv(
+        path,
+        delimiter=separator,
+        usecols=list(columns),
+        dtype=types,
+        encoding=encoding,
+        engine="python",
+    )
 
 
 def assert_same_table(ours, theirs):
@@ -43,7 +56,10 @@ def assert_same_table(ours, theirs):
 def random_table(n_rows):
     generator = np.random.default_rng(0)
     users = [f"u{number}" for number in generator.integers(1 + n_rows // 3, size=n_rows)]
-    items = [["NA", "", "0012", "12", "a b", " a", "nön", "x'y"][number] for number in generator.integers(8, size=n_rows)]
+    items = [
+        ["NA", "", "0012", "12", "a b", " a", "nön", "x'y"][number]
+        for number in generator.integers(8, size=n_rows)
+    ]
     times = [f"{time:.4f}" for time in 10 ** generator.uniform(0, 10, n_rows)]
     lines = ["\t".join(row) for row in zip(users, items, times)]
     return "u:token\ti:token\tt:float\n" + "\n".join(lines) + "\n"
@@ -56,11 +72,23 @@ def test_tables_equal_those_of_recboles_reader(write, monkeypatch, rows_at_once)
     ours = read_columns(path, COLUMNS, "\t", "utf-8")
     assert_same_table(ours, by_pandas_python_engine(path, COLUMNS))
     for name in ("u:token", "i:token"):
-        assert ours[name].cat.categories.tolist() == ours[name].dropna().unique().tolist(), "in the order of their first appearance"
+        assert ours[name].cat.categories.tolist() == ours[name].dropna().unique().tolist(), (
+            "in the order of their first appearance"
+        )
 
 
 def test_numbers_are_those_of_python(write):
-    texts = "1400000000.1 0.1 11072287190.462679 1e3 9007199254740993 123456789012345678901 -0.0 inf 3.5751599441431876e-13".split()
+    texts = [
+        "1400000000.1",
+        "0.1",
+        "11072287190.462679",
+        "1e3",
+        "9007199254740993",
+        "123456789012345678901",
+        "-0.0",
+        "inf",
+        "3.5751599441431876e-13",
+    ]
     path = write("u:token\tt:float\n" + "".join(f"a\t{text}\n" for text in texts))
     ours = read_columns(path, {"u:token": True, "t:float": False}, "\t", "utf-8")["t:float"]
     assert ours.tolist() == [float(text) for text in texts]
@@ -79,7 +107,9 @@ def test_numbers_are_those_of_python(write):
 def test_unusual_files_equal_those_of_recboles_reader(write, text):
     path = write(text)
     order = {name: COLUMNS[name] for name in read_header(path, "\t", "utf-8") if name in COLUMNS}
-    assert_same_table(read_columns(path, order, "\t", "utf-8"), by_pandas_python_engine(path, order))
+    assert_same_table(
+        read_columns(path, order, "\t", "utf-8"), by_pandas_python_engine(path, order)
+    )
 
 
 def test_surplus_fields_are_ignored(write, recwarn):
@@ -94,9 +124,15 @@ def test_other_separators_and_encodings(write):
 
 
 def test_unreadable_files_are_one_sentence(write):
-    for text, encoding, reason in (("a\tx\tsoon\n", "utf-8", "soon"), ("ü\tx\t1\n", "latin-1", "utf-8")):
+    for text, encoding, reason in (
+        ("a\tx\tsoon\n", "utf-8", "soon"),
+        ("ü\tx\t1\n", "latin-1", "utf-8"),
+    ):
         path = write("u:token\ti:token\tt:float\n" + text, encoding)
-        with pytest.raises(ValueError, match=f"some.inter' cannot be read .*{reason}.*: check how the file was written"):
+        with pytest.raises(
+            ValueError,
+            match=f"some.inter' cannot be read .*{reason}.*: check how the file was written",
+        ):
             read_columns(path, COLUMNS, "\t", "utf-8")
 
 
@@ -108,9 +144,19 @@ def test_quotes_and_long_separators_are_left_to_recbole(write, monkeypatch):
 
 
 def test_headers_are_checked(write):
-    config = {"field_separator": "\t", "encoding": "utf-8", "USER_ID_FIELD": "u", "ITEM_ID_FIELD": "i", "TIME_FIELD": "t"}
+    config = {
+        "field_separator": "\t",
+        "encoding": "utf-8",
+        "USER_ID_FIELD": "u",
+        "ITEM_ID_FIELD": "i",
+        "TIME_FIELD": "t",
+    }
     check_inter_file(write("u:token\ti:token\tt:float\tr:float\n"), config)
-    wrong = {"u:token\ti:token\n": r"lacks \['t'\]", "u:token\ti:token\tt:token\n": "declares 't' as 'token'", "u\n": "'name:type'"}
+    wrong = {
+        "u:token\ti:token\n": r"lacks \['t'\]",
+        "u:token\ti:token\tt:token\n": "declares 't' as 'token'",
+        "u\n": "'name:type'",
+    }
     for header, message in wrong.items():
         with pytest.raises(ValueError, match=message):
             check_inter_file(write(header), config)
@@ -137,11 +183,20 @@ def calls(monkeypatch):
 
 
 def settings(folder, **others):
-    return {"data_path": str(folder), "dataset": folder.name, "mirror": None, "show_progress": False, "local_rank": 0, **others}
+    return {
+        "data_path": str(folder),
+        "dataset": folder.name,
+        "mirror": None,
+        "show_progress": False,
+        "local_rank": 0,
+        **others,
+    }
 
 
 def test_a_missing_public_data_set_is_prepared_and_one_that_is_there_is_left_alone(calls, tmp_path):
-    ensure_folder(settings(tmp_path / "public-toys", mirror="http://127.0.0.1:1/raw", show_progress=True))
+    ensure_folder(
+        settings(tmp_path / "public-toys", mirror="http://127.0.0.1:1/raw", show_progress=True)
+    )
     assert calls == [("public-toys", str(tmp_path), "http://127.0.0.1:1/raw", True)]
     (tmp_path / "public-games").mkdir()
     ensure_folder(settings(tmp_path / "public-games"))
@@ -166,7 +221,9 @@ def test_every_model_has_its_missing_data_prepared(calls, tmp_path, monkeypatch,
         folder = tmp_path / name
         folder.mkdir()
         rows = "".join(f"u{user}\ti{item}\t{item}\n" for user in range(3) for item in range(5))
-        (folder / f"{name}.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + rows)
+        (folder / f"{name}.inter").write_text(
+            "user_id:token\titem_id:token\ttimestamp:float\n" + rows
+        )
         assert mirror == "some/folder"
 
     monkeypatch.setattr(calls, "prepare", prepare, raising=False)
@@ -177,6 +234,11 @@ def test_every_model_has_its_missing_data_prepared(calls, tmp_path, monkeypatch,
 
 
 def test_a_name_that_nobody_knows_is_one_sentence(calls, tmp_path):
-    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path / 'nowhere'}' does not exist and RecBole knows no download for it")):
+    with pytest.raises(
+        FileNotFoundError,
+        match=re.escape(
+            f"{tmp_path / 'nowhere'}' does not exist and RecBole knows no download for it"
+        ),
+    ):
         ensure_folder(settings(tmp_path / "nowhere"))
     assert calls == [] and list(tmp_path.iterdir()) == []

@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_genrec.data.interactions import Side, is_within, keep_by_number, leave_out, number_tokens
+from recbole_genrec.data.interactions import (
+    Side,
+    is_within,
+    keep_by_number,
+    leave_out,
+    number_tokens,
+)
 
 INF = float("inf")
 
@@ -15,22 +21,46 @@ def intervals_of(text):
     """'[5,inf);(1,3]' as RecBole parses it."""
     if text is None:
         return None
-    pairs = [(part[0], *map(float, part[1:-1].split(",")), part[-1]) for part in text.split(";") if part]
+    pairs = [
+        (part[0], *map(float, part[1:-1].split(",")), part[-1]) for part in text.split(";") if part
+    ]
     return pairs
 
 
 def inside(number, intervals):
     return any(
-        (number >= left if a == "[" else number > left) and (number <= right if b == "]" else number < right)
+        (number >= left if a == "[" else number > left)
+        and (number <= right if b == "]" else number < right)
         for a, left, right, b in intervals
     )
 
 
 def test_bounds_of_intervals():
     numbers = np.arange(6)
-    assert is_within(numbers, intervals_of("[2,4)")).tolist() == [False, False, True, True, False, False]
-    assert is_within(numbers, intervals_of("(2,4]")).tolist() == [False, False, False, True, True, False]
-    assert is_within(numbers, intervals_of("[0,0];(4,inf)")).tolist() == [True, False, False, False, False, True]
+    assert is_within(numbers, intervals_of("[2,4)")).tolist() == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert is_within(numbers, intervals_of("(2,4]")).tolist() == [
+        False,
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert is_within(numbers, intervals_of("[0,0];(4,inf)")).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 def filtered_by_loops(users, items, names, intervals):
@@ -44,12 +74,17 @@ def filtered_by_loops(users, items, names, intervals):
             ban = {token for token in counts if not inside(counts[token], intervals[number])}
             if listed[number] is not None:
                 least = intervals[number][0][1] if intervals[number] else -1
-                ban |= {names[number][row] for row in listed[number] if counts[names[number][row]] < least}
+                ban |= {
+                    names[number][row]
+                    for row in listed[number]
+                    if counts[names[number][row]] < least
+                }
             banned.append(ban)
         if not any(banned):
             return rows, listed
         listed = [
-            None if some is None else [row for row in some if file[row] not in ban] for some, file, ban in zip(listed, names, banned)
+            None if some is None else [row for row in some if file[row] not in ban]
+            for some, file, ban in zip(listed, names, banned)
         ]
         rows = [row for row in rows if users[row] not in banned[0] and items[row] not in banned[1]]
 
@@ -57,7 +92,14 @@ def filtered_by_loops(users, items, names, intervals):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
     "bounds",
-    [("[3,inf)", "[3,inf)"), ("[4,9]", "[0,inf)"), ("(5,8];[2,3]", "[4,inf)"), (None, "[4,inf)"), ("", "[2,inf)"), ("[30,inf)", "[1,inf)")],
+    [
+        ("[3,inf)", "[3,inf)"),
+        ("[4,9]", "[0,inf)"),
+        ("(5,8];[2,3]", "[4,inf)"),
+        (None, "[4,inf)"),
+        ("", "[2,inf)"),
+        ("[30,inf)", "[1,inf)"),
+    ],
 )
 @pytest.mark.parametrize("has_files", [False, True])
 def test_filter_equals_loops(seed, bounds, has_files):
@@ -65,7 +107,11 @@ def test_filter_equals_loops(seed, bounds, has_files):
     users = [f"u{number}" for number in generator.integers(25, size=120)]
     items = [f"i{int(20 * number**2)}" for number in generator.random(120)]
     intervals = [intervals_of(text) for text in bounds]
-    names = [[f"u{number}" for number in range(0, 30, 2)], [f"i{number}" for number in range(25)]] if has_files else [None, None]
+    names = (
+        [[f"u{number}" for number in range(0, 30, 2)], [f"i{number}" for number in range(25)]]
+        if has_files
+        else [None, None]
+    )
     sides = [
         Side(pd.Categorical(tokens), some, None if file is None else np.array(file, dtype=object))
         for tokens, some, file in zip((users, items), intervals, names)
@@ -81,7 +127,9 @@ def test_filter_equals_loops(seed, bounds, has_files):
 def test_filters_go_on_until_nothing_goes():
     """Without item z user b has one interaction left; without b item y has one left."""
     users, items = pd.Categorical(list("aabbaa")), pd.Categorical(list("xxyzyx"))
-    kept = keep_by_number([Side(users, intervals_of("[2,inf)"), None), Side(items, intervals_of("[2,inf)"), None)])
+    kept = keep_by_number(
+        [Side(users, intervals_of("[2,inf)"), None), Side(items, intervals_of("[2,inf)"), None)]
+    )
     assert kept.interactions.tolist() == [True, True, False, False, False, True]
 
 
@@ -91,7 +139,11 @@ def test_numbers_are_those_of_one_factorization():
     second = np.array(["d", "a", "e", nan, "d"], dtype=object)
     theirs, tokens = pd.factorize(np.concatenate([first, second]))
     unused = pd.Categorical(first, ["x", "b", "c", "a"])
-    for columns in ([pd.Categorical(first), second], [unused, pd.Categorical(second)], [first, second]):
+    for columns in (
+        [pd.Categorical(first), second],
+        [unused, pd.Categorical(second)],
+        [first, second],
+    ):
         ids, names = number_tokens(columns)
         assert names.tolist() == tokens.tolist() == ["c", "a", "b", "d", "e"]
         assert np.concatenate(ids).tolist() == (theirs + 1).tolist()

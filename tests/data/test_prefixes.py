@@ -44,7 +44,9 @@ def expected(flat):
             columns[name].append(values[target])
         columns["n"].append(torch.tensor(len(before)))
         for name, list_name in NAMES.items():
-            padding = torch.zeros(WIDTH - len(before), *flat[name].shape[1:], dtype=flat[name].dtype)
+            padding = torch.zeros(
+                WIDTH - len(before), *flat[name].shape[1:], dtype=flat[name].dtype
+            )
             columns[list_name].append(torch.cat([flat[name][before], padding]))
     return Interaction({name: torch.stack(column) for name, column in columns.items()})
 

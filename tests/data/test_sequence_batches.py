@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from recbole_genrec.data import prefixes, sequence_batches
 from recbole_genrec.data.prefixes import all_prefixes
-from recbole_genrec.data.sequence_batches import SequenceBatches, number_of_batches, training_windows, window_batches
+from recbole_genrec.data.sequence_batches import (
+    SequenceBatches,
+    number_of_batches,
+    training_windows,
+    window_batches,
+)
 
 FIELDS = ("user", "item_list", "n", "item")
 
@@ -14,7 +21,10 @@ def sequences_of(seed: int, n_users: int, longest: int) -> dict[int, list[int]]:
     """Users 3, 5, 7, ... with 1 to `longest` items each; items may come again."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, longest + 1, (n_users,), generator=generator).tolist()
-    return {3 + 2 * user: torch.randint(1, 50, (length,), generator=generator).tolist() for user, length in enumerate(lengths)}
+    return {
+        3 + 2 * user: torch.randint(1, 50, (length,), generator=generator).tolist()
+        for user, length in enumerate(lengths)
+    }
 
 
 def training_rows(sequences: dict[int, list[int]], width: int, seed: int = 0):
@@ -29,10 +39,14 @@ def training_rows(sequences: dict[int, list[int]], width: int, seed: int = 0):
         n_rows = len(items) - 1
         kept += range(first, first + max(n_rows - 2, min(n_rows, 1)))
         first += n_rows
-    return rows[torch.tensor(kept)[torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))]]
+    return rows[
+        torch.tensor(kept)[torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))]
+    ]
 
 
-def expected_targets(sequences: dict[int, list[int]], width: int) -> dict[tuple[int, int], tuple[list[int], int]]:
+def expected_targets(
+    sequences: dict[int, list[int]], width: int
+) -> dict[tuple[int, int], tuple[list[int], int]]:
     """{(user, position): (the history of a single row, the next item)} of all training targets."""
     expected = {}
     for user, items in sequences.items():
@@ -50,9 +64,14 @@ def trained(batches: list, sequences) -> list[tuple[tuple[int, int], list[int], 
             targets = [item for item in targets if item]
             history = history[:length]
             assert 0 not in history
-            # The last target tells where the window stands: the only place of the sequence with this past.
+            # The last target tells where the window stands: the only place of the sequence with
+            # this past.
             items = sequences[user]
-            ends = [end for end in range(1, len(items)) if items[end - length : end] == history and items[end] == targets[-1]]
+            ends = [
+                end
+                for end in range(1, len(items))
+                if items[end - length : end] == history and items[end] == targets[-1]
+            ]
             end = next(end for end in ends if items[end - len(targets) + 1 : end + 1] == targets)
             for back, item in enumerate(reversed(targets)):
                 found.append(((user, end - back), history[: length - back], item))
@@ -65,9 +84,14 @@ def test_every_training_target_comes_once_with_its_history(width):
     generator = torch.Generator().manual_seed(5)
     lengths = [1, 2, 3, 4, 5, 9, 30, *torch.randint(1, 30, (20,), generator=generator).tolist()]
     # All items of a user are distinct, so that a window has one place.
-    sequences = {user: (user * 100 + torch.arange(length)).tolist() for user, length in enumerate(lengths, start=1)}
+    sequences = {
+        user: (user * 100 + torch.arange(length)).tolist()
+        for user, length in enumerate(lengths, start=1)
+    }
     expected = expected_targets(sequences, width)
-    batches = list(SequenceBatches(training_rows(sequences, width), 10, seed=1, fields=FIELDS).epoch(0))
+    batches = list(
+        SequenceBatches(training_rows(sequences, width), 10, seed=1, fields=FIELDS).epoch(0)
+    )
     found = trained(batches, sequences)
     assert sorted(place for place, _, _ in found) == sorted(expected)
     least = width + 1 - max(1, width // 2)
@@ -93,7 +117,9 @@ def test_windows_of_one_sequence():
 
 def test_rows_that_begin_in_the_middle_of_a_sequence():
     """The first next item left has three items before it, so the first window has room for two."""
-    rows, n_targets = training_windows(torch.tensor([24, 23, 26, 25, 31]), torch.tensor([4, 3, 4, 4, 1]), 4)
+    rows, n_targets = training_windows(
+        torch.tensor([24, 23, 26, 25, 31]), torch.tensor([4, 3, 4, 4, 1]), 4
+    )
     assert rows.tolist() == [0, 2, 4]
     assert n_targets.tolist() == [2, 2, 1]
 
@@ -112,10 +138,16 @@ def test_batches_have_about_as_many_targets_each(windows, batch_size, n_pool):
     lengths, n_targets = windows
     batches = window_batches(lengths, n_targets, batch_size, seed=3, epoch=1, n_pool=n_pool)
     total = int(n_targets.sum())
-    assert len(batches) == number_of_batches(total, len(lengths), batch_size) == -(-total // batch_size)
+    assert (
+        len(batches)
+        == number_of_batches(total, len(lengths), batch_size)
+        == -(-total // batch_size)
+    )
     assert torch.cat(batches).sort().values.tolist() == list(range(len(lengths)))
     share = total / len(batches)
-    assert max(abs(int(n_targets[batch].sum()) - share) for batch in batches) <= int(n_targets.max())
+    assert max(abs(int(n_targets[batch].sum()) - share) for batch in batches) <= int(
+        n_targets.max()
+    )
 
 
 def test_windows_with_more_targets_than_a_batch(windows):
@@ -128,7 +160,9 @@ def test_windows_with_more_targets_than_a_batch(windows):
     assert len(mixed) == -(-int(n_targets.sum()) // 8) < len(lengths)
     assert min(map(len, mixed)) == 1
     assert torch.cat(mixed).sort().values.tolist() == list(range(len(lengths)))
-    one_long = window_batches(torch.tensor([40, 1, 1]), torch.tensor([40, 1, 1]), 20, seed=0, epoch=0, n_pool=1)
+    one_long = window_batches(
+        torch.tensor([40, 1, 1]), torch.tensor([40, 1, 1]), 20, seed=0, epoch=0, n_pool=1
+    )
     assert sorted(len(batch) for batch in one_long) == [1, 1, 1]
 
 
@@ -147,7 +181,7 @@ def test_batches_hold_windows_of_similar_length(windows):
     lengths, n_targets = windows
     batches = window_batches(lengths, n_targets, 64, seed=0, epoch=0, n_pool=1000)
     spans = sorted((int(lengths[batch].min()), int(lengths[batch].max())) for batch in batches)
-    assert all(high <= low for (_, high), (low, _) in zip(spans, spans[1:]))
+    assert all(high <= low for (_, high), (low, _) in itertools.pairwise(spans))
     longest = [int(lengths[batch].max()) for batch in batches]
     assert longest != sorted(longest)
 
@@ -171,7 +205,10 @@ def test_windows_are_sorted_within_a_pool_only():
     spans = []
     for n_pool in (1, 3, 1000):
         batches = window_batches(lengths, lengths, 200, seed=0, epoch=0, n_pool=n_pool)
-        spans.append(sum(int(lengths[batch].max() - lengths[batch].min()) for batch in batches) / len(batches))
+        spans.append(
+            sum(int(lengths[batch].max() - lengths[batch].min()) for batch in batches)
+            / len(batches)
+        )
     assert spans[0] > 7 > spans[1] > 2 > 0.5 > spans[2]
 
 
@@ -188,7 +225,9 @@ def test_columns_are_as_wide_as_the_batch():
         assert torch.equal((batch["item_list"] > 0).sum(1), batch["n"])
         assert (n_targets <= batch["n"]).all()
         # A next item but the last one is the history's next entry.
-        for history, length, targets, count in zip(batch["item_list"], batch["n"], batch["item"], n_targets):
+        for history, length, targets, count in zip(
+            batch["item_list"], batch["n"], batch["item"], n_targets
+        ):
             assert history[length - count + 1 : length].tolist() == targets[: count - 1].tolist()
 
 

@@ -31,7 +31,10 @@ def test_the_second_time_the_file_is_read(folder, caplog):
     assert (loaded == VALUES).all()
     [file] = folder.iterdir()
     assert file.name.startswith("shop-org_my_model-") and file.suffix == ".npz"
-    assert caplog.messages == [f"Item features saved to {file}", f"Item features loaded from {file}"]
+    assert caplog.messages == [
+        f"Item features saved to {file}",
+        f"Item features loaded from {file}",
+    ]
 
 
 def test_another_key_has_another_file(folder):
@@ -74,12 +77,16 @@ def test_a_damaged_file_is_made_again_with_a_warning(folder, damage, caplog):
     [file] = folder.iterdir()
     damage(file)
     assert (keep(folder, make=lambda: VALUES.copy()) == VALUES).all()
-    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    [warning] = [
+        record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
+    ]
     assert str(file) in warning and "are made again" in warning
     assert (keep(folder, make=never) == VALUES).all()
 
 
-@pytest.mark.parametrize("saved", [VALUES[:2], VALUES.astype(np.float64), VALUES[:, 0]], ids=["rows", "type", "vector"])
+@pytest.mark.parametrize(
+    "saved", [VALUES[:2], VALUES.astype(np.float64), VALUES[:, 0]], ids=["rows", "type", "vector"]
+)
 def test_features_of_another_shape_or_type_are_not_used(folder, saved, caplog):
     keep(folder, make=lambda: saved)
     assert keep(folder) is VALUES

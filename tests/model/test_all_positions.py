@@ -46,7 +46,14 @@ def sequence_batch(sequences=SEQUENCES, n_targets=N_TARGETS, more: int = 0) -> I
 
     lengths = torch.tensor([len(history) for history in histories])
     users = torch.tensor(USERS[: len(sequences)])
-    return Interaction({"user_id": users, "item_id_list": padded(histories), "item_length": lengths, "item_id": padded(targets)})
+    return Interaction(
+        {
+            "user_id": users,
+            "item_id_list": padded(histories),
+            "item_length": lengths,
+            "item_id": padded(targets),
+        }
+    )
 
 
 def prefixes() -> list[tuple[int, list[int], int]]:
@@ -73,18 +80,24 @@ def side_by_side(model, batch, monkeypatch) -> torch.Tensor:
     """The same from one pass, as the loss sees them."""
     seen, original = [], model.target_log_probs
     with monkeypatch.context() as patch:
-        patch.setattr(model, "target_log_probs", lambda *given: (seen.append(original(*given)), seen[-1])[1])
+        patch.setattr(
+            model, "target_log_probs", lambda *given: (seen.append(original(*given)), seen[-1])[1]
+        )
         all_positions_loss(model, batch)
     return seen[0][(batch["item_id"] > 0).flatten()]
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS)
-def test_losses_and_gradients_equal_those_of_one_prefix_at_a_time(make, make_batch, monkeypatch, name, settings):
+def test_losses_and_gradients_equal_those_of_one_prefix_at_a_time(
+    make, make_batch, monkeypatch, name, settings
+):
     model = make(name, settings).train()
     expected = one_at_a_time(model, make_batch)
     assert expected.shape == (9, model.semantic_ids.n_levels)
     assert expected.std() > 0.3
-    torch.testing.assert_close(side_by_side(model, sequence_batch(), monkeypatch), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        side_by_side(model, sequence_batch(), monkeypatch), expected, atol=1e-5, rtol=1e-5
+    )
     gradients = []
     losses = model.losses(sequence_batch())
     assert list(losses) == ["generation"]
@@ -92,11 +105,27 @@ def test_losses_and_gradients_equal_those_of_one_prefix_at_a_time(make, make_bat
     for loss in (losses["generation"], -expected.mean()):
         model.zero_grad()
         loss.backward()
-        gradients.append({key: weight.grad for key, weight in model.named_parameters() if weight.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys() == {key for key, _ in model.named_parameters() if not key.startswith("tokenizer")}
+        gradients.append(
+            {
+                key: weight.grad
+                for key, weight in model.named_parameters()
+                if weight.grad is not None
+            }
+        )
+    assert (
+        gradients[0].keys()
+        == gradients[1].keys()
+        == {key for key, _ in model.named_parameters() if not key.startswith("tokenizer")}
+    )
     for key, gradient in gradients[1].items():
         assert gradient.abs().max() > 1e-5, key
-        torch.testing.assert_close(gradients[0][key], gradient, atol=1e-5, rtol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            gradients[0][key],
+            gradient,
+            atol=1e-5,
+            rtol=1e-4,
+            msg=lambda text, key=key: f"{key}: {text}",
+        )
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS[1:3])
@@ -114,7 +143,9 @@ def test_a_later_item_changes_nothing_before_it(make, monkeypatch, name, setting
 def test_padding_is_invisible(make, monkeypatch):
     model = make("TIGER", {"n_user_tokens": 7, "separator_token": True})
     narrow = side_by_side(model, sequence_batch(), monkeypatch)
-    torch.testing.assert_close(side_by_side(model, sequence_batch(more=3), monkeypatch), narrow, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        side_by_side(model, sequence_batch(more=3), monkeypatch), narrow, atol=1e-5, rtol=1e-5
+    )
     alone = []
     for row in range(4):
         batch = sequence_batch([SEQUENCES[row]], [N_TARGETS[row]])
@@ -122,14 +153,19 @@ def test_padding_is_invisible(make, monkeypatch):
         alone.append(side_by_side(model, batch, monkeypatch))
     torch.testing.assert_close(torch.cat(alone), narrow, atol=1e-5, rtol=1e-5)
     for more in (0, 3):
-        assert model.calculate_loss(sequence_batch(more=more)).item() == pytest.approx(-narrow.mean().item(), abs=1e-5)
+        assert model.calculate_loss(sequence_batch(more=more)).item() == pytest.approx(
+            -narrow.mean().item(), abs=1e-5
+        )
 
 
 def test_the_ranking_has_the_memory_of_the_training(make, make_experiment, make_batch):
     """The states of a prefix are those within the longer history; not so with an encoder that sees all of it."""
     settings = {"n_user_tokens": 7, "n_beams": 10}
     model = make("TIGER", settings)
-    long, short = make_batch([[1, 2, 3, 4], [5, 6, 7, 8]], [9, 9]), make_batch([[1, 2], [5, 6]], [9, 9])
+    long, short = (
+        make_batch([[1, 2, 3, 4], [5, 6, 7, 8]], [9, 9]),
+        make_batch([[1, 2], [5, 6]], [9, 9]),
+    )
     whole = make_experiment("TIGER", **settings).name_items()
     for each, is_same in ((model, True), (whole, False)):
         memory, mask = each.encode_history(short)
@@ -141,27 +177,46 @@ def test_the_ranking_has_the_memory_of_the_training(make, make_experiment, make_
     expected = model.seq2seq.encode(embeddings, item_causal(places))
     torch.testing.assert_close(model.encode_history(long)[0], expected, atol=1e-6, rtol=1e-6)
     beams = model.search(long)
-    exact = torch.stack([model.predict(make_batch([[1, 2, 3, 4], [5, 6, 7, 8]], [item] * 2)) for item in range(1, 11)], dim=1)
-    torch.testing.assert_close(beams.log_probs, exact.sort(dim=1, descending=True).values, atol=1e-5, rtol=1e-5)
+    exact = torch.stack(
+        [
+            model.predict(make_batch([[1, 2, 3, 4], [5, 6, 7, 8]], [item] * 2))
+            for item in range(1, 11)
+        ],
+        dim=1,
+    )
+    torch.testing.assert_close(
+        beams.log_probs, exact.sort(dim=1, descending=True).values, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_histories_enter_as_they_do_with_prefixes(make_experiment, make_batch):
     """The mode changes who sees whom, not what is looked at."""
     inputs = [
-        encoder_input(make_experiment("TIGER", train_mode=mode, separator_token=True).name_items(), make_batch([[1, 2], [3]], [4, 4]))
+        encoder_input(
+            make_experiment("TIGER", train_mode=mode, separator_token=True).name_items(),
+            make_batch([[1, 2], [3]], [4, 4]),
+        )
         for mode in ("prefixes", "all_positions")
     ]
-    assert torch.equal(inputs[0].mask, inputs[1].mask) and torch.equal(inputs[0].embeddings, inputs[1].embeddings)
+    assert torch.equal(inputs[0].mask, inputs[1].mask) and torch.equal(
+        inputs[0].embeddings, inputs[1].embeddings
+    )
     assert inputs[0].places.tolist() == [1] * 5 + [2] * 5
 
 
 @pytest.mark.parametrize("name", ["UniGRec", "ETEGRec", "UNGER"])
 def test_models_that_need_a_row_per_next_item_refuse(make_experiment, name):
-    with pytest.raises(ValueError, match=f"train_mode is 'all_positions', but the losses of {name} need a row per next item: leave it out"):
+    with pytest.raises(
+        ValueError,
+        match=f"train_mode is 'all_positions', but the losses of {name} need a row per next item: leave it out",
+    ):
         make_experiment(name, train_mode="all_positions")
     assert make_experiment(name).config["train_mode"] == "prefixes"
 
 
 def test_an_unknown_mode_is_refused(make_experiment):
-    with pytest.raises(ValueError, match="train_mode is 'all', but has to be one of prefixes, all_positions: choose one"):
+    with pytest.raises(
+        ValueError,
+        match="train_mode is 'all', but has to be one of prefixes, all_positions: choose one",
+    ):
         make_experiment("TIGER", train_mode="all")

@@ -31,7 +31,9 @@ def test_decoder_sees_the_tokens_before(make_experiment, make_batch, name):
     """Level l depends on levels < l of the target alone: token 0 starts, the counter is never an input."""
     model = make_experiment(name).name_items()
     memory, mask = model.encode_history(make_batch([[1, 2]], [3]))
-    inputs = torch.cat((torch.zeros(1, 1, dtype=torch.long), model.semantic_ids.tokens[3:4, :3]), dim=1)
+    inputs = torch.cat(
+        (torch.zeros(1, 1, dtype=torch.long), model.semantic_ids.tokens[3:4, :3]), dim=1
+    )
     expected = model.seq2seq.decode(model.token_table(inputs), memory, mask)
     assert torch.equal(model.decode_targets(torch.tensor([3]), memory, mask), expected)
 
@@ -63,7 +65,9 @@ def test_search_with_a_beam_per_item_is_the_exact_ranking(make_experiment, make_
     ranked = exact.sort(dim=1, descending=True)
     torch.testing.assert_close(beams.log_probs, ranked.values[:, :10], atol=1e-5, rtol=1e-5)
     assert torch.equal(beams.item_ids, ranked.indices[:, :10])
-    assert (ranked.values[:, :9] - ranked.values[:, 1:10]).min() > 1e-5, "no ties: the order is a real one"
+    assert (ranked.values[:, :9] - ranked.values[:, 1:10]).min() > 1e-5, (
+        "no ties: the order is a real one"
+    )
 
 
 def test_tree_softmax_shares_one_among_the_items(make_experiment, make_batch, name):
@@ -77,22 +81,38 @@ def test_tree_softmax_shares_one_among_the_items(make_experiment, make_batch, na
         for item, own in enumerate(codes, start=1):
             hidden, expected = model.decode_targets(torch.tensor([item]), memory, mask), 0.0
             for level, (first, size) in enumerate([(1, 4), (5, 4), (9, 4), (13, 10)]):
-                weights = (hidden[0, level] @ model.token_table.weight[first : first + size].T / 4 / 0.5).exp()
+                weights = (
+                    hidden[0, level] @ model.token_table.weight[first : first + size].T / 4 / 0.5
+                ).exp()
                 children = {other[level] for other in codes if other[:level] == own[:level]}
-                expected += (weights[own[level]] / sum(weights[child] for child in children)).log().item()
+                expected += (
+                    (weights[own[level]] / sum(weights[child] for child in children)).log().item()
+                )
             assert exact[2, item].item() == pytest.approx(expected, abs=1e-5)
         model.semantic_ids.assign(model.semantic_ids.codes[1:, :3].flip(0))
 
 
-def test_probabilities_of_all_code_sequences_sum_to_one(make_experiment, make_batch, name, monkeypatch):
+def test_probabilities_of_all_code_sequences_sum_to_one(
+    make_experiment, make_batch, name, monkeypatch
+):
     """Over the complete tree; what items have is less."""
-    model = make_experiment(name, n_levels=2, codebook_size=3, n_beams=10, constrained=False, softmax_scope="level").name_items()
-    monkeypatch.setattr(generation, "beam_search", lambda step, tree, n_beams, *rest: beam_search(step, tree, 3 * 3 * 10, *rest))
+    model = make_experiment(
+        name, n_levels=2, codebook_size=3, n_beams=10, constrained=False, softmax_scope="level"
+    ).name_items()
+    monkeypatch.setattr(
+        generation,
+        "beam_search",
+        lambda step, tree, n_beams, *rest: beam_search(step, tree, 3 * 3 * 10, *rest),
+    )
     beams = model.search(make_batch(HISTORIES, TARGETS))
     torch.testing.assert_close(beams.log_probs.exp().sum(1), torch.ones(4))
     exact = exact_scores(model, make_batch, HISTORIES)
     for row in range(4):
-        found = {item: score for item, score in zip(beams.item_ids[row].tolist(), beams.log_probs[row].tolist()) if item}
+        found = {
+            item: score
+            for item, score in zip(beams.item_ids[row].tolist(), beams.log_probs[row].tolist())
+            if item
+        }
         assert found == pytest.approx(dict(enumerate(exact[row].tolist()[1:], start=1)), abs=1e-5)
         assert (beams.item_ids[row] == 0).sum() == 80
 
@@ -131,19 +151,30 @@ def test_padding_is_invisible(make_experiment, make_batch, name):
     model = make_experiment(name).name_items()
     narrow, wide = make_batch(HISTORIES, TARGETS), make_batch(HISTORIES, TARGETS, width=20)
     torch.testing.assert_close(model.predict(wide), model.predict(narrow), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(model.search(wide).log_probs, model.search(narrow).log_probs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        model.search(wide).log_probs, model.search(narrow).log_probs, atol=1e-5, rtol=1e-5
+    )
     assert torch.equal(model.recommend_topk(wide, 5), model.recommend_topk(narrow, 5))
-    one_by_one = torch.cat([model.predict(make_batch([history], [target])) for history, target in zip(HISTORIES, TARGETS)])
+    one_by_one = torch.cat(
+        [
+            model.predict(make_batch([history], [target]))
+            for history, target in zip(HISTORIES, TARGETS)
+        ]
+    )
     torch.testing.assert_close(one_by_one, model.predict(narrow), atol=1e-5, rtol=1e-5)
     for mode in (True, False):
         model.train(mode)
-        assert model.calculate_loss(wide).item() == pytest.approx(model.calculate_loss(narrow).item(), abs=1e-5)
+        assert model.calculate_loss(wide).item() == pytest.approx(
+            model.calculate_loss(narrow).item(), abs=1e-5
+        )
 
 
 def test_order_of_the_history_matters(make_experiment, make_batch, name):
     """Guards the invariances above against a model that ignores its input."""
     model = make_experiment(name).name_items()
-    forward, backward = (model.predict(make_batch([history], [4])) for history in ([1, 2, 3], [3, 2, 1]))
+    forward, backward = (
+        model.predict(make_batch([history], [4])) for history in ([1, 2, 3], [3, 2, 1])
+    )
     assert (forward - backward).abs().item() > 1e-4
 
 
@@ -155,7 +186,9 @@ def test_cross_entropy_by_hand(make_experiment, make_batch, name):
         place = model.semantic_ids.level_tokens(level)
         logits = model.token_table.weight[place] @ hidden[row, level] / 4
         expected = -F.cross_entropy(logits, model.semantic_ids.codes[item, level])
-        assert model.target_log_probs(hidden, item_ids)[row, level].item() == pytest.approx(expected.item(), abs=1e-5)
+        assert model.target_log_probs(hidden, item_ids)[row, level].item() == pytest.approx(
+            expected.item(), abs=1e-5
+        )
 
 
 def test_interaction_may_hold_more_columns(make_experiment, make_batch, name):
@@ -164,7 +197,9 @@ def test_interaction_may_hold_more_columns(make_experiment, make_batch, name):
     assert torch.equal(model.predict(more), model.predict(batch))
 
 
-def test_compiled_search_calls_the_compiled_parts_and_training_does_not(make_experiment, make_batch, name, monkeypatch):
+def test_compiled_search_calls_the_compiled_parts_and_training_does_not(
+    make_experiment, make_batch, name, monkeypatch
+):
     called = []
 
     def note(function, dynamic):
@@ -180,6 +215,8 @@ def test_compiled_search_calls_the_compiled_parts_and_training_does_not(make_exp
     batch = make_batch(HISTORIES, TARGETS)
     beams, expected = model.search(batch), plain.search(batch)
     assert called == ["check", "encode", *["step"] * 4]
-    assert torch.equal(beams.item_ids, expected.item_ids) and torch.equal(beams.log_probs, expected.log_probs)
+    assert torch.equal(beams.item_ids, expected.item_ids) and torch.equal(
+        beams.log_probs, expected.log_probs
+    )
     model.losses(batch)
     assert len(called) == 6

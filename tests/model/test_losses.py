@@ -5,7 +5,12 @@ import math
 import pytest
 import torch
 
-from recbole_genrec.model.losses import contrastive, first_rows, symmetric_kl, symmetric_kl_of_logits
+from recbole_genrec.model.losses import (
+    contrastive,
+    first_rows,
+    symmetric_kl,
+    symmetric_kl_of_logits,
+)
 
 
 def random_probabilities(*shape: int, seed: int) -> torch.Tensor:
@@ -19,7 +24,12 @@ def test_symmetric_kl_of_equal_distributions_is_zero():
 
 def test_symmetric_kl_literal():
     first, second = torch.tensor([0.5, 0.5]), torch.tensor([0.75, 0.25])
-    expected = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25) + 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    expected = (
+        0.5 * math.log(0.5 / 0.75)
+        + 0.5 * math.log(0.5 / 0.25)
+        + 0.75 * math.log(0.75 / 0.5)
+        + 0.25 * math.log(0.25 / 0.5)
+    )
     assert expected == pytest.approx(math.log(3) / 4)
     assert symmetric_kl(first, second).item() == pytest.approx(expected, abs=1e-6)
 
@@ -27,7 +37,10 @@ def test_symmetric_kl_literal():
 def test_symmetric_kl_is_the_mean_of_both_divergences():
     first, second = random_probabilities(5, 3, 7, seed=1), random_probabilities(5, 3, 7, seed=2)
     divergences = [
-        sum(p * math.log(p / q) + q * math.log(q / p) for p, q in zip(first[row, level].tolist(), second[row, level].tolist()))
+        sum(
+            p * math.log(p / q) + q * math.log(q / p)
+            for p, q in zip(first[row, level].tolist(), second[row, level].tolist())
+        )
         for row in range(5)
         for level in range(3)
     ]
@@ -46,7 +59,10 @@ def test_symmetric_kl_is_finite_where_a_probability_is_zero():
 
 
 def test_symmetric_kl_trains_both_sides():
-    logits = [torch.randn(4, 6, generator=torch.Generator().manual_seed(seed)).requires_grad_() for seed in (0, 1)]
+    logits = [
+        torch.randn(4, 6, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+        for seed in (0, 1)
+    ]
     divergence = symmetric_kl(*(each.softmax(-1) for each in logits))
     divergence.backward()
     assert all(each.grad.abs().max() > 1e-3 for each in logits)
@@ -59,7 +75,9 @@ def test_symmetric_kl_of_logits_literal():
     first, second = torch.tensor([[0.0, 1.0, 4.0]]), torch.tensor([[1.0, 0.0, 4.0]])
     assert symmetric_kl_of_logits(-first, -second).item() == pytest.approx(0.91202, abs=1e-5)
     assert symmetric_kl_of_logits(first, second).item() == pytest.approx(0.05893, abs=1e-5)
-    assert symmetric_kl_of_logits(second, first).item() == symmetric_kl_of_logits(first, second).item()
+    assert (
+        symmetric_kl_of_logits(second, first).item() == symmetric_kl_of_logits(first, second).item()
+    )
     assert symmetric_kl_of_logits(first, first + 7).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -81,7 +99,14 @@ def test_symmetric_kl_of_logits_knows_the_smallest_probabilities():
 
 
 @pytest.mark.parametrize(
-    "item_ids, rows", [([7], [0]), ([4, 5, 8, 5, 9], [0, 1, 2, 4]), ([9, 9, 1, 9, 1], [0, 2]), ([3, 2, 1], [0, 1, 2]), ([6, 6, 6], [0])]
+    "item_ids, rows",
+    [
+        ([7], [0]),
+        ([4, 5, 8, 5, 9], [0, 1, 2, 4]),
+        ([9, 9, 1, 9, 1], [0, 2]),
+        ([3, 2, 1], [0, 1, 2]),
+        ([6, 6, 6], [0]),
+    ],
 )
 def test_first_rows(item_ids, rows):
     assert first_rows(torch.tensor(item_ids)).tolist() == rows
@@ -92,7 +117,11 @@ def naive_contrastive(students, teachers, item_ids, temperature):
     n_rows = len(item_ids)
 
     def cosine(a, b):
-        return torch.dot(students[a], teachers[b]).item() / (students[a].norm() * teachers[b].norm()).item() / temperature
+        return (
+            torch.dot(students[a], teachers[b]).item()
+            / (students[a].norm() * teachers[b].norm()).item()
+            / temperature
+        )
 
     total = 0.0
     for row in range(n_rows):
@@ -113,7 +142,9 @@ def test_contrastive_equals_a_plain_loop(item_ids, temperature):
     students, teachers = random_vectors(6, 5, seed=0), random_vectors(6, 5, seed=1)
     loss = contrastive(students, teachers, torch.tensor(item_ids), temperature)
     assert loss.ndim == 0
-    assert loss.item() == pytest.approx(naive_contrastive(students, teachers, item_ids, temperature), rel=1e-5)
+    assert loss.item() == pytest.approx(
+        naive_contrastive(students, teachers, item_ids, temperature), rel=1e-5
+    )
 
 
 def test_contrastive_of_items_that_are_all_alike():
@@ -131,13 +162,23 @@ def test_equal_items_are_no_negatives_of_each_other():
     students, teachers = random_vectors(4, 5, seed=0), random_vectors(4, 5, seed=1)
     assert contrastive(students, teachers, torch.tensor([7, 7, 7, 7]), 0.07).item() == 0.0
     once = contrastive(students[:2], teachers[:2], torch.tensor([1, 2]), 0.5)
-    twice = contrastive(students[[0, 1, 0, 1]], teachers[[0, 1, 0, 1]], torch.tensor([1, 2, 1, 2]), 0.5)
-    assert naive_contrastive(students[:2], teachers[:2], [1, 2], 0.5) == pytest.approx(once.item(), rel=1e-5)
-    assert twice.item() > once.item()  # two negatives instead of one, but never the own item's other row
+    twice = contrastive(
+        students[[0, 1, 0, 1]], teachers[[0, 1, 0, 1]], torch.tensor([1, 2, 1, 2]), 0.5
+    )
+    assert naive_contrastive(students[:2], teachers[:2], [1, 2], 0.5) == pytest.approx(
+        once.item(), rel=1e-5
+    )
+    assert (
+        twice.item() > once.item()
+    )  # two negatives instead of one, but never the own item's other row
 
 
 def test_contrastive_does_not_depend_on_scale():
-    students, teachers, items = random_vectors(6, 5, seed=0), random_vectors(6, 5, seed=1), torch.arange(6)
+    students, teachers, items = (
+        random_vectors(6, 5, seed=0),
+        random_vectors(6, 5, seed=1),
+        torch.arange(6),
+    )
     scales = torch.tensor([0.1, 3.0, 20.0, 1.0, 7.0, 0.5]).unsqueeze(1)
     expected = contrastive(students, teachers, items, 0.07)
     torch.testing.assert_close(contrastive(students * scales, teachers, items, 0.07), expected)
@@ -145,7 +186,11 @@ def test_contrastive_does_not_depend_on_scale():
 
 
 def test_contrastive_computes_half_precision_in_single():
-    students, teachers, items = random_vectors(6, 5, seed=0).bfloat16(), random_vectors(6, 5, seed=1).bfloat16(), torch.arange(6)
+    students, teachers, items = (
+        random_vectors(6, 5, seed=0).bfloat16(),
+        random_vectors(6, 5, seed=1).bfloat16(),
+        torch.arange(6),
+    )
     loss = contrastive(students, teachers, items, 0.07)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, contrastive(students.float(), teachers.float(), items, 0.07))

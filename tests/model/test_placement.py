@@ -16,7 +16,9 @@ from recbole_genrec.compat import without_anomaly_detection
 from recbole_genrec.trainer.optimizer import StageOptimizer
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
-_spec = importlib.util.spec_from_file_location("pretend_device", Path(__file__).with_name("pretend_device.py"))
+_spec = importlib.util.spec_from_file_location(
+    "pretend_device", Path(__file__).with_name("pretend_device.py")
+)
 pretend = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(pretend)
 
@@ -30,7 +32,8 @@ CASES = [
     ("ETEGRec", {"alignment_warmup_epochs": 0}),
     ("UNGER", {}),
 ]
-# As many as the values say: distinct items, the real ones among them, and the real places of histories that a DIN normalizes over.
+# As many as the values say: distinct items, the real ones among them, and the real places of
+# histories that a DIN normalizes over.
 INHERENT = {
     "UniGRec": {
         ("embed_history", "_unique2"),
@@ -41,7 +44,9 @@ INHERENT = {
     "ETEGRec": {("first_rows", "_unique2")},
     "UNGER": {("_align", "_unique2"), ("forward", "nonzero")},
 }
-MEANS = "_train" if sys.version_info >= (3, 12) else "<dictcomp>"  # where the trainer divides the losses' sums
+MEANS = (
+    "_train" if sys.version_info >= (3, 12) else "<dictcomp>"
+)  # where the trainer divides the losses' sums
 
 
 @pytest.fixture
@@ -50,10 +55,14 @@ def device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     # Written in C++, which sees where the tensors really are.
     in_groups = clip_grad._group_tensors_by_device_and_dtype
-    by_device = lambda lists: {(lists[0][0].device, dtype): group for (_, dtype), group in in_groups(lists).items()}  # noqa: E731
+    by_device = lambda lists: {
+        (lists[0][0].device, dtype): group for (_, dtype), group in in_groups(lists).items()
+    }
     monkeypatch.setattr(clip_grad, "_group_tensors_by_device_and_dtype", by_device)
     pretend.noted.clear()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)  # or parameters would keep their own type
+    torch.__future__.set_overwrite_module_params_on_conversion(
+        True
+    )  # or parameters would keep their own type
     with pretend.PretendDevice():
         yield pretend.DEVICE
     torch.__future__.set_overwrite_module_params_on_conversion(False)
@@ -79,15 +88,26 @@ def train(trainer, experiment) -> dict[str, set]:
     for stage in trainer.model.stages():
         trainer._start(stage)
         batches = trainer._batches(stage, experiment.train)
-        optimizers = [StageOptimizer(trainer.model, phase, "adamw", 1.0, len(batches)) for phase in stage.phases or (stage,)]
+        optimizers = [
+            StageOptimizer(trainer.model, phase, "adamw", 1.0, len(batches))
+            for phase in stage.phases or (stage,)
+        ]
         for epoch in range(min(2, stage.epochs)):
             if stage.before_epoch is not None:
                 stage.before_epoch(epoch)
             pretend.noted.clear()
             with without_anomaly_detection():
-                losses = trainer._train(replace(stage, before_epoch=None, after_epoch=None), epoch, batches, optimizers, False)
+                losses = trainer._train(
+                    replace(stage, before_epoch=None, after_epoch=None),
+                    epoch,
+                    batches,
+                    optimizers,
+                    False,
+                )
             # Only the epoch's order of items and its mean losses are waited for.
-            once = [("epoch", "to")] * (stage.rows == "items") + [(MEANS, "_local_scalar_dense")] * len(losses)
+            once = [("epoch", "to")] * (stage.rows == "items") + [
+                (MEANS, "_local_scalar_dense")
+            ] * len(losses)
             steps = Counter(pretend.noted)
             steps.subtract(once)
             waited.setdefault(stage.name, set()).update(+steps)
@@ -118,7 +138,10 @@ def test_training_and_search_stay_on_the_device_and_do_not_wait(model, settings,
     assert set().union(*waited.values()) == INHERENT.get(model, set()), waited
     ranked, waited = search(trainer, experiment)
     assert not waited
-    assert not torch.backends.cuda.matmul.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
+    assert (
+        not torch.backends.cuda.matmul.allow_tf32
+        and torch.get_float32_matmul_precision() == "highest"
+    )
     assert ranked.device == device and ranked.shape == (5, 5)
     trainer.config["scoring"] = "exact"  # as long as it takes, which only values say
     exact, _ = search(trainer, experiment)

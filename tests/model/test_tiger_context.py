@@ -21,7 +21,9 @@ FIRST_USER, SEPARATOR = 23, 30
 def entered_tokens(model, batch) -> list[torch.Tensor]:
     """What is looked up in the token table when a history is encoded."""
     seen = []
-    handle = model.token_table.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    handle = model.token_table.register_forward_pre_hook(
+        lambda module, given: seen.append(given[0])
+    )
     model.encode_history(batch)
     handle.remove()
     return seen
@@ -44,7 +46,10 @@ def test_tokens_of_users_are_in_range(n_user_tokens):
     assert tokens.shape == users.shape
     assert ((tokens >= 0) & (tokens < n_user_tokens)).all()
     # In Python's integers, which cannot overflow.
-    assert tokens.tolist() == [[user * 2654435761 % 2**32 * n_user_tokens // 2**32 for user in row] for row in users.tolist()]
+    assert tokens.tolist() == [
+        [user * 2654435761 % 2**32 * n_user_tokens // 2**32 for user in row]
+        for row in users.tolist()
+    ]
 
 
 def test_a_user_has_the_same_token_in_every_process():
@@ -52,7 +57,11 @@ def test_a_user_has_the_same_token_in_every_process():
     program = f"{imports}; print(hashed_users(torch.arange(99), 50).tolist())"
     for seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed}
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
         )
         assert done.stdout.splitlines()[-1] == str(hashed_users(torch.arange(99), 50).tolist())
 
@@ -75,16 +84,24 @@ def test_tokens_stand_where_the_paper_has_them(make_experiment, make_batch):
 def test_tokens_do_not_collide_with_those_of_items(make_experiment, make_batch):
     model = make_experiment("TIGER", **CONTEXT).name_items()
     assert model.semantic_ids.n_tokens == FIRST_USER
-    items, users = entered_tokens(model, make_batch([list(range(1, 11))] * 40, [1] * 40, user_ids=list(range(1, 41))))
+    items, users = entered_tokens(
+        model, make_batch([list(range(1, 11))] * 40, [1] * 40, user_ids=list(range(1, 41)))
+    )
     assert set(items.flatten().tolist()) - {SEPARATOR} <= set(range(1, FIRST_USER))
     assert set(users.tolist()) == set(range(FIRST_USER, SEPARATOR))
 
 
-@pytest.mark.parametrize("settings, n_more", [({}, 0), ({"n_user_tokens": 7}, 7), ({"separator_token": True}, 1), (CONTEXT, 8)])
+@pytest.mark.parametrize(
+    "settings, n_more",
+    [({}, 0), ({"n_user_tokens": 7}, 7), ({"separator_token": True}, 1), (CONTEXT, 8)],
+)
 def test_every_token_is_a_row_of_the_table(make_experiment, settings, n_more):
     plain, model = (make_experiment("TIGER", **given).model for given in ({}, settings))
     assert model.token_table.weight.shape == (23 + n_more, 16)
-    assert sum(map(torch.numel, model.parameters())) == sum(map(torch.numel, plain.parameters())) + 16 * n_more
+    assert (
+        sum(map(torch.numel, model.parameters()))
+        == sum(map(torch.numel, plain.parameters())) + 16 * n_more
+    )
 
 
 def test_users_with_the_same_history_differ(make_experiment, make_batch):
@@ -95,7 +112,9 @@ def test_users_with_the_same_history_differ(make_experiment, make_batch):
     for n_user_tokens in (7, 0):
         model = make_experiment("TIGER", n_user_tokens=n_user_tokens).name_items()
         scores = model.predict(make_batch([[1, 2]] * 3, [4] * 3, user_ids=[first, second, alike]))
-        memory, _ = model.encode_history(make_batch([[1, 2]] * 2, [4] * 2, user_ids=[first, second]))
+        memory, _ = model.encode_history(
+            make_batch([[1, 2]] * 2, [4] * 2, user_ids=[first, second])
+        )
         assert (abs(float(scores[0] - scores[1])) > 1e-5) == (n_user_tokens > 0)
         assert torch.allclose(memory[0], memory[1], atol=1e-5) == (n_user_tokens == 0)
         torch.testing.assert_close(scores[0], scores[2], atol=1e-6, rtol=1e-6)
@@ -111,7 +130,9 @@ def test_search_with_a_beam_per_item_is_the_exact_ranking(make_experiment, make_
     ranked = exact.sort(dim=1, descending=True)
     torch.testing.assert_close(beams.log_probs, ranked.values[:, :10], atol=1e-5, rtol=1e-5)
     assert torch.equal(beams.item_ids, ranked.indices[:, :10])
-    assert (ranked.values[:, :9] - ranked.values[:, 1:10]).min() > 1e-5, "no ties: the order is a real one"
+    assert (ranked.values[:, :9] - ranked.values[:, 1:10]).min() > 1e-5, (
+        "no ties: the order is a real one"
+    )
 
 
 def test_padding_is_invisible(make_experiment, make_batch):
@@ -120,10 +141,15 @@ def test_padding_is_invisible(make_experiment, make_batch):
     narrow, wide = make_batch(HISTORIES, TARGETS), make_batch(HISTORIES, TARGETS, width=20)
     torch.testing.assert_close(model.predict(wide), model.predict(narrow), atol=1e-5, rtol=1e-5)
     assert torch.equal(model.recommend_topk(wide, 5), model.recommend_topk(narrow, 5))
-    alone = [model.predict(make_batch([HISTORIES[row]], [TARGETS[row]], user_ids=[row + 1])) for row in range(4)]
+    alone = [
+        model.predict(make_batch([HISTORIES[row]], [TARGETS[row]], user_ids=[row + 1]))
+        for row in range(4)
+    ]
     torch.testing.assert_close(torch.cat(alone), model.predict(narrow), atol=1e-5, rtol=1e-5)
     model.train()
-    assert model.calculate_loss(wide).item() == pytest.approx(model.calculate_loss(narrow).item(), abs=1e-5)
+    assert model.calculate_loss(wide).item() == pytest.approx(
+        model.calculate_loss(narrow).item(), abs=1e-5
+    )
 
 
 def test_the_tokens_in_use_are_trained(make_experiment, make_batch):

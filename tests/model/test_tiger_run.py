@@ -62,13 +62,16 @@ def test_golden_losses(fixed_model, five_steps_an_epoch, make_batch, preset):
     model.refresh_semantic_ids()
     found += five_steps_an_epoch(model, recommender, make_batch(HISTORIES, TARGETS), 2)
     codes = ["".join(map(str, row)) for row in model.semantic_ids.codes[1:].tolist()]
-    assert [tuple(row) for row in found] == [("reconstruction", "codebook", "commitment")] * 3 + [("generation",)] * 3
+    assert [tuple(row) for row in found] == [("reconstruction", "codebook", "commitment")] * 3 + [
+        ("generation",)
+    ] * 3
     for row, expected in zip(found, GOLDEN[preset]):
         np.testing.assert_allclose(list(row.values()), expected, rtol=0, atol=1e-5)
     assert codes == GOLDEN_CODES[preset]
 
 
-# What the state of a finished run says of a variant. Without any: 23 tokens, six text features, an auto-encoder.
+# What the state of a finished run says of a variant. Without any: 23 tokens, six text features, an
+# auto-encoder.
 VARIANTS = {
     "--train_mode=prefixes": {"features": 6, "tokens": 23, "autoencodes": True},
     "--item_features={text: tfidf}": {"features": 6, "tokens": 23, "autoencodes": True},
@@ -84,7 +87,13 @@ VARIANTS = {
 
 @pytest.mark.parametrize("argument", VARIANTS)
 def test_a_variant_runs_by_its_setting(small_settings, argument):
-    teacher = {"teacher_hidden_size": 8, "teacher_inner_size": 16, "teacher_n_layers": 1, "teacher_n_heads": 1, "teacher_epochs": 1}
+    teacher = {
+        "teacher_hidden_size": 8,
+        "teacher_inner_size": 16,
+        "teacher_n_layers": 1,
+        "teacher_n_heads": 1,
+        "teacher_epochs": 1,
+    }
     settings = {**small_settings("TIGER"), **teacher, "epochs": 1}
     result = run("TIGER", config_dict=settings, command_line=[argument])
     state = torch.load(result["checkpoint"], weights_only=True)["state_dict"]
@@ -103,10 +112,14 @@ def test_the_page_names_every_variant_as_it_runs():
     assert set(arguments) == {*VARIANTS, "--semantic_ids_file=ids.json"}
 
 
-@pytest.mark.parametrize("rank, ndcg", [(1, 1.0), (2, 0.63093), (5, 0.38685), (10, 0.28906), (None, 0.0)])
+@pytest.mark.parametrize(
+    "rank, ndcg", [(1, 1.0), (2, 0.63093), (5, 0.38685), (10, 0.28906), (None, 0.0)]
+)
 def test_what_a_rank_is_worth(make_experiment, rank, ndcg):
     """Every user's target stands at this rank, or its twin in all codes but the counter stands there, which is no hit."""
-    experiment = make_experiment("TIGER", topk=[10], n_beams=10, metrics=["NDCG"], valid_metric="NDCG@10")
+    experiment = make_experiment(
+        "TIGER", topk=[10], n_beams=10, metrics=["NDCG"], valid_metric="NDCG@10"
+    )
     model = experiment.name_items()
     model.semantic_ids.assign(torch.zeros(10, 3, dtype=torch.long))
 
@@ -114,10 +127,14 @@ def test_what_a_rank_is_worth(make_experiment, rank, ndcg):
         targets, lists = interaction["item_id"].tolist(), []
         for target in targets:
             others = [item for item in range(1, 11) if item != target]
-            lists.append([*others[: rank - 1], target, *others[rank - 1 :]] if rank else [*others, 0])
+            lists.append(
+                [*others[: rank - 1], target, *others[rank - 1 :]] if rank else [*others, 0]
+            )
         ranked = torch.tensor(lists)
         return Beams(ranked, torch.zeros(ranked.shape), torch.zeros(len(ranked)))
 
     model.search = search
-    result = GenRecTrainer(experiment.config, model).evaluate(experiment.test, load_best_model=False)
+    result = GenRecTrainer(experiment.config, model).evaluate(
+        experiment.test, load_best_model=False
+    )
     assert dict(result) == {"ndcg@10": pytest.approx(ndcg, abs=1e-5)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Callable, Union
+from typing import Union
 
 import pytest
 
@@ -16,8 +17,10 @@ class LoopbackServer:
 
     Attributes:
         url: base address, such as http://127.0.0.1:40123, without a final slash.
-        files: path (with its leading slash) -> the bytes to serve, or a function of the request handler that answers on its own. Bytes
-            are served with Content-Length, an ETag that changes with the bytes, and by parts for `Range: bytes=N-` (416 from the end on,
+        files: path (with its leading slash) -> the bytes to serve, or a function of the request
+            handler that answers on its own. Bytes
+            are served with Content-Length, an ETag that changes with the bytes, and by parts for
+            `Range: bytes=N-` (416 from the end on,
             the whole file if `If-Range` names another ETag); a path that is not there is a 404.
         requests: (path, headers with names in lower case) of every request, in order.
     """
@@ -31,7 +34,9 @@ class LoopbackServer:
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         loopback = self.server.loopback
-        loopback.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+        loopback.requests.append(
+            (self.path, {name.lower(): value for name, value in self.headers.items()})
+        )
         answer = loopback.files.get(self.path)
         if answer is None:
             self.send_error(404)
@@ -55,7 +60,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif status == 206:
             headers["Content_Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             content = content[start:]
-        sent = {"Content-Length": str(len(content)), "ETag": tag, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        sent = {
+            "Content-Length": str(len(content)),
+            "ETag": tag,
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
         for name, value in sent.items():
             self.send_header(name, value)
         self.end_headers()
@@ -88,7 +97,9 @@ def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     running = _Server(("127.0.0.1", 0), _Handler)
     running.loopback = LoopbackServer(f"http://127.0.0.1:{running.server_address[1]}")
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     yield running.loopback
     running.shutdown()

@@ -42,10 +42,16 @@ METADATA_2014 = {
     "salesRank": {"Toys & Games": 211836},
     "brand": "Coxlures",
     "categories": [["Sports & Outdoors", "Other Sports", "Dance"], ["Sports & Outdoors", "Girls"]],
-    "description": "It's a \"tutu\"",
+    "description": 'It\'s a "tutu"',
 }
 METADATA_2018 = {
-    "category": ["Musical Instruments", "Strings &amp; Parts", "Guitar", "</span></span></span>", "junk"],
+    "category": [
+        "Musical Instruments",
+        "Strings &amp; Parts",
+        "Guitar",
+        "</span></span></span>",
+        "junk",
+    ],
     "tech1": "",
     "description": ["First <b>part</b>.", "", "Second&nbsp;part &amp; more.<br/>End"],
     "fit": "",
@@ -70,7 +76,13 @@ METADATA_2023 = {
     "features": ["Cleans", "Conditions &amp; shines"],
     "description": ["For leather."],
     "price": None,
-    "images": [{"hi_res": None, "thumb": "https://m.media-amazon.com/images/I/41qfjSfqNyL.jpg", "variant": "MAIN"}],
+    "images": [
+        {
+            "hi_res": None,
+            "thumb": "https://m.media-amazon.com/images/I/41qfjSfqNyL.jpg",
+            "variant": "MAIN",
+        }
+    ],
     "videos": [],
     "store": "Howard Products",
     "categories": ["Beauty & Personal Care", "All Beauty", "Leather"],
@@ -81,7 +93,9 @@ METADATA_2023 = {
 
 
 def written(path, lines, packed=True):
-    content = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
+    content = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines).encode(
+        "utf-8", "surrogatepass"
+    )
     path.write_bytes(gzip.compress(content) if packed else content)
     return path
 
@@ -99,9 +113,15 @@ def texts(tmp_path, release, *records, wanted=None):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("release, sample", [("amazon-2014", REVIEW_2014), ("amazon-2018", REVIEW_2018)])
+@pytest.mark.parametrize(
+    "release, sample", [("amazon-2014", REVIEW_2014), ("amazon-2018", REVIEW_2018)]
+)
 def test_reviews_in_json_lines(tmp_path, release, sample, packed):
-    lines = [json.dumps(sample), json.dumps({**sample, "reviewerID": "other", "overall": 2.0}), json.dumps({**sample, "asin": "x"})]
+    lines = [
+        json.dumps(sample),
+        json.dumps({**sample, "reviewerID": "other", "overall": 2.0}),
+        json.dumps({**sample, "asin": "x"}),
+    ]
     found = read_reviews(written(tmp_path / "reviews", lines, packed), release, False)
     assert found.user_tokens == [sample["reviewerID"], "other"]
     assert found.item_tokens == [sample["asin"], "x"]
@@ -113,7 +133,11 @@ def test_reviews_in_json_lines(tmp_path, release, sample, packed):
 
 @pytest.mark.parametrize("header", [["user_id,parent_asin,rating,timestamp"], []])
 def test_reviews_in_csv_keep_milliseconds(tmp_path, header):
-    lines = [*header, "AGKASBHYZPGTEPO6LWZPVJWB2BVA,B006GBITXC,3.0,1452647382000", "AGKA,B006GBITXC,4.0,1454675785001\r"]
+    lines = [
+        *header,
+        "AGKASBHYZPGTEPO6LWZPVJWB2BVA,B006GBITXC,3.0,1452647382000",
+        "AGKA,B006GBITXC,4.0,1454675785001\r",
+    ]
     found = read_reviews(written(tmp_path / "reviews.csv.gz", lines), "amazon-2023", False)
     assert found.user_tokens == ["AGKASBHYZPGTEPO6LWZPVJWB2BVA", "AGKA"]
     assert found.item_tokens == ["B006GBITXC"]
@@ -149,16 +173,36 @@ def test_a_broken_review_is_skipped_counted_and_logged(tmp_path, caplog, broken)
     assert "skipped 1 of 100 lines, the first is line 41" in caplog.text
 
 
-@pytest.mark.parametrize("broken", ["a,b,5.0", "a,b,5.0,12,13", "a,b,5.0,12.5", ",b,5.0,12", "a,b,x,12", "a,b,5.0,99999999999999999999"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "a,b,5.0",
+        "a,b,5.0,12,13",
+        "a,b,5.0,12.5",
+        ",b,5.0,12",
+        "a,b,x,12",
+        "a,b,5.0,99999999999999999999",
+    ],
+)
 def test_a_broken_csv_line_is_skipped(tmp_path, broken):
-    lines = ["user_id,parent_asin,rating,timestamp", *[f"u{n},i,5.0,{n}" for n in range(99)], broken]
+    lines = [
+        "user_id,parent_asin,rating,timestamp",
+        *[f"u{n},i,5.0,{n}" for n in range(99)],
+        broken,
+    ]
     assert read_reviews(written(tmp_path / "r.csv.gz", lines), "amazon-2023", False).n_skipped == 1
 
 
 def test_more_than_one_percent_of_broken_lines_is_an_error(tmp_path):
     good = json_reviews(*[("u", "i", n, 1.0) for n in range(198)])
-    assert read_reviews(written(tmp_path / "a", [*good, "{", "{"]), "amazon-2018", False).n_skipped == 2
-    with pytest.raises(ValueError, match=r"3 of the 201 lines of .*'.* cannot be read \(the first is line 199\).*1%.*delete the file"):
+    assert (
+        read_reviews(written(tmp_path / "a", [*good, "{", "{"]), "amazon-2018", False).n_skipped
+        == 2
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"3 of the 201 lines of .*'.* cannot be read \(the first is line 199\).*1%.*delete the file",
+    ):
         read_reviews(written(tmp_path / "b", [*good, "{", "{", "{"]), "amazon-2018", False)
     with pytest.raises(ValueError, match="2 of the 2 lines"):
         read_metadata(written(tmp_path / "c", ["<html>", "</html>"]), "amazon-2018", {"i"}, False)
@@ -171,10 +215,17 @@ def test_a_file_without_reviews_is_an_error(tmp_path, lines):
 
 
 def test_a_cut_or_damaged_gzip_file_is_an_error(tmp_path):
-    path = written(tmp_path / "reviews.json.gz", json_reviews(*[(f"u{n}", "i", n, 1.0) for n in range(500)]))
+    path = written(
+        tmp_path / "reviews.json.gz", json_reviews(*[(f"u{n}", "i", n, 1.0) for n in range(500)])
+    )
     whole = path.read_bytes()
     middle = len(whole) // 2
-    for damaged in (whole[:-9], whole[:middle], whole[:10] + b"\xff" * 20 + whole[30:], whole[:-8] + b"12345678"):
+    for damaged in (
+        whole[:-9],
+        whole[:middle],
+        whole[:10] + b"\xff" * 20 + whole[30:],
+        whole[:-8] + b"12345678",
+    ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"reviews.json.gz' is cut off or damaged .*delete it"):
             read_reviews(path, "amazon-2018", False)
@@ -205,8 +256,20 @@ def test_metadata_of_2014_is_never_evaluated(tmp_path):
 
 
 def test_metadata_of_2018(tmp_path):
-    scraped = {**METADATA_2018, "asin": "B1", "title": "var aPageStart = (new Date()).getTime();\nvar x", "description": "", "brand": ""}
-    odd = {"asin": "B2", "title": None, "brand": 7, "category": "Guitars", "description": {"a": ["deep", None]}}
+    scraped = {
+        **METADATA_2018,
+        "asin": "B1",
+        "title": "var aPageStart = (new Date()).getTime();\nvar x",
+        "description": "",
+        "brand": "",
+    }
+    odd = {
+        "asin": "B2",
+        "title": None,
+        "brand": 7,
+        "category": "Guitars",
+        "description": {"a": ["deep", None]},
+    }
     assert texts(tmp_path, "amazon-2018", METADATA_2018, scraped, odd) == {
         "B0002E1G5C": (
             "Electric Guitar Strings",
@@ -220,7 +283,15 @@ def test_metadata_of_2018(tmp_path):
 
 
 def test_metadata_of_2023(tmp_path):
-    bare = {"parent_asin": "B1", "title": None, "store": None, "main_category": None, "categories": [], "features": [], "description": []}
+    bare = {
+        "parent_asin": "B1",
+        "title": None,
+        "store": None,
+        "main_category": None,
+        "categories": [],
+        "features": [],
+        "description": [],
+    }
     assert texts(tmp_path, "amazon-2023", METADATA_2023, bare) == {
         "B01CUPMQZE": (
             "Howard LC0008 Leather Conditioner",
@@ -251,7 +322,9 @@ def test_metadata_of_2023(tmp_path):
     ids=lambda text: text[:12],
 )
 def test_text_is_cleaned_and_cut(tmp_path, raw, clean):
-    assert texts(tmp_path, "amazon-2023", {"parent_asin": "B1", "title": raw}) == {"B1": (clean, "", "", "")}
+    assert texts(tmp_path, "amazon-2023", {"parent_asin": "B1", "title": raw}) == {
+        "B1": (clean, "", "", "")
+    }
 
 
 def test_a_long_list_of_categories_is_cut_too(tmp_path):
@@ -259,9 +332,16 @@ def test_a_long_list_of_categories_is_cut_too(tmp_path):
     assert len(texts(tmp_path, "amazon-2014", record)["B1"][2]) == TEXT_LIMIT
 
 
-@pytest.mark.parametrize("release, key", [("amazon-2014", "asin"), ("amazon-2018", "asin"), ("amazon-2023", "parent_asin")])
+@pytest.mark.parametrize(
+    "release, key",
+    [("amazon-2014", "asin"), ("amazon-2018", "asin"), ("amazon-2023", "parent_asin")],
+)
 def test_only_wanted_items_and_of_each_the_first_record(tmp_path, release, key):
-    records = [{key: "B1", "title": "first"}, {key: "B2", "title": "unwanted"}, {key: "B1", "title": "second"}]
+    records = [
+        {key: "B1", "title": "first"},
+        {key: "B2", "title": "unwanted"},
+        {key: "B1", "title": "second"},
+    ]
     assert texts(tmp_path, release, *records, wanted={"B1", "B3"}) == {"B1": ("first", "", "", "")}
 
 

@@ -26,7 +26,10 @@ def sources(tmp_path, monkeypatch):
         "page": "https://example.org/",
         "citation": "Nobody, 1999",
         "terms": "None.",
-        "reviews": {"file": "{category}.csv.gz", "folders": ["https://example.org/a", "https://example.org/b"]},
+        "reviews": {
+            "file": "{category}.csv.gz",
+            "folders": ["https://example.org/a", "https://example.org/b"],
+        },
         "metadata": {"file": "meta_{category}.gz", "folders": ["https://example.org/c"]},
         "categories": {"drums": "All_Drums"},
         "counts": {},
@@ -40,33 +43,57 @@ def test_a_dump_has_its_two_files_with_every_address_and_the_known_checksum(sour
     dump = find_dump("amazon-drums-1999", None)
     addresses = ("https://example.org/a/All_Drums.csv.gz", "https://example.org/b/All_Drums.csv.gz")
     assert dump.reviews == RawFile("All_Drums.csv.gz", addresses, "ab" * 32)
-    assert dump.metadata == RawFile("meta_All_Drums.gz", ("https://example.org/c/meta_All_Drums.gz",), None)
-    assert (dump.name, dump.format, dump.category, dump.counts) == ("amazon-drums-1999", "amazon-1999", "All_Drums", None)
-    assert (dump.page, dump.citation, dump.terms) == ("https://example.org/", "Nobody, 1999", "None.")
+    assert dump.metadata == RawFile(
+        "meta_All_Drums.gz", ("https://example.org/c/meta_All_Drums.gz",), None
+    )
+    assert (dump.name, dump.format, dump.category, dump.counts) == (
+        "amazon-drums-1999",
+        "amazon-1999",
+        "All_Drums",
+        None,
+    )
+    assert (dump.page, dump.citation, dump.terms) == (
+        "https://example.org/",
+        "Nobody, 1999",
+        "None.",
+    )
     assert dump_names() == ["amazon-drums-1999"]
 
 
 @pytest.mark.parametrize(
     ("mirror", "first"),
     [
-        ("https://mirror.example/data/", "https://mirror.example/data/amazon-1999/All_Drums.csv.gz"),
+        (
+            "https://mirror.example/data/",
+            "https://mirror.example/data/amazon-1999/All_Drums.csv.gz",
+        ),
         ("file:///data", "file:///data/amazon-1999/All_Drums.csv.gz"),
     ],
 )
 def test_a_mirror_comes_before_the_known_addresses(sources, mirror, first):
-    assert find_dump("amazon-drums-1999", mirror).reviews.urls[:2] == (first, "https://example.org/a/All_Drums.csv.gz")
+    assert find_dump("amazon-drums-1999", mirror).reviews.urls[:2] == (
+        first,
+        "https://example.org/a/All_Drums.csv.gz",
+    )
 
 
 def test_a_mirror_may_be_a_folder(sources, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for mirror in (str(tmp_path / "my dumps"), "my dumps"):
         address = urlsplit(find_dump("amazon-drums-1999", mirror).metadata.urls[0])
-        assert (address.scheme, address.path) == ("file", f"{tmp_path.as_posix()}/my%20dumps/amazon-1999/meta_All_Drums.gz")
+        assert (address.scheme, address.path) == (
+            "file",
+            f"{tmp_path.as_posix()}/my%20dumps/amazon-1999/meta_All_Drums.gz",
+        )
 
 
 def test_the_environment_names_a_mirror_unless_one_is_given(sources, monkeypatch):
     monkeypatch.setenv("RECBOLE_GENREC_MIRROR", "https://environment.example")
-    assert find_dump("amazon-drums-1999", None).reviews.urls[0].startswith("https://environment.example/amazon-1999/")
+    assert (
+        find_dump("amazon-drums-1999", None)
+        .reviews.urls[0]
+        .startswith("https://environment.example/amazon-1999/")
+    )
     given = find_dump("amazon-drums-1999", "https://given.example").reviews.urls
     assert given[0].startswith("https://given.example/")
     assert not any("environment" in address for address in given)
@@ -117,18 +144,25 @@ def test_names_and_published_counts(name, category, counts):
 def test_every_name_is_found_and_leads_to_files_of_its_own():
     dumps = [find_dump(name, None) for name in dump_names()]
     assert [dump.name for dump in dumps] == dump_names()
-    addresses = [address for dump in dumps for file in (dump.reviews, dump.metadata) for address in file.urls]
+    addresses = [
+        address for dump in dumps for file in (dump.reviews, dump.metadata) for address in file.urls
+    ]
     assert len(set(addresses)) == len(addresses)
     assert {dump.format for dump in dumps} == {"amazon-2014", "amazon-2018", "amazon-2023"}
     for dump in dumps:
-        assert all(address.startswith("https://") and address.endswith(f"/{dump.reviews.name}") for address in dump.reviews.urls)
+        assert all(
+            address.startswith("https://") and address.endswith(f"/{dump.reviews.name}")
+            for address in dump.reviews.urls
+        )
 
 
 def test_counts_and_checksums_are_of_known_data_sets():
     content = yaml.safe_load((properties_folder() / "sources.yaml").read_text(encoding="utf-8"))
     for source in content.values():
         assert set(source["counts"]) <= set(source["categories"])
-        assert all(len(counts) == 3 and counts[2] > counts[0] for counts in source["counts"].values())
+        assert all(
+            len(counts) == 3 and counts[2] > counts[0] for counts in source["counts"].values()
+        )
         assert all(len(digest) == 64 for digest in source["sha256"].values())
 
 

@@ -55,8 +55,19 @@ def test_numbers_stay_as_they_are():
 
 @pytest.mark.parametrize(
     "bad, is_date",
-    [("", False), ("nan", False), ("inf", False), ("x", False), ("2024-05-01", False), ("5", True), ("", True), ("2023-02-29", True)]
-    + [("2024-05-01T25:00", True), ("01/05/2024", True), ("2024-5-1", True)],
+    [
+        ("", False),
+        ("nan", False),
+        ("inf", False),
+        ("x", False),
+        ("2024-05-01", False),
+        ("5", True),
+        ("", True),
+        ("2023-02-29", True),
+        ("2024-05-01T25:00", True),
+        ("01/05/2024", True),
+        ("2024-5-1", True),
+    ],
 )
 def test_times_that_are_none_are_refused_with_row_and_value(bad, is_date):
     good = "2024-05-01" if is_date else "3"

@@ -2,17 +2,34 @@ from __future__ import annotations
 
 import pytest
 
-from recbole_genrec.prepare.column_names import ColumnNames, find_interaction_columns, find_item_id_column, text_field_names
+from recbole_genrec.prepare.column_names import (
+    ColumnNames,
+    find_interaction_columns,
+    find_item_id_column,
+    text_field_names,
+)
 
 
 @pytest.mark.parametrize(
     "columns, expected",
     [
-        (["user_id", "item_id", "timestamp", "rating"], ("user_id", "item_id", "timestamp", "rating")),
-        (["userId", "movieId", "rating", "timestamp"], ("userId", "movieId", "timestamp", "rating")),
-        ("reviewerID reviewerName asin overall reviewTime unixReviewTime".split(), ("reviewerID", "asin", "unixReviewTime", "overall")),
+        (
+            ["user_id", "item_id", "timestamp", "rating"],
+            ("user_id", "item_id", "timestamp", "rating"),
+        ),
+        (
+            ["userId", "movieId", "rating", "timestamp"],
+            ("userId", "movieId", "timestamp", "rating"),
+        ),
+        (
+            ["reviewerID", "reviewerName", "asin", "overall", "reviewTime", "unixReviewTime"],
+            ("reviewerID", "asin", "unixReviewTime", "overall"),
+        ),
         (["", "SESSION ID", "sku", "id"], ("SESSION ID", "sku", None, None)),
-        (["Customer", "Product", "Date", "stars", "price"], ("Customer", "Product", "Date", "stars")),
+        (
+            ["Customer", "Product", "Date", "stars", "price"],
+            ("Customer", "Product", "Date", "stars"),
+        ),
     ],
 )
 def test_guesses(columns, expected):
@@ -22,10 +39,18 @@ def test_guesses(columns, expected):
 @pytest.mark.parametrize(
     "columns, given, words",
     [
-        (["user", "session_id", "item", "time"], {}, ["user", "['user', 'session_id']", "--user_column"]),
+        (
+            ["user", "session_id", "item", "time"],
+            {},
+            ["user", "['user', 'session_id']", "--user_column"],
+        ),
         (["user", "asin", "parent_asin"], {}, ["item", "['asin', 'parent_asin']", "--item_column"]),
         (["user", "item", "date", "time"], {}, ["time", "['date', 'time']", "--time_column"]),
-        (["user", "item", "score", "rating"], {}, ["rating", "['score', 'rating']", "--rating_column"]),
+        (
+            ["user", "item", "score", "rating"],
+            {},
+            ["rating", "['score', 'rating']", "--rating_column"],
+        ),
         (["who", "item"], {}, ["['who', 'item']", "user", "--user_column"]),
         (["user", "what"], {}, ["['user', 'what']", "item", "--item_column"]),
         (["user", "item"], {"user": "User"}, ["'User'", "['user', 'item']", "--user_column"]),
@@ -47,7 +72,9 @@ def test_given_columns_win():
 
 
 def test_column_of_item_ids():
-    assert find_item_id_column(["title", "what", "item"], None, "what", "i.csv") == "what", "the name in the interactions comes first"
+    assert find_item_id_column(["title", "what", "item"], None, "what", "i.csv") == "what", (
+        "the name in the interactions comes first"
+    )
     assert find_item_id_column(["title", "movieId"], None, "item", "i.csv") == "movieId"
     assert find_item_id_column(["ID", "title"], None, "item", "i.csv") == "ID"
     assert find_item_id_column(["item", "code"], "code", "item", "i.csv") == "code"

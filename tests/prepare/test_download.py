@@ -73,7 +73,10 @@ def test_a_file_that_is_there_needs_no_request(server, folder):
     folder.mkdir(parents=True)
     (folder / NAME).write_bytes(WHOLE)
     assert fetch(raw_file(server), folder, False) == folder / NAME
-    assert fetch(raw_file(server, sha256=hashlib.sha256(WHOLE).hexdigest().upper()), folder, False) == folder / NAME
+    assert (
+        fetch(raw_file(server, sha256=hashlib.sha256(WHOLE).hexdigest().upper()), folder, False)
+        == folder / NAME
+    )
     assert server.requests == []
 
 
@@ -129,7 +132,11 @@ def test_a_server_that_asks_for_too_long_a_wait_is_left(server, folder, waits):
 
 @pytest.mark.parametrize(
     ("page", "headers"),
-    [(b"\n " + PAGE, {}), (PAGE.lower()[15:], {}), (b"Please log in", {"Content_Type": "text/html; charset=utf-8"})],
+    [
+        (b"\n " + PAGE, {}),
+        (PAGE.lower()[15:], {}),
+        (b"Please log in", {"Content_Type": "text/html; charset=utf-8"}),
+    ],
 )
 def test_a_page_instead_of_data_leads_to_the_next_address(server, folder, page, headers):
     server.files.update({"/a": lambda handler: handler.send_bytes(page, **headers), "/b": WHOLE})
@@ -141,7 +148,12 @@ def test_a_page_instead_of_data_leads_to_the_next_address(server, folder, page, 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(WHOLE[:-9], "damaged"), (WHOLE[:-8] + bytes(8), "damaged"), (WHOLE[:2000] + bytes(9) + WHOLE[2009:], "damaged"), (ROWS, "gzip")],
+    [
+        (WHOLE[:-9], "damaged"),
+        (WHOLE[:-8] + bytes(8), "damaged"),
+        (WHOLE[:2000] + bytes(9) + WHOLE[2009:], "damaged"),
+        (ROWS, "gzip"),
+    ],
 )
 def test_damaged_gzip_is_found_out(server, folder, content, said):
     server.files.update({"/a": content, "/b": WHOLE})
@@ -154,14 +166,21 @@ def test_damaged_gzip_is_found_out(server, folder, content, said):
 def test_a_wrong_checksum_is_found_out(server, folder):
     server.files.update({"/a": OTHER, "/b": WHOLE})
     digest = hashlib.sha256(WHOLE).hexdigest()
-    with pytest.raises(FileNotFoundError, match=f"{hashlib.sha256(OTHER).hexdigest()}, not {digest}"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{hashlib.sha256(OTHER).hexdigest()}, not {digest}"
+    ):
         fetch(raw_file(server, "/a", sha256=digest), folder, False)
     assert names(folder) == []
     assert fetch(raw_file(server, "/a", "/b", sha256=digest), folder, False).read_bytes() == WHOLE
 
 
 def test_a_length_that_is_too_large_is_found_out(server, folder, waits):
-    server.files.update({"/a": lambda handler: handler.send_bytes(WHOLE, Content_Length=str(len(WHOLE) + 10)), "/b": WHOLE})
+    server.files.update(
+        {
+            "/a": lambda handler: handler.send_bytes(WHOLE, Content_Length=str(len(WHOLE) + 10)),
+            "/b": WHOLE,
+        }
+    )
     assert fetch(raw_file(server, "/a", "/b"), folder, False).read_bytes() == WHOLE
     assert [path for path, _ in server.requests] == ["/a"] * 4 + ["/b"]
 
@@ -178,7 +197,10 @@ def test_a_file_without_a_length_is_fetched(server, folder):
 
 def test_a_plain_file_is_no_gzip_file(server, folder):
     server.files["/a"] = b"user_id,parent_asin\n"
-    assert fetch(RawFile("a.csv", (f"{server.url}/a",), None), folder, False).read_bytes() == b"user_id,parent_asin\n"
+    assert (
+        fetch(RawFile("a.csv", (f"{server.url}/a",), None), folder, False).read_bytes()
+        == b"user_id,parent_asin\n"
+    )
 
 
 def test_a_connection_without_an_answer_is_tried_again(server, folder):
@@ -199,9 +221,20 @@ def test_without_a_network_the_message_says_what_to_do(folder, waits):
         closed.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{closed.getsockname()[1]}/reviews.json.gz"
         with pytest.raises(FileNotFoundError) as caught:
-            fetch(RawFile(NAME, (address, "unknown://host/file", "http://[broken/file"), None), folder, False)
+            fetch(
+                RawFile(NAME, (address, "unknown://host/file", "http://[broken/file"), None),
+                folder,
+                False,
+            )
     message = str(caught.value)
-    for part in (address, "Connection refused", "unknown://host/file", "by hand", str(folder / NAME), "RECBOLE_GENREC_MIRROR"):
+    for part in (
+        address,
+        "Connection refused",
+        "unknown://host/file",
+        "by hand",
+        str(folder / NAME),
+        "RECBOLE_GENREC_MIRROR",
+    ):
         assert part in message
     assert "\n" not in message and waits == []
     assert names(folder) == []
@@ -210,7 +243,9 @@ def test_without_a_network_the_message_says_what_to_do(folder, waits):
 def test_a_folder_may_be_the_mirror(folder, tmp_path, waits):
     mirror = tmp_path / "my dumps"
     mirror.mkdir()
-    file = RawFile(NAME, ((tmp_path / "nothing").as_uri(), mirror.as_uri(), (mirror / NAME).as_uri()), None)
+    file = RawFile(
+        NAME, ((tmp_path / "nothing").as_uri(), mirror.as_uri(), (mirror / NAME).as_uri()), None
+    )
     (mirror / NAME).write_bytes(WHOLE)
     assert fetch(file, folder, False).read_bytes() == WHOLE
     assert waits == []
@@ -225,7 +260,9 @@ def test_an_unwritable_folder_is_said_before_any_request(server, folder, tmp_pat
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "touch", deny)
-    with pytest.raises(ValueError, match="cannot be written .Permission denied.: .*make .*the folder writable"):
+    with pytest.raises(
+        ValueError, match="cannot be written .Permission denied.: .*make .*the folder writable"
+    ):
         fetch(raw_file(server), folder, False)
     assert server.requests == []
 

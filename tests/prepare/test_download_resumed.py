@@ -77,7 +77,9 @@ def test_a_cut_connection_goes_on_where_it_ended(server, folder, waits):
 def test_the_next_call_goes_on_too(server, folder, monkeypatch):
     server.files["/a"] = cut_after(2000)
     monkeypatch.setattr(download, "WAITS", ())
-    with pytest.raises(FileNotFoundError, match=f"the connection ended after 2000 of {len(WHOLE)} bytes"):
+    with pytest.raises(
+        FileNotFoundError, match=f"the connection ended after 2000 of {len(WHOLE)} bytes"
+    ):
         fetch(raw_file(server), folder, False)
     assert names(folder) == [f"{NAME}.part", f"{NAME}.part.json"]
     assert (folder / f"{NAME}.part").read_bytes() == WHOLE[:2000]
@@ -115,7 +117,9 @@ def test_another_part_than_asked_is_not_appended(server, folder):
 
     def shifted(handler):
         if "Range" in handler.headers:
-            handler.send_bytes(WHOLE[1990:], 206, Content_Range=f"bytes 1990-{len(WHOLE) - 1}/{len(WHOLE)}")
+            handler.send_bytes(
+                WHOLE[1990:], 206, Content_Range=f"bytes 1990-{len(WHOLE) - 1}/{len(WHOLE)}"
+            )
         else:
             first(handler)
 
@@ -170,7 +174,10 @@ def test_a_part_that_is_too_long_is_not_continued(server, folder):
     assert asked_ranges(server) == [None]
 
 
-@pytest.mark.parametrize("note", ["{broken", "[]", "{}", '{"url": "http://127.0.0.1:1/else", "version": "1", "total": 9999}'])
+@pytest.mark.parametrize(
+    "note",
+    ["{broken", "[]", "{}", '{"url": "http://127.0.0.1:1/else", "version": "1", "total": 9999}'],
+)
 def test_a_part_of_unknown_origin_is_not_continued(server, folder, note):
     folder.mkdir(parents=True)
     (folder / f"{NAME}.part").write_bytes(OTHER[:1000])
@@ -184,7 +191,9 @@ def test_a_range_beyond_the_end_starts_again(server, folder):
     folder.mkdir(parents=True)
     (folder / f"{NAME}.part").write_bytes(bytes(len(WHOLE)))
     tag = f'"{hash(WHOLE)}"'
-    (folder / f"{NAME}.part.json").write_text(json.dumps({"url": f"{server.url}/a", "version": tag, "total": len(WHOLE) + 1}))
+    (folder / f"{NAME}.part.json").write_text(
+        json.dumps({"url": f"{server.url}/a", "version": tag, "total": len(WHOLE) + 1})
+    )
     server.files["/a"] = WHOLE
     assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
     assert asked_ranges(server) == [f"bytes={len(WHOLE)}-", None]
@@ -263,7 +272,9 @@ def test_a_full_disk_is_said_in_a_sentence_and_the_rest_comes_later(server, fold
     server.files.update({"/a": WHOLE, "/b": WHOLE})
     with monkeypatch.context() as patch:
         disk_that_fills(patch, 1000)
-        with pytest.raises(ValueError, match=f"{NAME} cannot be written .No space left on device.: make room") as caught:
+        with pytest.raises(
+            ValueError, match=f"{NAME} cannot be written .No space left on device.: make room"
+        ) as caught:
             fetch(raw_file(server, "/a", "/b"), folder, False)
     assert "\n" not in str(caught.value)
     assert names(folder) == [f"{NAME}.part", f"{NAME}.part.json"]

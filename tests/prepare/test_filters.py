@@ -13,7 +13,12 @@ def brute_force_core(users, items, k):
         for row in rows:
             of_user.setdefault(users[row], []).append(row)
             of_item.setdefault(items[row], []).append(row)
-        weak = {row for group in (*of_user.values(), *of_item.values()) if len(group) < k for row in group}
+        weak = {
+            row
+            for group in (*of_user.values(), *of_item.values())
+            if len(group) < k
+            for row in group
+        }
         if not weak:
             return sorted(rows)
         rows -= weak
@@ -28,7 +33,8 @@ def test_core_is_that_of_a_brute_force(seed, k):
 
 
 def test_core_needs_more_than_one_round():
-    # Item 2 has one user; without it user 1 has one item; without user 1 item 1 has one user, and so on down to a block of 2 x 2.
+    # Item 2 has one user; without it user 1 has one item; without user 1 item 1 has one user, and
+    # so on down to a block of 2 x 2.
     users = np.array([1, 1, 2, 2, 3, 3, 4, 4])
     items = np.array([2, 1, 1, 0, 0, 3, 0, 3])
     assert k_core(users, items, 2).tolist() == [4, 5, 6, 7]
@@ -56,7 +62,11 @@ def test_core_of_the_deduplicated_core_is_the_core_of_the_deduplicated_whole():
 @pytest.mark.parametrize("seed", range(5))
 def test_earliest_of_each_pair_is_that_of_a_dictionary(seed):
     random = np.random.default_rng(seed)
-    users, items, times = random.integers(0, 6, 80), random.integers(0, 5, 80), random.integers(0, 4, 80)
+    users, items, times = (
+        random.integers(0, 6, 80),
+        random.integers(0, 5, 80),
+        random.integers(0, 4, 80),
+    )
     best = {}
     for row, key in enumerate(zip(users.tolist(), items.tolist())):
         if key not in best or times[row] < times[best[key]]:

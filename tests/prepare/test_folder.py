@@ -17,7 +17,14 @@ CARD = {"name": "shop", "counts": {"users": 2}}
 
 
 def interactions(**columns):
-    return pd.DataFrame({"user_id": ["ann", "bob", "ann"], "item_id": ["cup", "cup", "jug"], "timestamp": [3, 2, 1], **columns})
+    return pd.DataFrame(
+        {
+            "user_id": ["ann", "bob", "ann"],
+            "item_id": ["cup", "cup", "jug"],
+            "timestamp": [3, 2, 1],
+            **columns,
+        }
+    )
 
 
 def write(target, table=None, items=None):
@@ -25,7 +32,9 @@ def write(target, table=None, items=None):
 
 
 def test_files_are_recboles_and_in_the_order_given(tmp_path):
-    items = pd.DataFrame({"item_id": ["jug", "cup"], "title": ["Blue jug", None], "brand": [np.nan, "Mug & Co"]})
+    items = pd.DataFrame(
+        {"item_id": ["jug", "cup"], "title": ["Blue jug", None], "brand": [np.nan, "Mug & Co"]}
+    )
     write(tmp_path / "shop", interactions(rating=[5.0, 4.5, np.nan]), items)
     assert (tmp_path / "shop" / "shop.inter").read_text() == (
         "user_id:token\titem_id:token\trating:float\ttimestamp:float\nann\tcup\t5\t3\nbob\tcup\t4.5\t2\nann\tjug\t\t1\n"
@@ -45,15 +54,33 @@ def test_without_items_there_is_no_item_file(tmp_path):
 
 def test_integers_and_categories_are_tokens_too_and_unused_categories_do_not_count(tmp_path):
     users = pd.Categorical.from_codes([1, 0, 1], ["x", "y", "NA"])
-    write(tmp_path / "shop", interactions(user_id=users, item_id=[7, 7, 10]), pd.DataFrame({"item_id": [10, 7], "title": ["a", "b"]}))
-    assert (tmp_path / "shop" / "shop.inter").read_text().splitlines()[1:] == ["y\t7\t3", "x\t7\t2", "y\t10\t1"]
+    write(
+        tmp_path / "shop",
+        interactions(user_id=users, item_id=[7, 7, 10]),
+        pd.DataFrame({"item_id": [10, 7], "title": ["a", "b"]}),
+    )
+    assert (tmp_path / "shop" / "shop.inter").read_text().splitlines()[1:] == [
+        "y\t7\t3",
+        "x\t7\t2",
+        "y\t10\t1",
+    ]
     assert (tmp_path / "shop" / "shop.item").read_text().splitlines()[1:] == ["10\ta", "7\tb"]
 
 
 def test_more_rows_than_a_chunk(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "_CHUNK_ROWS", 4)
-    table = pd.DataFrame({"user_id": [f"u{n % 3}" for n in range(11)], "item_id": [f"i{n}" for n in range(11)], "timestamp": range(11)})
-    write(tmp_path / "shop", table, pd.DataFrame({"item_id": table["item_id"], "title": table["user_id"]}))
+    table = pd.DataFrame(
+        {
+            "user_id": [f"u{n % 3}" for n in range(11)],
+            "item_id": [f"i{n}" for n in range(11)],
+            "timestamp": range(11),
+        }
+    )
+    write(
+        tmp_path / "shop",
+        table,
+        pd.DataFrame({"item_id": table["item_id"], "title": table["user_id"]}),
+    )
     read = pd.read_csv(tmp_path / "shop" / "shop.inter", sep="\t")
     assert read.columns.tolist() == ["user_id:token", "item_id:token", "timestamp:float"]
     assert read.to_numpy().tolist() == table.to_numpy().tolist()
@@ -73,7 +100,10 @@ def test_more_rows_than_a_chunk(tmp_path, monkeypatch):
 )
 def test_times_come_back_bit_by_bit(tmp_path, times):
     write(tmp_path / "shop", interactions(timestamp=times))
-    texts = [line.split("\t")[2] for line in (tmp_path / "shop" / "shop.inter").read_text().splitlines()[1:]]
+    texts = [
+        line.split("\t")[2]
+        for line in (tmp_path / "shop" / "shop.inter").read_text().splitlines()[1:]
+    ]
     assert [float(text) for text in texts] == times.astype(np.float64).tolist()
     assert not [text for text in texts if text.endswith(".0")]
 
@@ -83,7 +113,7 @@ def test_times_come_back_bit_by_bit(tmp_path, times):
     [
         ("tab\there", "tab here"),
         (" two\r\nlines \u2028 three\x00four\x1b\x85 ", "two lines three four"),
-        ('"quoted" 12" pipe', "\u201cquoted\" 12\" pipe"),
+        ('"quoted" 12" pipe', '\u201cquoted" 12" pipe'),
         ("half \ud83d a pair", "half a pair"),
         ("caf\u00e9 \U0001f600", "caf\u00e9 \U0001f600"),
         ("", ""),
@@ -126,7 +156,10 @@ def test_no_rows_and_repeated_items_are_refused(tmp_path):
     with pytest.raises(ValueError, match="0 rows"):
         write(tmp_path / "shop", interactions().iloc[:0])
     with pytest.raises(ValueError, match="1 rows with an item_id of another row"):
-        write(tmp_path / "shop", items=pd.DataFrame({"item_id": ["cup", "jug", "cup"], "title": ["a", "b", "c"]}))
+        write(
+            tmp_path / "shop",
+            items=pd.DataFrame({"item_id": ["cup", "jug", "cup"], "title": ["a", "b", "c"]}),
+        )
     assert os.listdir(tmp_path) == []
 
 
@@ -213,7 +246,9 @@ folder.write_data_set(folder.Path({target!r}), table, table, {{}})
 """
 
 
-def test_what_a_killed_process_left_goes_with_the_next_call_and_what_a_living_one_has_stays(tmp_path):
+def test_what_a_killed_process_left_goes_with_the_next_call_and_what_a_living_one_has_stays(
+    tmp_path,
+):
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(folder.__file__))))
     script = KILLED.format(root=root, target=str(tmp_path / "shop"))
     assert subprocess.run([sys.executable, "-c", script]).returncode == -9

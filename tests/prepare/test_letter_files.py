@@ -42,7 +42,12 @@ def family(tmp_path):
 
 
 def test_the_whole_family(family, tmp_path, caplog):
-    folder = family(inter=SEQUENCES, item=ITEMS, index=INDEX, **{"emb-llama-td": VECTORS, "emb-cf": VECTORS[:, :1].astype(np.float64)})
+    folder = family(
+        inter=SEQUENCES,
+        item=ITEMS,
+        index=INDEX,
+        **{"emb-llama-td": VECTORS, "emb-cf": VECTORS[:, :1].astype(np.float64)},
+    )
     target = tmp_path / "data" / "toys"
     prepare_letter_files(folder, target, None)
     assert (target / "toys.inter").read_text().splitlines() == [
@@ -59,20 +64,33 @@ def test_the_whole_family(family, tmp_path, caplog):
     ]
     assert (target / "toys.index.json").read_bytes() == (folder / "Toys.index.json").read_bytes()
     for kind in ("emb-llama-td", "emb-cf"):
-        assert (target / f"toys.{kind}.npy").read_bytes() == (folder / f"Toys.{kind}.npy").read_bytes()
+        assert (target / f"toys.{kind}.npy").read_bytes() == (
+            folder / f"Toys.{kind}.npy"
+        ).read_bytes()
         assert (target / f"toys.{kind}.tokens").read_text() == "0\n1\n2\n3\n4\n"
     card = json.loads((target / "data_card.json").read_text())
     assert card["timestamp"] == "position in the user's sequence"
     assert card["counts"] == {"users": 2, "items": 4, "interactions": 9}
-    names = ["Toys.inter.json", "Toys.item.json", "Toys.index.json", "Toys.emb-cf.npy", "Toys.emb-llama-td.npy"]
+    names = [
+        "Toys.inter.json",
+        "Toys.item.json",
+        "Toys.index.json",
+        "Toys.emb-cf.npy",
+        "Toys.emb-llama-td.npy",
+    ]
     assert [file["name"] for file in card["files"]] == names
     assert "1 of 3 users have no interactions" in caplog.text
 
 
 def test_a_run_reads_the_embeddings_by_item(family, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    prepare_letter_files(family(inter=SEQUENCES, item=ITEMS, **{"emb-x": VECTORS}), tmp_path / "data" / "toys", None)
-    settings = {"data_path": str(tmp_path / "data"), "item_features": {"text": str(tmp_path / "data" / "toys" / "toys.emb-x.npy")}}
+    prepare_letter_files(
+        family(inter=SEQUENCES, item=ITEMS, **{"emb-x": VECTORS}), tmp_path / "data" / "toys", None
+    )
+    settings = {
+        "data_path": str(tmp_path / "data"),
+        "item_features": {"text": str(tmp_path / "data" / "toys" / "toys.emb-x.npy")},
+    }
     config = GenRecConfig("TIGER", "toys", config_dict=settings)
     dataset = create_dataset(config)
     features = ItemFeatures.from_dataset(config, dataset)["text"]
@@ -84,8 +102,16 @@ def test_a_run_reads_the_embeddings_by_item(family, tmp_path, monkeypatch):
 def test_interactions_alone_and_a_core(family, tmp_path):
     folder = family(inter={"a": ["007", "x"], "b": ["007", "y"]})
     prepare_letter_files(folder / "Toys.inter.json", tmp_path / "data" / "one", None)
-    assert sorted(path.name for path in (tmp_path / "data" / "one").iterdir()) == ["data_card.json", "one.inter"]
-    assert (tmp_path / "data" / "one" / "one.inter").read_text().splitlines()[1:] == ["a\t007\t0", "a\tx\t1", "b\t007\t0", "b\ty\t1"]
+    assert sorted(path.name for path in (tmp_path / "data" / "one").iterdir()) == [
+        "data_card.json",
+        "one.inter",
+    ]
+    assert (tmp_path / "data" / "one" / "one.inter").read_text().splitlines()[1:] == [
+        "a\t007\t0",
+        "a\tx\t1",
+        "b\t007\t0",
+        "b\ty\t1",
+    ]
     with pytest.raises(ValueError, match="2-core of 4 interactions is empty"):
         prepare_letter_files(folder, tmp_path / "data" / "two", 2)
 
@@ -99,7 +125,9 @@ def test_embeddings_of_a_core_keep_the_rows_of_the_catalogue(family, tmp_path):
 
 
 def test_items_without_codes_are_counted(family, tmp_path, caplog):
-    prepare_letter_files(family(inter={"a": [0, 1, 2]}, index={"0": ["<a_1>"]}), tmp_path / "toys", None)
+    prepare_letter_files(
+        family(inter={"a": [0, 1, 2]}, index={"0": ["<a_1>"]}), tmp_path / "toys", None
+    )
     assert "no codes for 2 of 3 items, such as '1'" in caplog.text
 
 
@@ -123,7 +151,9 @@ def test_embeddings_that_do_not_match_are_refused(family, tmp_path, rows, words)
 
 def test_embeddings_for_ids_that_are_no_rows(family, tmp_path):
     with pytest.raises(ValueError, match="2 rows for 2 items, and none for item 'x'"):
-        prepare_letter_files(family(inter={"a": [0, "x"]}, **{"emb-x": VECTORS[:2]}), tmp_path / "toys", None)
+        prepare_letter_files(
+            family(inter={"a": [0, "x"]}, **{"emb-x": VECTORS[:2]}), tmp_path / "toys", None
+        )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +182,11 @@ def test_files_that_are_refused(family, tmp_path, files, words):
 
 def test_sources(family, tmp_path):
     folder = family(inter=SEQUENCES)
-    assert is_letter_source(folder) and is_letter_source(folder / "Toys.inter.json") and is_letter_source(tmp_path / "no.inter.json")
+    assert (
+        is_letter_source(folder)
+        and is_letter_source(folder / "Toys.inter.json")
+        and is_letter_source(tmp_path / "no.inter.json")
+    )
     assert not is_letter_source(tmp_path) and not is_letter_source(folder / "Toys.item.json")
     for source in (tmp_path, tmp_path / "no.inter.json"):
         with pytest.raises(FileNotFoundError, match=".inter.json"):

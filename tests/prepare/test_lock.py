@@ -24,7 +24,9 @@ def test_another_process_is_waited_for_also_if_it_is_killed(tmp_path, caplog):
         with one_at_a_time(path):
             entered.set()
 
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     with holder, caplog.at_level("INFO"):
         assert holder.stdout.readline() == b"held\n"
         thread = threading.Thread(target=enter)

@@ -16,8 +16,12 @@ from recbole_genrec.prepare.named import prepare
 def served():
     rows = [f"u{user},i{item},4.0,{item}\n" for user in range(5) for item in range(5)]
     return {
-        "/amazon-2023/Musical_Instruments.csv.gz": gzip.compress("".join(["user_id,parent_asin,rating,timestamp\n", *rows]).encode()),
-        "/amazon-2023/meta_Musical_Instruments.jsonl.gz": gzip.compress(json.dumps({"parent_asin": "i1", "title": "One"}).encode()),
+        "/amazon-2023/Musical_Instruments.csv.gz": gzip.compress(
+            "".join(["user_id,parent_asin,rating,timestamp\n", *rows]).encode()
+        ),
+        "/amazon-2023/meta_Musical_Instruments.jsonl.gz": gzip.compress(
+            json.dumps({"parent_asin": "i1", "title": "One"}).encode()
+        ),
     }
 
 
@@ -31,7 +35,10 @@ def test_two_processes_that_want_one_data_set_fetch_it_once(server, tmp_path):
 
     server.files["/amazon-2023/Musical_Instruments.csv.gz"] = slow
     with ThreadPoolExecutor() as pool:
-        calls = [pool.submit(prepare, "amazon-instruments", tmp_path, server.url, False) for _ in range(2)]
+        calls = [
+            pool.submit(prepare, "amazon-instruments", tmp_path, server.url, False)
+            for _ in range(2)
+        ]
         _, unfinished = wait(calls, timeout=0.3)
         assert len(unfinished) == 2
         waiting.set()
@@ -44,16 +51,25 @@ def test_one_message_names_all_files_that_are_to_be_fetched_by_hand(server, tmp_
 
     def only_the_server(name, mirror):
         dump = find(name, mirror)
-        return dump._replace(**{kind: getattr(dump, kind)._replace(urls=getattr(dump, kind).urls[:1]) for kind in ("reviews", "metadata")})
+        return dump._replace(
+            **{
+                kind: getattr(dump, kind)._replace(urls=getattr(dump, kind).urls[:1])
+                for kind in ("reviews", "metadata")
+            }
+        )
 
     monkeypatch.setattr(named, "find_dump", only_the_server)
     with pytest.raises(FileNotFoundError) as both:
         prepare("amazon-instruments", tmp_path, server.url, False)
     beside = f"; meta_Musical_Instruments.jsonl.gz is needed beside it, from {server.url}/amazon-2023/meta_Musical_Instruments.jsonl.gz"
     raw = tmp_path / ".raw" / "amazon-instruments"
-    assert str(raw / "Musical_Instruments.csv.gz") in str(both.value) and str(both.value).endswith(beside)
+    assert str(raw / "Musical_Instruments.csv.gz") in str(both.value) and str(both.value).endswith(
+        beside
+    )
     assert [path for path, _ in server.requests] == [at]
-    (raw / "meta_Musical_Instruments.jsonl.gz").write_bytes(served()["/amazon-2023/meta_Musical_Instruments.jsonl.gz"])
+    (raw / "meta_Musical_Instruments.jsonl.gz").write_bytes(
+        served()["/amazon-2023/meta_Musical_Instruments.jsonl.gz"]
+    )
     with pytest.raises(FileNotFoundError) as one:
         prepare("amazon-instruments", tmp_path, server.url, False)
     assert "meta_" not in str(one.value)

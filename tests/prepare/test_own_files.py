@@ -84,8 +84,18 @@ def test_two_tables_become_atomic_files_and_a_card(prepare, tmp_path, caplog):
     card = json.loads((tmp_path / "data" / "shop" / "data_card.json").read_text())
     assert card["name"] == "shop"
     assert card["counts"] == {"users": 2, "items": 3, "interactions": 5}
-    assert card["columns"] == {"user": "userId", "item": "movieId", "time": "timestamp", "rating": "rating", "item_id": "movieId"}
-    assert (card["timestamp"], card["filter"], card["rows_left_out_for_an_empty_id"]) == ("the numbers of 'timestamp'", "none", 0)
+    assert card["columns"] == {
+        "user": "userId",
+        "item": "movieId",
+        "time": "timestamp",
+        "rating": "rating",
+        "item_id": "movieId",
+    }
+    assert (card["timestamp"], card["filter"], card["rows_left_out_for_an_empty_id"]) == (
+        "the numbers of 'timestamp'",
+        "none",
+        0,
+    )
     assert [file["name"] for file in card["files"]] == ["inter.csv", "items.csv"]
     assert card["files"][0]["sha256"] == hashlib.sha256(RATINGS.encode()).hexdigest()
     assert card["files"][1]["bytes"] == len(MOVIES.encode())
@@ -111,24 +121,51 @@ def test_from_two_tables_to_sequences(tmp_path, monkeypatch):
             )
         )
     )
-    (tmp_path / "items.csv").write_text('product;name\n01;"red; drum"\n1.0;blue drum\na, b;"quoted"\n1;horn\n')
+    (tmp_path / "items.csv").write_text(
+        'product;name\n01;"red; drum"\n1.0;blue drum\na, b;"quoted"\n1;horn\n'
+    )
     given = ColumnNames(item_id="product")
-    prepare_own_files(tmp_path / "my.csv", tmp_path / "items.csv", tmp_path / "data" / "shop", given, None, ";")
-    settings = {"data_path": str(tmp_path / "data"), "topk": [3], "valid_metric": "NDCG@3", "n_beams": 3}
+    prepare_own_files(
+        tmp_path / "my.csv", tmp_path / "items.csv", tmp_path / "data" / "shop", given, None, ";"
+    )
+    settings = {
+        "data_path": str(tmp_path / "data"),
+        "topk": [3],
+        "valid_metric": "NDCG@3",
+        "n_beams": 3,
+    }
     config = GenRecConfig("TIGER", "shop", config_dict=settings)
     dataset = create_dataset(config)
     tokens = dataset.field2id_token["item_id"]
     starts = dataset.sequences.starts.tolist()
     items = tokens[dataset.sequences.items.numpy()].tolist()
-    histories = {user: items[starts[number] : starts[number + 1]] for number, user in enumerate(dataset.field2id_token["user_id"])}
-    assert histories == {"[PAD]": [], "007": ["a, b", "01", "1.0", "1"], "7": ["01", "1.0", "1", "a, b", "1.0"]}
+    histories = {
+        user: items[starts[number] : starts[number + 1]]
+        for number, user in enumerate(dataset.field2id_token["user_id"])
+    }
+    assert histories == {
+        "[PAD]": [],
+        "007": ["a, b", "01", "1.0", "1"],
+        "7": ["01", "1.0", "1", "a, b", "1.0"],
+    }
     sentences = dict(zip(tokens, item_sentences(config, dataset)))
-    assert sentences == {"[PAD]": "", "01": "red; drum", "1.0": "blue drum", "a, b": "quoted", "1": "horn"}
+    assert sentences == {
+        "[PAD]": "",
+        "01": "red; drum",
+        "1.0": "blue drum",
+        "a, b": "quoted",
+        "1": "horn",
+    }
 
 
 def test_without_times_the_order_of_the_file_counts(prepare, caplog):
     (interactions,) = prepare("user,item\nb,1\n,9\na,2\nb,0\n")
-    assert interactions == ["user_id:token\titem_id:token\ttimestamp:float", "b\t1\t0", "a\t2\t2", "b\t0\t3"]
+    assert interactions == [
+        "user_id:token\titem_id:token\ttimestamp:float",
+        "b\t1\t0",
+        "a\t2\t2",
+        "b\t0\t3",
+    ]
     assert "the order of its rows is taken" in caplog.text
     assert "1 of 4 rows have no user or no item" in caplog.text
 
@@ -141,7 +178,10 @@ def test_repeated_interactions_and_equal_times_stay_in_file_order(prepare):
 @pytest.mark.parametrize("size", [1, 2, 100])
 def test_pieces_make_no_difference(prepare, monkeypatch, size):
     monkeypatch.setattr(table_files, "_PIECE_ROWS", size)
-    interactions, items = prepare("user,item,time\n,2,\na,2,2024-01-01\nb,1,2024-01-02\na,1,2024-01-03\n", "item,title\n1,x\n2,y\n")
+    interactions, items = prepare(
+        "user,item,time\n,2,\na,2,2024-01-01\nb,1,2024-01-02\na,1,2024-01-03\n",
+        "item,title\n1,x\n2,y\n",
+    )
     assert interactions[1:] == ["a\t2\t1704067200", "b\t1\t1704153600", "a\t1\t1704240000"]
     assert items[1:] == ["1\tx", "2\ty"]
 
@@ -166,7 +206,9 @@ def test_k_core_by_hand(prepare, tmp_path, caplog):
 
 
 def test_filters_that_leave_nothing_and_senseless_ones(prepare, tmp_path):
-    assert "3-core of 2 interactions is empty" in refused(prepare, "user,item\na,1\na,2\n", k_core=3)
+    assert "3-core of 2 interactions is empty" in refused(
+        prepare, "user,item\na,1\na,2\n", k_core=3
+    )
     assert "k_core is 0" in refused(prepare, "user,item\na,1\na,2\n", k_core=0)
     assert not (tmp_path / "data").exists()
 
@@ -182,9 +224,17 @@ def test_filters_that_leave_nothing_and_senseless_ones(prepare, tmp_path):
         ("user,item\na,i1\n", "item,title\n1,x\n2,y\n", ["'i1'", "'1', '2'", "--item_id_column"]),
         ('user,item\na,1\nb,"x\ty"\n', None, ["item id 'x\\ty'", "row 2 below the header"]),
         ('user,item\n"a\nb",1\n', None, ["user id 'a\\nb'", "row 1 below the header"]),
-        ("user,item\na,1\n", 'item,title\n1,x\n"2\n3",y\n', ["item id '2\\n3'", "row 2 below the header", "items.csv"]),
+        (
+            "user,item\na,1\n",
+            'item,title\n1,x\n"2\n3",y\n',
+            ["item id '2\\n3'", "row 2 below the header", "items.csv"],
+        ),
         ("user,item,time\na,1,5\na,2,\n", None, ["time ''", "row 2 below the header"]),
-        ("user,item,time\na,1,yesterday\n", None, ["'yesterday'", "row 1", "number or an ISO date"]),
+        (
+            "user,item,time\na,1,yesterday\n",
+            None,
+            ["'yesterday'", "row 1", "number or an ISO date"],
+        ),
         ("user,item,rating\na,1,5\na,2,good\n", None, ["rating 'good'", "row 2"]),
         ("user,item\nNA,1\n", None, ["'NA'", "user_id"]),
     ],
@@ -197,7 +247,13 @@ def test_tables_that_are_refused(prepare, tmp_path, interactions, items, words):
 
 def test_every_way_to_write_an_id_is_an_id_of_its_own(prepare):
     (interactions,) = prepare("user,item\n007,1\n7,1.0\n7.0,01\n1e3,+1\nTrue,-1\n")
-    assert [line.split("\t")[:2] for line in interactions[1:]] == [["007", "1"], ["7", "1.0"], ["7.0", "01"], ["1e3", "+1"], ["True", "-1"]]
+    assert [line.split("\t")[:2] for line in interactions[1:]] == [
+        ["007", "1"],
+        ["7", "1.0"],
+        ["7.0", "01"],
+        ["1e3", "+1"],
+        ["True", "-1"],
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "..", ".shop", "a b", "a\tb", "a\\b", "-x", "shop\n"])
@@ -224,13 +280,17 @@ def test_a_taken_name_is_refused_before_the_files_are_read(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "file").touch()
     with pytest.raises(ValueError, match="exists already"):
-        prepare_own_files(tmp_path / "nowhere.csv", None, tmp_path / "shop", ColumnNames(), None, None)
+        prepare_own_files(
+            tmp_path / "nowhere.csv", None, tmp_path / "shop", ColumnNames(), None, None
+        )
 
 
 def test_the_separator_is_that_of_tables_of_the_same_kind(tmp_path):
     (tmp_path / "my.csv").write_text("user;item\na;1\n")
     (tmp_path / "items.jsonl").write_text('{"item": 1, "title": "x;y", "tags": ["p", "q"]}\n')
-    prepare_own_files(tmp_path / "my.csv", tmp_path / "items.jsonl", tmp_path / "shop", ColumnNames(), None, ";")
+    prepare_own_files(
+        tmp_path / "my.csv", tmp_path / "items.jsonl", tmp_path / "shop", ColumnNames(), None, ";"
+    )
     assert (tmp_path / "shop" / "shop.item").read_text().splitlines()[1] == "1\tx;y\tp q"
 
 

@@ -31,8 +31,14 @@ def rows_of(table, columns=None):
         ("t.csv", '\ufeffuser,item,n\r\n007,"a, b",1.0\r\n\r\nNA,"x ""y""",\r\n'),
         ("t.tsv", 'user\titem\tn\n007\ta, b\t1.0\nNA\tx "y"\t\n'),
         ("t.tsv", '"user"\t"item"\t"n"\n"007"\t"a, b"\t"1.0"\n"NA"\t"x ""y"""\t""\n'),
-        ("T.JSONL", '{"user": "007", "item": "a, b", "n": 1.0}\n\n{"user": "NA", "n": null, "item": "x \\"y\\""}\n'),
-        ("t.json", '{"user": "007", "item": ["a,", "b"], "n": 1.0}\n{"user": "NA", "item": "x \\"y\\""}\n'),
+        (
+            "T.JSONL",
+            '{"user": "007", "item": "a, b", "n": 1.0}\n\n{"user": "NA", "n": null, "item": "x \\"y\\""}\n',
+        ),
+        (
+            "t.json",
+            '{"user": "007", "item": ["a,", "b"], "n": 1.0}\n{"user": "NA", "item": "x \\"y\\""}\n',
+        ),
     ],
 )
 def test_every_value_is_text_as_it_is_written(tmp_path, name, content, ending):
@@ -47,7 +53,10 @@ def test_a_mark_inside_a_tsv_swallows_nothing(tmp_path):
     assert rows_of(table) == [("1", '"Old'), ("2", 'Joe"')]
 
 
-@pytest.mark.parametrize("name, content", [("t.csv", "a,b\n0,x\n1,x\n2,x\n3,x\n4,x\n"), ("t.jsonl", '{"a": 0, "b": "x"}\n' * 5)])
+@pytest.mark.parametrize(
+    "name, content",
+    [("t.csv", "a,b\n0,x\n1,x\n2,x\n3,x\n4,x\n"), ("t.jsonl", '{"a": 0, "b": "x"}\n' * 5)],
+)
 def test_pieces_go_on_counting(tmp_path, monkeypatch, name, content):
     monkeypatch.setattr(table_files, "_PIECE_ROWS", 2)
     table = TableFile(write(tmp_path / name, content))
@@ -59,9 +68,15 @@ def test_pieces_go_on_counting(tmp_path, monkeypatch, name, content):
 def test_keys_of_late_json_lines_are_read_where_all_are_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(table_files, "_LINES_FOR_KEYS", 1)
     monkeypatch.setattr(table_files, "_PIECE_ROWS", 1)
-    table = TableFile(write(tmp_path / "t.jsonl", '{"a": 1, "b": 2}\n{"a": 3, "c": {"x": [4, true]}}\n'))
+    table = TableFile(
+        write(tmp_path / "t.jsonl", '{"a": 1, "b": 2}\n{"a": 3, "c": {"x": [4, true]}}\n')
+    )
     assert table.columns == ["a", "b"]
-    assert pd.concat(list(table.pieces())).fillna("").to_dict("list") == {"a": ["1", "3"], "b": ["2", ""], "c": ["", "4 True"]}
+    assert pd.concat(list(table.pieces())).fillna("").to_dict("list") == {
+        "a": ["1", "3"],
+        "b": ["2", ""],
+        "c": ["", "4 True"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -75,7 +90,11 @@ def test_keys_of_late_json_lines_are_read_where_all_are_asked_for(tmp_path, monk
         ("t.csv", "user,item\n1,2\n3,4,5\n", ["line 3, saw 3", "header"]),
         ("t.csv", "user,item\n1,2,3\n4,5\n", ["header"]),
         ("t.csv", 'user,item\n1,"2\n3,4\n', ["EOF inside string", "quotation marks"]),
-        ("t.csv", "user,item\n1,caf\xe9\n".encode("latin-1"), ["UTF-8", "0xe9", "iconv -f latin1 -t utf-8"]),
+        (
+            "t.csv",
+            "user,item\n1,caf\xe9\n".encode("latin-1"),
+            ["UTF-8", "0xe9", "iconv -f latin1 -t utf-8"],
+        ),
         ("t.csv", "us\xe9r,item\n1,2\n".encode("latin-1"), ["UTF-8", "0xe9"]),
         ("t.jsonl", '{"user": 1, "item": 2}\n{"user": 1, "item"\n', ["line 2", "no JSON"]),
         ("t.json", '[{"user": 1, "item": 2}]\n', ["line 1", "one object"]),
@@ -93,7 +112,12 @@ def test_files_that_are_refused(tmp_path, name, content, words):
 
 
 def test_long_texts_that_nobody_asks_for_are_not_held(tmp_path):
-    table = TableFile(write(tmp_path / "t.jsonl", "".join(f'{{"user": "u{row}", "review": "{"x" * 100_000}"}}\n' for row in range(300))))
+    table = TableFile(
+        write(
+            tmp_path / "t.jsonl",
+            "".join(f'{{"user": "u{row}", "review": "{"x" * 100_000}"}}\n' for row in range(300)),
+        )
+    )
     tracemalloc.start()
     rows = rows_of(table, ["user"])
     peak = tracemalloc.get_traced_memory()[1]
@@ -102,7 +126,9 @@ def test_long_texts_that_nobody_asks_for_are_not_held(tmp_path):
 
 
 def test_damaged_gzip_is_refused(tmp_path):
-    whole = gzip.compress("user,item\n".encode() + "".join(f"{row},{row * row % 7919}\n" for row in range(5000)).encode())
+    whole = gzip.compress(
+        b"user,item\n" + "".join(f"{row},{row * row % 7919}\n" for row in range(5000)).encode()
+    )
     for content in (whole[: len(whole) // 2], b"user,item\n1,2\n", whole[:-8] + b"\0" * 8):
         path = tmp_path / "t.csv.gz"
         path.write_bytes(content)
@@ -127,7 +153,12 @@ def test_parquet_without_pyarrow_names_the_command(tmp_path, monkeypatch):
 
 def test_parquet_through_the_calls_of_pyarrow(tmp_path, monkeypatch):
     """A stand-in with the same calls where pyarrow is not installed; typed columns become the text that one would write."""
-    columns = {"user": [7, None], "item": ["007", "x"], "when": [datetime(2024, 5, 1, 18), None], "tags": [["a", "b"], []]}
+    columns = {
+        "user": [7, None],
+        "item": ["007", "x"],
+        "when": [datetime(2024, 5, 1, 18), None],
+        "tags": [["a", "b"], []],
+    }
 
     class Column(list):
         to_pylist = list.copy
@@ -140,8 +171,15 @@ def test_parquet_through_the_calls_of_pyarrow(tmp_path, monkeypatch):
 
         def iter_batches(self, batch_size, columns):
             for row in range(2):
-                chosen = {name: Column(all_of_them[name][row : row + 1]) for name in columns or all_of_them}
-                yield types.SimpleNamespace(schema=types.SimpleNamespace(names=list(chosen)), columns=list(chosen.values()), num_rows=1)
+                chosen = {
+                    name: Column(all_of_them[name][row : row + 1])
+                    for name in columns or all_of_them
+                }
+                yield types.SimpleNamespace(
+                    schema=types.SimpleNamespace(names=list(chosen)),
+                    columns=list(chosen.values()),
+                    num_rows=1,
+                )
 
     all_of_them = columns
     parquet = types.ModuleType("pyarrow.parquet")
@@ -159,7 +197,9 @@ def test_parquet_through_the_calls_of_pyarrow(tmp_path, monkeypatch):
 
 def test_real_parquet(tmp_path):
     pytest.importorskip("pyarrow")
-    frame = pd.DataFrame({"user": ["007", "NA"], "item": [1.0, 2.5], "when": pd.to_datetime(["2024-05-01", None])})
+    frame = pd.DataFrame(
+        {"user": ["007", "NA"], "item": [1.0, 2.5], "when": pd.to_datetime(["2024-05-01", None])}
+    )
     frame.to_parquet(tmp_path / "t.parquet")
     table = TableFile(tmp_path / "t.parquet")
     assert table.columns == ["user", "item", "when"]
@@ -172,5 +212,14 @@ def test_values_as_text():
 
 
 def test_names_of_tables():
-    names = ["a.csv", "a.TSV.gz", "a.jsonl", "b.parquet", "amazon-beauty", "a.parquet.gz", "a.gz", "NAME.inter"]
+    names = [
+        "a.csv",
+        "a.TSV.gz",
+        "a.jsonl",
+        "b.parquet",
+        "amazon-beauty",
+        "a.parquet.gz",
+        "a.gz",
+        "NAME.inter",
+    ]
     assert [is_table_name(table_files.Path(name)) for name in names] == [True] * 4 + [False] * 4

@@ -17,7 +17,13 @@ def test_file_stands_beside_the_checkpoint():
 def test_file_is_one_readable_line_per_user(tmp_path):
     write_outcomes(OUTCOMES, tmp_path / "run.users.tsv")
     lines = (tmp_path / "run.users.tsv").read_text(encoding="utf-8").split("\n")
-    assert lines == ["user\tn_positives\tranks of hits\t(of 3)", "u1\t2\t1 3", "u 2\t1\t", "ü3\t3\t2", ""]
+    assert lines == [
+        "user\tn_positives\tranks of hits\t(of 3)",
+        "u1\t2\t1 3",
+        "u 2\t1\t",
+        "ü3\t3\t2",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("hits", [HITS, torch.zeros(3, 3, dtype=torch.bool)])
@@ -32,5 +38,7 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="which a run writes beside its checkpoint"):
         read_outcomes(tmp_path / "run.users.tsv")
     (tmp_path / "run.users.tsv").write_text("user_id:token\n1\n")
-    with pytest.raises(ValueError, match="begins with 'user_id:token', but the outcomes of a run begin with"):
+    with pytest.raises(
+        ValueError, match="begins with 'user_id:token', but the outcomes of a run begin with"
+    ):
         read_outcomes(tmp_path / "run.users.tsv")

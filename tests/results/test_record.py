@@ -17,7 +17,11 @@ from recbole_genrec.results.significance import user_values
 
 
 def result_at(folder) -> dict:
-    return {"best_valid_result": {"ndcg@5": 0.25}, "test_result": {"ndcg@5": 0.125}, "checkpoint": str(folder / "run.pth")}
+    return {
+        "best_valid_result": {"ndcg@5": 0.25},
+        "test_result": {"ndcg@5": 0.125},
+        "checkpoint": str(folder / "run.pth"),
+    }
 
 
 def test_record_holds_what_a_run_can_be_cited_by(tiny_settings, tmp_path):
@@ -25,13 +29,22 @@ def test_record_holds_what_a_run_can_be_cited_by(tiny_settings, tmp_path):
     data = create_dataset(config)
     write_record(config, data, 63, result_at(tmp_path), 12.345)
     record = json.loads((tmp_path / "run.json").read_text())
-    assert (record["model"], record["dataset"], record["seed"], record["seconds"]) == ("SASRec", "tiny", 7, 12.3)
+    assert (record["model"], record["dataset"], record["seed"], record["seconds"]) == (
+        "SASRec",
+        "tiny",
+        7,
+        12.3,
+    )
     assert (record["n_users"], record["n_items"], record["n_interactions"]) == (12, 10, 63)
     assert record["dataset_fingerprint"] == data.fingerprint()
     assert record["given_settings"]["seed"] == 7 and "dataset" not in record["given_settings"]
     assert record["test_result"] == {"ndcg@5": 0.125}
     found = record["versions"]
-    assert (found["numpy"], found["torch"], found["python"]) == (numpy.__version__, torch.__version__, platform.python_version())
+    assert (found["numpy"], found["torch"], found["python"]) == (
+        numpy.__version__,
+        torch.__version__,
+        platform.python_version(),
+    )
 
 
 def test_models_that_read_the_same_data_have_the_same_fingerprint(tiny_settings, tmp_path):
@@ -47,9 +60,18 @@ def test_models_that_read_the_same_data_have_the_same_fingerprint(tiny_settings,
 def test_summary_names_data_metrics_and_files(tiny_settings, tmp_path, caplog):
     config = GenRecConfig("SASRec", "tiny", config_dict=tiny_settings)
     with caplog.at_level(logging.INFO):
-        log_summary(config, create_dataset(config), 63, {**result_at(tmp_path), "stage_seconds": {}}, 2.0)
-    lines = [record.getMessage() for record in caplog.records if record.name == "recbole_genrec.results.record"]
-    assert lines[:2] == ["SASRec on tiny, seed 2020, 2.0 s", "data: 12 users, 10 items, 63 interactions"]
+        log_summary(
+            config, create_dataset(config), 63, {**result_at(tmp_path), "stage_seconds": {}}, 2.0
+        )
+    lines = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "recbole_genrec.results.record"
+    ]
+    assert lines[:2] == [
+        "SASRec on tiny, seed 2020, 2.0 s",
+        "data: 12 users, 10 items, 63 interactions",
+    ]
     assert lines[2:4] == ["best_valid_result: ndcg@5 : 0.25", "test_result: ndcg@5 : 0.125"]
     assert str(tmp_path / "run.json") in lines[4]
 
@@ -65,10 +87,20 @@ def test_outcomes_of_a_run_are_its_test_metrics_and_users(small_settings, tiny_s
     outcomes = read_outcomes(outcomes_path(result["checkpoint"]))
     assert sorted(outcomes.users) == sorted(f"u{user}" for user in range(1, 13))
     names = list(result["test_result"])
-    assert result["test_result"] == {name: round(mean, 6) for name, mean in zip(names, user_values(outcomes, names).mean(axis=1))}
+    assert result["test_result"] == {
+        name: round(mean, 6) for name, mean in zip(names, user_values(outcomes, names).mean(axis=1))
+    }
     assert model == "BPR" or result["test_result"]["recall@5"] > 0
 
 
 def test_no_outcomes_without_metrics_of_lists(tiny_settings):
-    result = run("SASRec", config_dict={**tiny_settings, "metrics": ["ItemCoverage"], "valid_metric": "ItemCoverage@5", "epochs": 1})
+    result = run(
+        "SASRec",
+        config_dict={
+            **tiny_settings,
+            "metrics": ["ItemCoverage"],
+            "valid_metric": "ItemCoverage@5",
+            "epochs": 1,
+        },
+    )
     assert not outcomes_path(result["checkpoint"]).exists()

@@ -28,7 +28,14 @@ RECORDS = [
 
 def test_table_of_figures_and_of_what_could_not_run():
     header, rows = table(RECORDS)
-    assert header == ["model", "recall@5", "ndcg@5", "parameters", "seconds by stage", "test users/s"]
+    assert header == [
+        "model",
+        "recall@5",
+        "ndcg@5",
+        "parameters",
+        "seconds by stage",
+        "test users/s",
+    ]
     assert rows[0] == ["TIGER", "0.1235", "0.1000", "1234", "tokenizer 1; recommender 21", "100"]
     assert rows[1] == ["UNGER", "", "", "", "not run: no text, no | codes", ""]
 
@@ -79,7 +86,11 @@ def test_a_record_is_found_for_the_same_settings_and_data(tiny_settings, tiny_da
 def test_a_record_is_of_the_files_that_settings_name(small_settings, tmp_path):
     """A file of semantic ids and one of item vectors with other content under the same path make another run."""
     ids, vectors = tmp_path / "ids.json", tmp_path / "vectors.npy"
-    settings = {**small_settings("TIGER"), "semantic_ids_file": str(ids), "item_features": {"mine": str(vectors)}}
+    settings = {
+        **small_settings("TIGER"),
+        "semantic_ids_file": str(ids),
+        "item_features": {"mine": str(vectors)},
+    }
     digests = set()
     for file in (ids, vectors, vectors.with_suffix(".tokens")):
         for content in ("one", "other"):
@@ -123,14 +134,20 @@ def test_a_bug_is_not_hidden(tiny_settings, monkeypatch):
 def test_settings_are_checked_before_anything_runs(tiny_settings, capsys):
     arguments = [f"--{key}={value}" for key, value in tiny_settings.items()]
     assert main([*arguments, "--model=Pop,BPR", "--lerning_rate=1"]) == 2
-    assert "the setting 'lerning_rate' is not known to Pop (did you mean 'learning_rate'?)" in capsys.readouterr().err
+    assert (
+        "the setting 'lerning_rate' is not known to Pop (did you mean 'learning_rate'?)"
+        in capsys.readouterr().err
+    )
     assert main([*arguments, "--model=Pop,BPRR"]) == 2
     assert "the model 'BPRR' is not known" in capsys.readouterr().err
     assert not Path(tiny_settings["checkpoint_dir"]).exists()
 
 
 def test_a_recipe_goes_to_the_models_that_have_it(tiny_settings):
-    shared = {"config_dict": {**tiny_settings, "recipe": "cpu", "n_beams": 50, "topk": [5]}, "is_shared": True}
+    shared = {
+        "config_dict": {**tiny_settings, "recipe": "cpu", "n_beams": 50, "topk": [5]},
+        "is_shared": True,
+    }
     own, foreign = GenRecConfig("TIGER", **shared), GenRecConfig("GRU4Rec", **shared)
     assert (own["recipe"], own["n_beams"], own.left_out) == ("cpu", 50, set())
     assert foreign["recipe"] is None

@@ -10,14 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_genrec.compat import load_plain
 from recbole_genrec.quick_start import run
 from recbole_genrec.runtime import distributed
 from recbole_genrec.seq2seq.t5 import T5, T5Size
+from recbole_genrec.storage import load_plain
 
 HERE = Path(__file__).parents[1]
 # 27 training rows in batches of 13: the last has fewer rows than there are processes.
-PLAIN = {"learner": "sgd", "n_beams": 8, "train_batch_size": 13, "learning_rate": 0.05, "metrics": ["Recall", "NDCG", "ItemCoverage"]}
+PLAIN = {
+    "learner": "sgd",
+    "n_beams": 8,
+    "train_batch_size": 13,
+    "learning_rate": 0.05,
+    "metrics": ["Recall", "NDCG", "ItemCoverage"],
+}
 CASES = {
     "TIGER": {"model": "TIGER"},
     "TIGER, all positions": {"model": "TIGER", "train_mode": "all_positions"},
@@ -42,19 +48,42 @@ def two_processes(launched, small_settings, tmp_path_factory):
         return launched
     folder = tmp_path_factory.mktemp("two_processes")
     place = {"checkpoint_dir": str(folder / "saved")}
-    runs = {name: {**small_settings(case["model"]), **PLAIN, **case, **place} for name, case in CASES.items()}
+    runs = {
+        name: {**small_settings(case["model"]), **PLAIN, **case, **place}
+        for name, case in CASES.items()
+    }
     runs["dropout"] = {**small_settings("TIGER"), **DROPOUT, **place}
-    runs["resumed"] = {**runs["dropout"], "stop_after": 6, "checkpoint_dir": str(folder / "resumed")}
+    runs["resumed"] = {
+        **runs["dropout"],
+        "stop_after": 6,
+        "checkpoint_dir": str(folder / "resumed"),
+    }
     runs["SASRec"] = {**small_settings("TIGER"), "model": "SASRec"}
-    runs["SASRec"] = {key: runs["SASRec"][key] for key in ("model", "dataset", "data_path", "checkpoint_dir")}
+    runs["SASRec"] = {
+        key: runs["SASRec"][key] for key in ("model", "dataset", "data_path", "checkpoint_dir")
+    }
     file = folder / "runs.json"
     file.write_text(json.dumps(list(runs.values())))
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(HERE / "run_in_processes.py"), str(file)]
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(HERE / "run_in_processes.py"),
+        str(file),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=folder, env=environment)
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=folder, env=environment
+    )
     assert done.returncode == 0, done.stderr
     ranks = [json.loads((folder / f"rank-{rank}-of-2.json").read_text()) for rank in range(2)]
-    launched.update(folder=folder, output=done.stdout + done.stderr, runs=runs, ranks=[dict(zip(runs, results)) for results in ranks])
+    launched.update(
+        folder=folder,
+        output=done.stdout + done.stderr,
+        runs=runs,
+        ranks=[dict(zip(runs, results)) for results in ranks],
+    )
     return launched
 
 
@@ -62,22 +91,47 @@ def two_processes(launched, small_settings, tmp_path_factory):
 def test_two_processes_give_what_one_gives(name, two_processes, small_settings):
     alone = run(config_dict={**small_settings(CASES[name]["model"]), **PLAIN, **CASES[name]})
     first, second = (results[name] for results in two_processes["ranks"])
-    for part in ("best_valid_score", "best_valid_result", "test_result", "semantic_ids", "proven_share"):
+    for part in (
+        "best_valid_score",
+        "best_valid_result",
+        "test_result",
+        "semantic_ids",
+        "proven_share",
+    ):
         assert first[part] == second[part] == alone[part], part
     assert first["checkpoint"] == second["checkpoint"]
-    weights, expected = (load_plain(result["checkpoint"], "cpu")["state_dict"] for result in (first, alone))
+    weights, expected = (
+        load_plain(result["checkpoint"], "cpu")["state_dict"] for result in (first, alone)
+    )
     assert weights.keys() == expected.keys()
     for key, weight in weights.items():
         torch.testing.assert_close(weight, expected[key], atol=1e-5, rtol=1e-5, msg=key)
-    outcomes = [Path(result["checkpoint"]).with_suffix(".users.tsv").read_text() for result in (first, alone)]
+    outcomes = [
+        Path(result["checkpoint"]).with_suffix(".users.tsv").read_text()
+        for result in (first, alone)
+    ]
     assert outcomes[0] == outcomes[1]
-    record, expected = (json.loads(Path(result["checkpoint"]).with_suffix(".json").read_text()) for result in (first, alone))
-    measured = ("checkpoint", "seconds", "stage_seconds", "test_users_per_second", "given_settings", "run_digest")
-    assert {key: record[key] for key in record if key not in measured} == {key: expected[key] for key in expected if key not in measured}
+    record, expected = (
+        json.loads(Path(result["checkpoint"]).with_suffix(".json").read_text())
+        for result in (first, alone)
+    )
+    measured = (
+        "checkpoint",
+        "seconds",
+        "stage_seconds",
+        "test_users_per_second",
+        "given_settings",
+        "run_digest",
+    )
+    assert {key: record[key] for key in record if key not in measured} == {
+        key: expected[key] for key in expected if key not in measured
+    }
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(two_processes):
-    undisturbed, resumed = (two_processes["ranks"][0][name]["checkpoint"] for name in ("dropout", "resumed"))
+    undisturbed, resumed = (
+        two_processes["ranks"][0][name]["checkpoint"] for name in ("dropout", "resumed")
+    )
     weights = [load_plain(path, "cpu")["state_dict"] for path in (undisturbed, resumed)]
     assert undisturbed != resumed
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
@@ -94,7 +148,9 @@ def test_only_the_main_process_writes(two_processes):
 
 def test_a_model_of_recbole_is_refused(two_processes):
     sentences = {results["SASRec"]["refusal"] for results in two_processes["ranks"]}
-    assert sentences == {"SASRec is a model of RecBole, and those are trained by one process here: start it without torchrun"}
+    assert sentences == {
+        "SASRec is a model of RecBole, and those are trained by one process here: start it without torchrun"
+    }
 
 
 def test_a_single_process_changes_nothing(monkeypatch):
@@ -104,7 +160,12 @@ def test_a_single_process_changes_nothing(monkeypatch):
     layer.encode = kept = layer.forward
     layer.weight.grad = gradient = torch.ones(2, 2)
     state = torch.get_rng_state()
-    with distributed.joined(), distributed.main_first(), distributed.split_rows(layer, 0, 0), distributed.one_tensorboard():
+    with (
+        distributed.joined(),
+        distributed.main_first(),
+        distributed.split_rows(layer, 0, 0),
+        distributed.one_tensorboard(),
+    ):
         assert (distributed.size(), distributed.rank(), distributed.is_main()) == (1, 0, True)
         assert layer.encode is kept
         distributed.average_gradients(layer.parameters())
@@ -133,12 +194,18 @@ def test_every_process_gets_its_gpu(machine, monkeypatch):
     settings = {"use_gpu": True, "gpu_id": "0", "show_progress": True}
     distributed.place(settings)
     assert machine == [1]
-    assert settings["device"] == torch.device("cuda", 1) and settings["local_rank"] == 1 and settings["single_spec"]
+    assert (
+        settings["device"] == torch.device("cuda", 1)
+        and settings["local_rank"] == 1
+        and settings["single_spec"]
+    )
     settings = {"use_gpu": True, "gpu_id": ""}
     distributed.place(settings)
     assert settings["device"] == torch.device("cpu") and not settings["use_gpu"]
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ValueError, match="process 2 of this machine, but it has 2 GPUs: lower --nproc_per_node"):
+    with pytest.raises(
+        ValueError, match="process 2 of this machine, but it has 2 GPUs: lower --nproc_per_node"
+    ):
         distributed.place({"use_gpu": True, "gpu_id": "0"})
 
 
@@ -155,8 +222,12 @@ def test_every_process_drops_its_own_and_leaves_the_shared_numbers_alone(number,
     numbers = [draws.within(torch.rand, 4) for _ in range(2)]
     assert torch.equal(torch.rand(4), expected)
     assert not torch.equal(*numbers)
-    assert all(torch.equal(own, of_main) == (number == 0) for own, of_main in zip(numbers, main_numbers))
-    assert not torch.equal(distributed._OwnDraws(torch.device("cpu"), 7, 4).within(torch.rand, 4), numbers[0])
+    assert all(
+        torch.equal(own, of_main) == (number == 0) for own, of_main in zip(numbers, main_numbers)
+    )
+    assert not torch.equal(
+        distributed._OwnDraws(torch.device("cpu"), 7, 4).within(torch.rand, 4), numbers[0]
+    )
 
 
 def test_dropout_in_shared_rows_differs_by_process(monkeypatch):

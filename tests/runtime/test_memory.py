@@ -13,7 +13,8 @@ from recbole_genrec.runtime.memory import keep_freed_memory
 
 class Mallinfo(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in
-                "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+                "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks
+                keepcost".split()]
 
 mallinfo = ctypes.CDLL(None).mallinfo2
 mallinfo.restype = Mallinfo
@@ -32,7 +33,9 @@ def test_freed_blocks_stay_in_the_arena():
     """glibc's own account of a block of 64 MB: mapped by itself, or part of the arena and still there when it is freed."""
 
     def account(mode):
-        done = subprocess.run([sys.executable, "-c", REPORT, mode], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", REPORT, mode], capture_output=True, text=True, check=True
+        )
         return json.loads(done.stdout)
 
     size = 64_000_000

@@ -40,7 +40,11 @@ def test_integers_and_longer_numbers_stay_what_they_are():
     def types(*tensors):
         return [tensor.dtype for tensor in tensors]
 
-    assert types(LEFT.double(), torch.tensor([1]), torch.tensor([True])) == [torch.float64, torch.int64, torch.bool]
+    assert types(LEFT.double(), torch.tensor([1]), torch.tensor([True])) == [
+        torch.float64,
+        torch.int64,
+        torch.bool,
+    ]
 
 
 def test_methods_keep_their_object_and_name():

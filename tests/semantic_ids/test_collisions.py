@@ -26,7 +26,10 @@ def test_literal():
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("n_items, n_levels, codebook_size", [(1, 1, 1), (40, 1, 3), (300, 2, 5), (300, 3, 4), (200, 3, 256)])
+@pytest.mark.parametrize(
+    "n_items, n_levels, codebook_size",
+    [(1, 1, 1), (40, 1, 3), (300, 2, 5), (300, 3, 4), (200, 3, 256)],
+)
 def test_equals_a_dictionary_of_counts(n_items, n_levels, codebook_size, seed):
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(codebook_size, (n_items, n_levels), generator=generator)
@@ -43,7 +46,9 @@ def test_the_set_of_ids_does_not_depend_on_the_order_of_items():
     shuffled = codes[torch.randperm(100, generator=generator)]
 
     def ids(rows):
-        return sorted(map(tuple, torch.cat((rows, counter_level(rows).unsqueeze(1)), dim=1).tolist()))
+        return sorted(
+            map(tuple, torch.cat((rows, counter_level(rows).unsqueeze(1)), dim=1).tolist())
+        )
 
     assert not torch.equal(codes, shuffled)
     assert ids(codes) == ids(shuffled)
@@ -62,12 +67,20 @@ def squared_distances(residuals: torch.Tensor, codebook: torch.Tensor):
 @pytest.mark.parametrize("seed", range(6))
 def test_matching_is_the_cheapest_of_all_ways_to_give_different_last_codes(seed):
     torch.manual_seed(seed)
-    residuals, codebook = torch.randn(7, 2, dtype=torch.double), torch.randn(5, 2, dtype=torch.double)
-    codes = torch.tensor([[0, 1, 2], [0, 1, 2], [3, 1, 2], [0, 1, 4], [0, 1, 2], [3, 1, 0], [3, 2, 2]])
+    residuals, codebook = (
+        torch.randn(7, 2, dtype=torch.double),
+        torch.randn(5, 2, dtype=torch.double),
+    )
+    codes = torch.tensor(
+        [[0, 1, 2], [0, 1, 2], [3, 1, 2], [0, 1, 4], [0, 1, 2], [3, 1, 0], [3, 2, 2]]
+    )
     matched = match_last_codes(codes, squared_distances(residuals, codebook))
     group = [0, 1, 3, 4]
     costs = torch.cdist(residuals[group], codebook).square()
-    best = min(itertools.permutations(range(5), 4), key=lambda choice: sum(costs[row, code].item() for row, code in enumerate(choice)))
+    best = min(
+        itertools.permutations(range(5), 4),
+        key=lambda choice: sum(costs[row, code].item() for row, code in enumerate(choice)),
+    )
     assert matched[group].tolist() == [[0, 1, code] for code in best]
     assert torch.equal(matched[[2, 5, 6]], codes[[2, 5, 6]]), "no collision, no change"
 
@@ -89,23 +102,36 @@ def test_matching_does_not_depend_on_the_order_of_items():
     matched = match_last_codes(codes, squared_distances(residuals, codebook))
     assert len(matched.unique(dim=0)) == 60
     order = torch.randperm(60)
-    assert torch.equal(match_last_codes(codes[order], squared_distances(residuals[order], codebook)), matched[order])
+    assert torch.equal(
+        match_last_codes(codes[order], squared_distances(residuals[order], codebook)),
+        matched[order],
+    )
 
 
 def test_codes_without_collisions_cost_nothing():
     codes = torch.tensor([[0, 1], [1, 1], [0, 0]])
     assert torch.equal(match_last_codes(codes, lambda rows: pytest.fail("asked")), codes)
-    one_level = match_last_codes(torch.tensor([[2], [2], [0]]), lambda rows: torch.tensor([[1.0, 2.0, 0.0]] * 3)[: len(rows)])
+    one_level = match_last_codes(
+        torch.tensor([[2], [2], [0]]), lambda rows: torch.tensor([[1.0, 2.0, 0.0]] * 3)[: len(rows)]
+    )
     assert sorted(one_level.flatten().tolist()) == [0, 1, 2]
 
 
 def test_more_items_than_last_codes_are_refused():
-    with pytest.raises(ValueError, match="3 items share all codes but the last, which has 2 values: raise codebook_size"):
-        match_last_codes(torch.zeros(3, 2, dtype=torch.long), lambda rows: torch.zeros(len(rows), 2))
+    with pytest.raises(
+        ValueError,
+        match="3 items share all codes but the last, which has 2 values: raise codebook_size",
+    ):
+        match_last_codes(
+            torch.zeros(3, 2, dtype=torch.long), lambda rows: torch.zeros(len(rows), 2)
+        )
 
 
 def test_features_that_cannot_be_told_apart_are_refused():
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1e-6], [1.0, 0.0]])
     check_distinct(features, 3)
-    with pytest.raises(ValueError, match="3 items have the same features and so the same codes, but counter_size is 2: raise it"):
+    with pytest.raises(
+        ValueError,
+        match="3 items have the same features and so the same codes, but counter_size is 2: raise it",
+    ):
         check_distinct(features, 2)

@@ -35,7 +35,11 @@ def test_round_trip_in_another_order_of_items(tmp_path, style):
 def test_index_json_is_that_of_the_letter_family(tmp_path):
     path = tmp_path / "shop.index.json"
     write_semantic_ids(str(path), TOKENS, CODES, (4, 4, 4), "shop", "letter")
-    expected = {"b": ["<a_3>", "<b_0>", "<c_1>"], "a": ["<a_0>", "<b_2>", "<c_1>"], "007": ["<a_3>", "<b_0>", "<c_0>"]}
+    expected = {
+        "b": ["<a_3>", "<b_0>", "<c_1>"],
+        "a": ["<a_0>", "<b_2>", "<c_1>"],
+        "007": ["<a_3>", "<b_0>", "<c_0>"],
+    }
     assert json.loads(path.read_text()) == expected
 
 
@@ -52,23 +56,36 @@ def test_own_format_says_what_it_is(tmp_path):
 
 def test_plain_lists_are_read(written):
     path = written({"0": [1, 2], "1": [2, 1], "9": [0, 0]})
-    assert read_semantic_ids(path, ["1", "0"], n_levels=2, codebook_size=3, counter_size=0).tolist() == [[2, 1], [1, 2]]
+    assert read_semantic_ids(
+        path, ["1", "0"], n_levels=2, codebook_size=3, counter_size=0
+    ).tolist() == [[2, 1], [1, 2]]
 
 
 def test_a_counter_in_the_file_is_left_out(written):
     path = written({"0": [1, 2, 0], "1": [1, 2, 1]})
-    assert read_semantic_ids(path, ["0", "1"], n_levels=2, codebook_size=3, counter_size=2).tolist() == [[1, 2], [1, 2]]
+    assert read_semantic_ids(
+        path, ["0", "1"], n_levels=2, codebook_size=3, counter_size=2
+    ).tolist() == [[1, 2], [1, 2]]
 
 
 def test_a_last_code_that_counts_nothing_is_never_left_out(written):
     """Ids of another length than n_levels: their last codes say something of the items, although a counter is allowed."""
     for last in ((1, 0), (0, 2), (2, 2)):
-        path = written({"0": [1, 2, last[0]], "1": [1, 2, last[1]], "2": [0, 0, 1], "elsewhere": [5, 5]})
-        with pytest.raises(ValueError, match=r"ids of \[3\] codes, but n_levels is 2: set n_levels to the length of the ids"):
+        path = written(
+            {"0": [1, 2, last[0]], "1": [1, 2, last[1]], "2": [0, 0, 1], "elsewhere": [5, 5]}
+        )
+        with pytest.raises(
+            ValueError,
+            match=r"ids of \[3\] codes, but n_levels is 2: set n_levels to the length of the ids",
+        ):
             read_semantic_ids(path, ["0", "1", "2"], n_levels=2, codebook_size=3, counter_size=9)
     # Of items that the data set has no more, a counter leaves gaps.
-    path = written({"0": [1, 2, 2], "gone": [1, 2, 0], "1": [1, 2, 1], "2": [0, 0, 0], "elsewhere": [5, 5]})
-    assert read_semantic_ids(path, ["0", "1", "2"], n_levels=2, codebook_size=3, counter_size=2).tolist() == [[1, 2], [1, 2], [0, 0]]
+    path = written(
+        {"0": [1, 2, 2], "gone": [1, 2, 0], "1": [1, 2, 1], "2": [0, 0, 0], "elsewhere": [5, 5]}
+    )
+    assert read_semantic_ids(
+        path, ["0", "1", "2"], n_levels=2, codebook_size=3, counter_size=2
+    ).tolist() == [[1, 2], [1, 2], [0, 0]]
 
 
 def test_equal_ids_need_a_counter(written):
@@ -87,7 +104,10 @@ def test_equal_ids_need_a_counter(written):
         ({"0": [1, 2]}, r"no id for 1 of 2 items \(such as 1\)"),
         ({"0": [1, 2, 0], "1": [1, 1, 0]}, "ids of \\[3\\] codes, but n_levels is 2"),
         ({"0": [1, 2], "1": [1]}, "ids of \\[1, 2\\] codes, but n_levels is 2"),
-        ({"0": [1, 3], "1": [1, 1]}, "codes from 1 to 3, but codebook_size is 3, which allows 0 to 2"),
+        (
+            {"0": [1, 3], "1": [1, 1]},
+            "codes from 1 to 3, but codebook_size is 3, which allows 0 to 2",
+        ),
         ({"0": [1, -1], "1": [1, 1]}, "codes from -1 to 1"),
         ({"0": ["<a_1>", "<c_1>"], "1": [1, 1]}, "the entry '<c_1>' at level 1 is no code"),
         ({"0": [1.5, 1], "1": [1, 1]}, "is not a file of semantic ids"),
@@ -102,12 +122,21 @@ def test_bad_files_are_refused(written, content, message):
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="semantic_ids_file names it: correct the path"):
-        read_semantic_ids(str(tmp_path / "no.json"), ["0"], n_levels=2, codebook_size=3, counter_size=0)
+        read_semantic_ids(
+            str(tmp_path / "no.json"), ["0"], n_levels=2, codebook_size=3, counter_size=0
+        )
 
 
 def test_unknown_styles_and_too_many_levels_are_refused(tmp_path):
     with pytest.raises(ValueError, match="'json', but it must be one of own, letter"):
         write_semantic_ids(str(tmp_path / "a"), TOKENS, CODES, (4, 4, 4), "shop", "json")
     with pytest.raises(ValueError, match="27 levels, but an index.json has letters for 26"):
-        write_semantic_ids(str(tmp_path / "a"), ["b"], torch.zeros(1, 27, dtype=torch.long), (1,) * 27, "shop", "letter")
+        write_semantic_ids(
+            str(tmp_path / "a"),
+            ["b"],
+            torch.zeros(1, 27, dtype=torch.long),
+            (1,) * 27,
+            "shop",
+            "letter",
+        )
     assert not list(tmp_path.iterdir())

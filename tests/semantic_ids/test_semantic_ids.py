@@ -9,10 +9,16 @@ import torch
 from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
 
 
-def random_ids(n_items: int = 50, sizes: tuple[int, ...] = (4, 3), counter_size: int = 20, seed: int = 0) -> SemanticIDs:
+def random_ids(
+    n_items: int = 50, sizes: tuple[int, ...] = (4, 3), counter_size: int = 20, seed: int = 0
+) -> SemanticIDs:
     ids = SemanticIDs(n_items, sizes, counter_size)
     generator = torch.Generator().manual_seed(seed)
-    ids.assign(torch.stack([torch.randint(size, (n_items - 1,), generator=generator) for size in sizes], dim=1))
+    ids.assign(
+        torch.stack(
+            [torch.randint(size, (n_items - 1,), generator=generator) for size in sizes], dim=1
+        )
+    )
     return ids
 
 
@@ -22,7 +28,12 @@ def test_token_layout():
     assert ids.tokens.tolist() == [[0, 0, 0, 0], [1, 257, 518, 769], [256, 512, 768, 769]]
     assert ids.n_levels == 4
     assert ids.n_tokens == 1025
-    assert [ids.level_tokens(level) for level in range(4)] == [slice(1, 257), slice(257, 513), slice(513, 769), slice(769, 1025)]
+    assert [ids.level_tokens(level) for level in range(4)] == [
+        slice(1, 257),
+        slice(257, 513),
+        slice(513, 769),
+        slice(769, 1025),
+    ]
     assert ids.level_tokens(2).start + 5 == 518
 
 
@@ -70,7 +81,9 @@ def test_too_many_equal_codes_are_an_error_that_leaves_the_ids_alone():
     ids = SemanticIDs(5, (2, 2), 2)
     ids.assign(torch.tensor([[0, 0], [0, 0], [1, 1], [1, 1]]))
     before = ids.codes.clone()
-    with pytest.raises(ValueError, match="3 items share the same codes, but counter_size is 2; raise counter_size"):
+    with pytest.raises(
+        ValueError, match="3 items share the same codes, but counter_size is 2; raise counter_size"
+    ):
         ids.assign(torch.tensor([[0, 0], [0, 0], [0, 0], [1, 1]]))
     assert torch.equal(ids.codes, before)
 
@@ -120,7 +133,13 @@ def test_a_copy_is_independent():
 
 
 @pytest.mark.parametrize(
-    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+        ),
+    ],
 )
 def test_the_trie_follows_the_buffers(device):
     ids = torch.nn.Sequential(random_ids()).to(device).double()[0]
@@ -134,7 +153,9 @@ def test_the_trie_follows_the_buffers(device):
 def test_the_trie_is_built_anew_when_the_buffers_are_replaced():
     ids = random_ids()
     before = ids.codes[1:].clone()
-    ids._apply(lambda tensor: torch.cat((tensor[:1], tensor[1:].flip(0))) if tensor.ndim == 2 else tensor)  # as .to() does
+    ids._apply(
+        lambda tensor: torch.cat((tensor[:1], tensor[1:].flip(0))) if tensor.ndim == 2 else tensor
+    )  # as .to() does
     assert torch.equal(ids.codes[1:], before.flip(0))
     assert torch.equal(ids.trie.find(before), torch.arange(1, 50).flip(0))
 
@@ -146,7 +167,9 @@ def test_statistics_in_closed_form():
     assert len(figures) == 7
     assert figures["usage_0"] == 0.75 and figures["usage_1"] == 1.0
     assert figures["entropy_0"] == pytest.approx(1.5 * math.log(2), abs=1e-12)
-    assert figures["entropy_1"] == pytest.approx(0.75 * math.log(4 / 3) + 0.25 * math.log(4), abs=1e-12)
+    assert figures["entropy_1"] == pytest.approx(
+        0.75 * math.log(4 / 3) + 0.25 * math.log(4), abs=1e-12
+    )
     assert figures["collisions_before"] == pytest.approx(1 - 3 / 8, abs=1e-12)
     assert figures["collisions_after"] == 0.0
     assert figures["largest_group"] == 4.0
@@ -184,6 +207,9 @@ def test_without_a_counter_equal_codes_are_an_error_that_leaves_the_ids_alone():
     ids = SemanticIDs(4, (4, 4), 0)
     ids.assign(torch.tensor([[1, 2], [0, 0], [1, 3]]))
     before = ids.codes.clone()
-    with pytest.raises(ValueError, match="2 of 3 items have the codes of another item, but there is no counter level"):
+    with pytest.raises(
+        ValueError,
+        match="2 of 3 items have the codes of another item, but there is no counter level",
+    ):
         ids.assign(torch.tensor([[1, 2], [1, 2], [1, 2]]))
     assert torch.equal(ids.codes, before)

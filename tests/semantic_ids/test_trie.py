@@ -18,7 +18,9 @@ def random_codes(n_ids: int, sizes: tuple[int, ...], seed: int) -> torch.Tensor:
     return every[torch.randperm(len(every), generator=generator)[:n_ids]]
 
 
-def random_trie(n_ids: int, sizes: tuple[int, ...], seed: int) -> tuple[Trie, torch.Tensor, torch.Tensor]:
+def random_trie(
+    n_ids: int, sizes: tuple[int, ...], seed: int
+) -> tuple[Trie, torch.Tensor, torch.Tensor]:
     codes = random_codes(n_ids, sizes, seed)
     item_ids = torch.randperm(n_ids, generator=torch.Generator().manual_seed(seed + 1)) + 1
     return Trie(codes, item_ids, sizes), codes, item_ids
@@ -32,7 +34,11 @@ def allowed(trie: Trie | CompleteTree, level: int, node: int) -> dict[int, int]:
 
 
 def test_literal():
-    trie = Trie(torch.tensor([(0, 1, 2, 0), (0, 1, 2, 1), (0, 3, 1, 0), (5, 0, 0, 0)]), torch.tensor([7, 3, 9, 1]), (6, 4, 3, 2))
+    trie = Trie(
+        torch.tensor([(0, 1, 2, 0), (0, 1, 2, 1), (0, 3, 1, 0), (5, 0, 0, 0)]),
+        torch.tensor([7, 3, 9, 1]),
+        (6, 4, 3, 2),
+    )
     assert trie.n_levels == 4
     assert [trie.n_nodes(level) for level in range(5)] == [1, 2, 3, 3, 4]
     assert allowed(trie, 0, 0) == {0: 0, 5: 1}
@@ -47,12 +53,24 @@ def test_children_of_many_nodes_at_once():
     trie = Trie(torch.tensor(CODES), torch.arange(1, 5), SIZES)
     children = trie.children(1, torch.tensor([[1, 0, 1], [0, 0, 1]]))
     assert children.nodes.shape == children.codes.shape == children.exist.shape == (2, 3, 2)
-    assert children.exist.tolist() == [[[True, False], [True, True], [True, False]], [[True, True], [True, True], [True, False]]]
+    assert children.exist.tolist() == [
+        [[True, False], [True, True], [True, False]],
+        [[True, True], [True, True], [True, False]],
+    ]
     assert children.codes[children.exist].tolist() == [0, 1, 3, 0, 1, 3, 1, 3, 0]
 
 
 @pytest.mark.parametrize(
-    "n_ids, sizes", [(1, (1,)), (1, (4, 3)), (5, (5,)), (30, (4, 3, 5)), (60, (4, 3, 5)), (50, (9, 1, 8, 2)), (200, (3, 90, 7))]
+    "n_ids, sizes",
+    [
+        (1, (1,)),
+        (1, (4, 3)),
+        (5, (5,)),
+        (30, (4, 3, 5)),
+        (60, (4, 3, 5)),
+        (50, (9, 1, 8, 2)),
+        (200, (3, 90, 7)),
+    ],
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_children_equal_brute_force(n_ids, sizes, seed):
@@ -72,7 +90,9 @@ def test_children_equal_brute_force(n_ids, sizes, seed):
     assert trie.items(torch.arange(n_ids)).tolist() == [names[row] for row in sorted(rows)]
 
 
-@pytest.mark.parametrize("n_ids, sizes", [(1, (4, 3)), (30, (4, 3, 5)), (60, (4, 3, 5)), (40, (8, 2, 8, 3))])
+@pytest.mark.parametrize(
+    "n_ids, sizes", [(1, (4, 3)), (30, (4, 3, 5)), (60, (4, 3, 5)), (40, (8, 2, 8, 3))]
+)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_find_equals_a_dictionary(n_ids, sizes, seed):
     trie, codes, item_ids = random_trie(n_ids, sizes, seed)
@@ -121,7 +141,9 @@ def test_complete_tree_equals_brute_force(sizes):
         longer = list(itertools.product(*map(range, sizes[: level + 1])))
         assert tree.n_nodes(level + 1) == len(longer)
         for node, prefix in enumerate(prefixes):
-            assert allowed(tree, level, node) == {code: longer.index((*prefix, code)) for code in range(size)}
+            assert allowed(tree, level, node) == {
+                code: longer.index((*prefix, code)) for code in range(size)
+            }
     names = dict(zip(map(tuple, codes.tolist()), item_ids.tolist()))
     every = list(itertools.product(*map(range, sizes)))
     assert tree.items(torch.arange(len(every))).tolist() == [names.get(row, 0) for row in every]
@@ -137,7 +159,15 @@ def test_complete_tree_answers_for_many_nodes_at_once():
 
 def test_allowed_codes_and_paths_by_hand():
     trie = Trie(torch.tensor(CODES), torch.tensor([7, 3, 9, 1]), SIZES)
-    assert [path.tolist() for path in trie.paths] == [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 2], [0, 0, 1, 2]]
+    assert [path.tolist() for path in trie.paths] == [
+        [0, 0, 0, 0],
+        [0, 0, 0, 1],
+        [0, 0, 1, 2],
+        [0, 0, 1, 2],
+    ]
     assert trie.allowed(0, torch.tensor([0])).tolist() == [[True, False, False, False, False, True]]
-    assert trie.allowed(1, torch.tensor([1, 0])).tolist() == [[True, False, False, False], [False, True, False, True]]
+    assert trie.allowed(1, torch.tensor([1, 0])).tolist() == [
+        [True, False, False, False],
+        [False, True, False, True],
+    ]
     assert trie.allowed(3, torch.tensor([0, 2])).tolist() == [[True, True], [True, False]]

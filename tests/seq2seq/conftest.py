@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,7 +16,11 @@ class TinyModel(nn.Module):
 
     def __init__(self, size: T5Size, n_tokens: int) -> None:
         super().__init__()
-        self.t5, self.table, self.scale = T5(size), nn.Embedding(n_tokens, size.hidden_size), size.hidden_size**-0.5
+        self.t5, self.table, self.scale = (
+            T5(size),
+            nn.Embedding(n_tokens, size.hidden_size),
+            size.hidden_size**-0.5,
+        )
 
     def head(self, states: Tensor) -> Tensor:
         return states * self.scale @ self.table.weight.T
@@ -52,7 +56,13 @@ def make_model():
     def make(n_tokens=40, seed=0, **sizes):
         torch.manual_seed(seed)
         given = dict(
-            hidden_size=32, inner_size=48, n_layers=2, n_heads=2, head_size=16, hidden_dropout_prob=0.0, attn_dropout_prob=0.0
+            hidden_size=32,
+            inner_size=48,
+            n_layers=2,
+            n_heads=2,
+            head_size=16,
+            hidden_dropout_prob=0.0,
+            attn_dropout_prob=0.0,
         )
         model = TinyModel(T5Size(**{**given, **sizes}), n_tokens).eval()
         for name, weight in model.named_parameters():
@@ -94,7 +104,10 @@ def _pairs(twin):
     for side in ("encoder", "decoder"):
         stack = getattr(twin, side)
         yield f"t5.{side}_norm.weight", [stack.final_layer_norm.weight]
-        yield f"t5.{side}_positions.weight", [stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight]
+        yield (
+            f"t5.{side}_positions.weight",
+            [stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight],
+        )
         for index, block in enumerate(stack.block):
             name = f"t5.{side}.{index}"
             blocks = {"self": (block.layer[0], block.layer[0].SelfAttention)}
@@ -103,7 +116,10 @@ def _pairs(twin):
             for kind, (layer, attention) in blocks.items():
                 yield f"{name}.{kind}_norm.weight", [layer.layer_norm.weight]
                 yield f"{name}.{kind}_attention.query.weight", [attention.q.weight]
-                yield f"{name}.{kind}_attention.key_value.weight", [attention.k.weight, attention.v.weight]
+                yield (
+                    f"{name}.{kind}_attention.key_value.weight",
+                    [attention.k.weight, attention.v.weight],
+                )
                 yield f"{name}.{kind}_attention.output.weight", [attention.o.weight]
             yield f"{name}.feed_norm.weight", [block.layer[-1].layer_norm.weight]
             yield f"{name}.widen.weight", [block.layer[-1].DenseReluDense.wi.weight]

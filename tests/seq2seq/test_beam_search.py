@@ -17,7 +17,9 @@ class TableStep:
     def __init__(self, n_rows: int, sizes: tuple[int, ...], seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
         shapes = [(n_rows, *sizes[: level + 1]) for level in range(len(sizes))]
-        self.tables = [torch.randn(shape, generator=generator).mul(2).log_softmax(-1) for shape in shapes]
+        self.tables = [
+            torch.randn(shape, generator=generator).mul(2).log_softmax(-1) for shape in shapes
+        ]
         self.rows = torch.arange(n_rows).unsqueeze(1)
         self.prefixes = torch.zeros(n_rows, 1, 0, dtype=torch.long)
 
@@ -31,10 +33,14 @@ class TableStep:
         return self.tables[level][(self.rows, *self.prefixes.unbind(-1))]
 
     def log_prob(self, row: int, codes: tuple[int, ...]) -> float:
-        return sum(self.tables[level][(row, *codes[: level + 1])].item() for level in range(len(codes)))
+        return sum(
+            self.tables[level][(row, *codes[: level + 1])].item() for level in range(len(codes))
+        )
 
 
-def random_catalogue(n_items: int, sizes: tuple[int, ...], seed: int) -> tuple[Trie, dict[tuple[int, ...], int]]:
+def random_catalogue(
+    n_items: int, sizes: tuple[int, ...], seed: int
+) -> tuple[Trie, dict[tuple[int, ...], int]]:
     generator = torch.Generator().manual_seed(seed)
     every = torch.cartesian_prod(*map(torch.arange, sizes))
     codes = every[torch.randperm(len(every), generator=generator)[:n_items]]
@@ -42,7 +48,9 @@ def random_catalogue(n_items: int, sizes: tuple[int, ...], seed: int) -> tuple[T
     return Trie(codes, item_ids, sizes), dict(zip(map(tuple, codes.tolist()), item_ids.tolist()))
 
 
-def naive_search(step: TableStep, row: int, paths, n_beams: int, n_levels: int) -> list[tuple[tuple[int, ...], float]]:
+def naive_search(
+    step: TableStep, row: int, paths, n_beams: int, n_levels: int
+) -> list[tuple[tuple[int, ...], float]]:
     """Beam search over tuples: extend every beam to every path that exists, keep the best."""
     beams = [()]
     for level in range(n_levels):
@@ -57,14 +65,20 @@ def naive_search(step: TableStep, row: int, paths, n_beams: int, n_levels: int) 
 def test_equals_a_search_over_tuples(n_items, sizes, n_beams, unconstrained):
     trie, names = random_catalogue(n_items, sizes, seed=1)
     step = TableStep(6, sizes)
-    tree, paths = (CompleteTree(trie), list(itertools.product(*map(range, sizes)))) if unconstrained else (trie, list(names))
+    tree, paths = (
+        (CompleteTree(trie), list(itertools.product(*map(range, sizes))))
+        if unconstrained
+        else (trie, list(names))
+    )
     found = beam_search(step, tree, n_beams)
     assert found.item_ids.dtype == torch.int64 and found.log_probs.dtype == torch.float32
     assert found.item_ids.shape == found.log_probs.shape == (6, min(n_beams, len(paths)))
     for row in range(6):
         expected = naive_search(step, row, paths, n_beams, len(sizes))
         assert found.item_ids[row].tolist() == [names.get(codes, 0) for codes, _ in expected]
-        assert found.log_probs[row].tolist() == pytest.approx([log_prob for _, log_prob in expected], abs=1e-5)
+        assert found.log_probs[row].tolist() == pytest.approx(
+            [log_prob for _, log_prob in expected], abs=1e-5
+        )
 
 
 def test_complete_tree_with_all_beams_ranks_every_code_tuple():
@@ -75,12 +89,18 @@ def test_complete_tree_with_all_beams_ranks_every_code_tuple():
     assert ((found.item_ids == 0).sum(dim=1) == 17).all()
     torch.testing.assert_close(found.log_probs.exp().sum(dim=1), torch.ones(4))
     for row in range(4):
-        ranked = sorted(itertools.product(*map(range, sizes)), key=lambda codes: -step.log_prob(row, codes))
+        ranked = sorted(
+            itertools.product(*map(range, sizes)), key=lambda codes: -step.log_prob(row, codes)
+        )
         assert found.item_ids[row].tolist() == [names.get(codes, 0) for codes in ranked]
 
 
 def test_ties_are_broken_by_item_id():
-    trie = Trie(torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1], [1, 2]]), torch.tensor([4, 2, 5, 1, 3]), (2, 3))
+    trie = Trie(
+        torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1], [1, 2]]),
+        torch.tensor([4, 2, 5, 1, 3]),
+        (2, 3),
+    )
 
     def step(level, codes, parents):
         return torch.full((2, 1 if level == 0 else codes.shape[1], (2, 3)[level]), -1.0)
@@ -159,7 +179,9 @@ SIZES = (6, 5, 4)
 def semantic_ids(n_items: int, seed: int = 0) -> SemanticIDs:
     """Ids of items 1, ..., n_items; some share all tokenizer codes, so the counter level matters."""
     generator = torch.Generator().manual_seed(seed)
-    codes = torch.stack([torch.randint(size, (n_items,), generator=generator) for size in SIZES], dim=1)
+    codes = torch.stack(
+        [torch.randint(size, (n_items,), generator=generator) for size in SIZES], dim=1
+    )
     ids = SemanticIDs(n_items + 1, SIZES, 8)
     ids.assign(codes)
     return ids
@@ -169,7 +191,9 @@ def histories(ids: SemanticIDs, n_rows: int, seed: int = 0) -> torch.Tensor:
     """Tokens of one to five random items per row, padded right."""
     generator = torch.Generator().manual_seed(seed)
     items = torch.randint(1, len(ids.codes), (n_rows, 5), generator=generator)
-    items = items.masked_fill(torch.arange(5) > torch.randint(5, (n_rows, 1), generator=generator), 0)
+    items = items.masked_fill(
+        torch.arange(5) > torch.randint(5, (n_rows, 1), generator=generator), 0
+    )
     return ids.tokens[items].flatten(1)
 
 
@@ -178,7 +202,9 @@ def teacher_forced(model, ids: SemanticIDs, source: torch.Tensor) -> torch.Tenso
     scores = []
     for tokens in ids.tokens[1:]:
         target = tokens.expand(len(source), -1)
-        scores.append(model(source, target).log_softmax(-1).gather(-1, target.unsqueeze(-1)).sum((1, 2)))
+        scores.append(
+            model(source, target).log_softmax(-1).gather(-1, target.unsqueeze(-1)).sum((1, 2))
+        )
     return torch.stack(scores, dim=1)
 
 
@@ -206,7 +232,10 @@ def test_the_scores_of_few_beams_are_those_of_teacher_forcing(setting):
     source = histories(ids, 9)
     found = beam_search(model.stepper(source, ids), ids.trie, 7)
     torch.testing.assert_close(
-        found.log_probs, teacher_forced(model, ids, source).gather(1, found.item_ids - 1), atol=1e-5, rtol=1e-6
+        found.log_probs,
+        teacher_forced(model, ids, source).gather(1, found.item_ids - 1),
+        atol=1e-5,
+        rtol=1e-6,
     )
 
 
@@ -220,7 +249,12 @@ def test_the_complete_tree_scores_items_as_teacher_forcing(setting):
         is_item = found.item_ids[row] > 0
         assert is_item.sum() == 50
         assert torch.equal(found.item_ids[row][is_item], scores[row].argsort(descending=True) + 1)
-        torch.testing.assert_close(found.log_probs[row][is_item], scores[row].sort(descending=True)[0], atol=1e-5, rtol=1e-6)
+        torch.testing.assert_close(
+            found.log_probs[row][is_item],
+            scores[row].sort(descending=True)[0],
+            atol=1e-5,
+            rtol=1e-6,
+        )
 
 
 @torch.no_grad()
@@ -232,10 +266,15 @@ def test_one_beam_is_the_greedy_choice_among_the_codes_allowed(setting):
     for row in range(9):
         prefix: tuple[int, ...] = ()
         for level in range(4):
-            target = torch.tensor([[*(ids.offsets[:level] + torch.tensor(prefix, dtype=torch.long)).tolist(), 1]])
+            target = torch.tensor(
+                [[*(ids.offsets[:level] + torch.tensor(prefix, dtype=torch.long)).tolist(), 1]]
+            )
             logits = model(source[[row]], target)[0, -1]
             allowed = {codes[level] for codes in rows if codes[:level] == prefix}
-            prefix = (*prefix, max(allowed, key=lambda code: logits[ids.offsets[level] + code].item()))
+            prefix = (
+                *prefix,
+                max(allowed, key=lambda code: logits[ids.offsets[level] + code].item()),
+            )
         assert found.item_ids[row].tolist() == [rows.index(prefix) + 1]
 
 
@@ -257,7 +296,9 @@ def test_the_same_search_twice_gives_the_same(setting):
     model, ids = setting
     source = histories(ids, 20)
     first, second = (beam_search(model.stepper(source, ids), ids.trie, 10) for _ in range(2))
-    assert torch.equal(first.item_ids, second.item_ids) and torch.equal(first.log_probs, second.log_probs)
+    assert torch.equal(first.item_ids, second.item_ids) and torch.equal(
+        first.log_probs, second.log_probs
+    )
 
 
 @torch.no_grad()
@@ -295,4 +336,6 @@ def test_equals_generate_of_transformers(setting, transformers_twin, n_beams):
     items = ids.trie.find(expected.sequences[:, 1:] - ids.offsets).view(8, n_beams)
     assert (items > 0).all()
     assert torch.equal(found.item_ids, items)
-    torch.testing.assert_close(found.log_probs, expected.sequences_scores.view(8, n_beams), atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(
+        found.log_probs, expected.sequences_scores.view(8, n_beams), atol=1e-5, rtol=1e-6
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -23,8 +25,11 @@ def literal_step(level, codes, parents):
 def random_step(n_rows: int, sizes: tuple[int, ...], seed: int):
     """Log-probabilities by row, level and the last code."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = [(n_rows, 1, sizes[0])] + [(n_rows, *pair) for pair in zip(sizes, sizes[1:])]
-    tables, rows = [torch.randn(shape, generator=generator).mul(2).log_softmax(-1) for shape in shapes], torch.arange(n_rows).unsqueeze(1)
+    shapes = [(n_rows, 1, sizes[0])] + [(n_rows, *pair) for pair in itertools.pairwise(sizes)]
+    tables, rows = (
+        [torch.randn(shape, generator=generator).mul(2).log_softmax(-1) for shape in shapes],
+        torch.arange(n_rows).unsqueeze(1),
+    )
     return lambda level, codes, parents: tables[level][rows, codes] if level else tables[0]
 
 
@@ -36,7 +41,10 @@ def random_trie(n_items: int, sizes: tuple[int, ...]) -> Trie:
 
 def test_the_bound_is_the_best_prefix_that_was_dropped():
     """One beam drops .3 of the first codes; two drop .2; more keep them all and drop items of .35 .18 .12 .10 .09 .05 .04 .04 .03."""
-    bounds = {n_beams: beam_search(literal_step, WHOLE, n_beams).bound.exp().item() for n_beams in (1, 2, 3, 8)}
+    bounds = {
+        n_beams: beam_search(literal_step, WHOLE, n_beams).bound.exp().item()
+        for n_beams in (1, 2, 3, 8)
+    }
     assert bounds == pytest.approx({1: 0.3, 2: 0.2, 3: 0.1, 8: 0.03})
     assert beam_search(literal_step, WHOLE, 9).bound.item() == float("-inf")
 
@@ -45,16 +53,25 @@ def test_a_ranking_is_proven_where_it_is_above_the_bound():
     """The counterexample: the first code has .5, but its items .05 and .1; one of the second has .18."""
     found = beam_search(literal_step, SOME, 1)
     assert (found.item_ids.tolist(), found.proven(1).tolist()) == ([[2]], [False])
-    assert [beam_search(literal_step, WHOLE, 2).proven(k).item() for k in (1, 2)] == [True, False], "0.35 is above 0.2, and 0.18 is not"
+    assert [beam_search(literal_step, WHOLE, 2).proven(k).item() for k in (1, 2)] == [
+        True,
+        False,
+    ], "0.35 is above 0.2, and 0.18 is not"
     found = beam_search(literal_step, WHOLE, 7)
     assert found.log_probs.exp()[0, 5:].tolist() == pytest.approx([0.05, 0.04])
-    assert [found.proven(k).item() for k in (5, 6, 7, 20)] == [True, True, False, False], "the last place has an equal that was dropped"
+    assert [found.proven(k).item() for k in (5, 6, 7, 20)] == [True, True, False, False], (
+        "the last place has an equal that was dropped"
+    )
 
 
 def test_all_beams_prove_everything():
     trie = random_trie(40, SIZES)
     step = random_step(60, SIZES, seed=0)
-    assert all(beam_search(step, trie, n_beams).proven(k).all() for n_beams in (40, 64) for k in (1, 10, 40, 50))
+    assert all(
+        beam_search(step, trie, n_beams).proven(k).all()
+        for n_beams in (40, 64)
+        for k in (1, 10, 40, 50)
+    )
     assert 0 < beam_search(step, trie, 10).proven(10).float().mean() < 1
 
 

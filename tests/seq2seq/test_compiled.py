@@ -10,7 +10,9 @@ from recbole_genrec.seq2seq.t5 import T5, T5Size
 N_USERS, N_TOKENS, N_BEAMS, WIDTH = 3, 7, 4, 8
 SEQ2SEQ = {
     "T5": lambda: T5(T5Size(WIDTH, 16, 1, 2, 4, 0.1, 0.1)),
-    "Transformer": lambda: Transformer(TransformerSize(WIDTH, 16, 1, 1, 2, 4, 0.1, 0.1, N_TOKENS, 5)),
+    "Transformer": lambda: Transformer(
+        TransformerSize(WIDTH, 16, 1, 1, 2, 4, 0.1, 0.1, N_TOKENS, 5)
+    ),
 }
 
 
@@ -30,7 +32,9 @@ def decode(encode, step, seq2seq) -> list[torch.Tensor]:
     cache, found = seq2seq.start_cache(memory, mask), [memory[mask]]
     for level, width in enumerate((1, N_BEAMS, N_BEAMS)):
         if level:
-            cache.follow(torch.randint(1 if level == 1 else N_BEAMS, (N_USERS, width), generator=generator))
+            cache.follow(
+                torch.randint(1 if level == 1 else N_BEAMS, (N_USERS, width), generator=generator)
+            )
         found.append(step(torch.randn(N_USERS, width, WIDTH, generator=generator), cache))
     return found
 
@@ -60,5 +64,7 @@ def test_a_machine_that_cannot_compile_is_told_at_once(monkeypatch):
         raise RuntimeError("no g++\nand a long trace")
 
     monkeypatch.setattr(torch, "compile", fail)
-    with pytest.raises(ValueError, match=r"does not work here \(no g\+\+\): .* set compile_search to False"):
+    with pytest.raises(
+        ValueError, match=r"does not work here \(no g\+\+\): .* set compile_search to False"
+    ):
         check_compiler(torch.device("cpu"))

@@ -13,7 +13,9 @@ def test_rate_and_scale(rate):
     dropped = Dropout(rate)(states)
     share = (dropped == 0).double().mean().item()
     assert share == pytest.approx(rate, abs=4 * (rate * (1 - rate) / 100_000) ** 0.5)
-    torch.testing.assert_close(dropped[dropped != 0].unique(), torch.tensor([3 / (1 - rate)]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        dropped[dropped != 0].unique(), torch.tensor([3 / (1 - rate)]), rtol=1e-3, atol=0
+    )
     assert dropped.mean().item() == pytest.approx(3.0, rel=0.03)
     assert torch.equal(states, torch.full((400, 250), 3.0)), "the input stays as it was"
 
@@ -28,7 +30,9 @@ def test_every_place_is_dropped_alike_and_on_its_own():
     """Four neighbors come from one random number: their rates must be equal and their outcomes independent."""
     torch.manual_seed(1)
     kept = (Dropout(0.3)(torch.ones(100_000, 4)) != 0).double()
-    torch.testing.assert_close(kept.mean(0), torch.full((4,), 0.7, dtype=torch.double), atol=0.006, rtol=0)
+    torch.testing.assert_close(
+        kept.mean(0), torch.full((4,), 0.7, dtype=torch.double), atol=0.006, rtol=0
+    )
     correlation = torch.corrcoef(kept.T) - torch.eye(4)
     assert correlation.abs().max() < 0.015
 
@@ -39,7 +43,9 @@ def test_gradient_has_the_mask_of_the_states():
     dropped = Dropout(0.4)(states)
     weights = torch.randn(7, 5, dtype=torch.double)
     (dropped * weights).sum().backward()
-    torch.testing.assert_close(states.grad, weights * (dropped / states).detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        states.grad, weights * (dropped / states).detach(), rtol=1e-12, atol=0
+    )
     assert 0 < (states.grad == 0).sum() < 35
 
 
@@ -79,7 +85,9 @@ def test_any_size(shape):
     assert dropped.shape == (200, *shape)
     assert ((dropped == 0) | (dropped == 2)).all()
     if dropped.numel():
-        assert (dropped.mean(0) - 1).abs().max() < 0.4, "no place of the tail is always kept or always dropped"
+        assert (dropped.mean(0) - 1).abs().max() < 0.4, (
+            "no place of the tail is always kept or always dropped"
+        )
 
 
 def test_strided_states():

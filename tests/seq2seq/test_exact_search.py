@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,10 +18,20 @@ from recbole_genrec.seq2seq.t5 import DecoderCache
 class Table:
     """A decoder that looks log-probabilities up by the whole prefix, which it finds in its cache; `sharpness` 0 makes all equal."""
 
-    def __init__(self, n_rows: int, sizes: tuple[int, ...], sharpness: float, seed: int = 0, rounded: bool = False) -> None:
+    def __init__(
+        self,
+        n_rows: int,
+        sizes: tuple[int, ...],
+        sharpness: float,
+        seed: int = 0,
+        rounded: bool = False,
+    ) -> None:
         generator = torch.Generator().manual_seed(seed)
         shapes = [(n_rows, *sizes[: level + 1]) for level in range(len(sizes))]
-        self.tables = [torch.randn(shape, generator=generator).mul(sharpness).log_softmax(-1) for shape in shapes]
+        self.tables = [
+            torch.randn(shape, generator=generator).mul(sharpness).log_softmax(-1)
+            for shape in shapes
+        ]
         if rounded:
             self.tables = [table.mul(2).round().div(2).clamp(max=0.0) for table in self.tables]
         self.rows, self.n_decoded, self.widest = torch.arange(n_rows), 0, 0
@@ -40,7 +50,10 @@ class Table:
                 prefixes = torch.cat((cache.own[0][0], codes.unsqueeze(-1)), dim=-1)
             cache.own[0] = (prefixes, prefixes)
             assert prefixes.shape[2] == level
-            self.n_decoded, self.widest = self.n_decoded + prefixes[..., 0:1].shape[:2].numel(), max(self.widest, prefixes.shape[1])
+            self.n_decoded, self.widest = (
+                self.n_decoded + prefixes[..., 0:1].shape[:2].numel(),
+                max(self.widest, prefixes.shape[1]),
+            )
             return self.tables[level][(rows, *prefixes.unbind(-1))]
 
         return step, cache
@@ -53,7 +66,9 @@ class Table:
         return total
 
 
-def catalogue(n_items: int, sizes: tuple[int, ...], seed: int, skewed: bool = False) -> tuple[Trie, Tensor, Tensor]:
+def catalogue(
+    n_items: int, sizes: tuple[int, ...], seed: int, skewed: bool = False
+) -> tuple[Trie, Tensor, Tensor]:
     """A trie, the codes and the item ids; a skewed one has most items below few first codes."""
     generator = torch.Generator().manual_seed(seed)
     every = torch.cartesian_prod(*map(torch.arange, sizes)).reshape(-1, len(sizes))
@@ -66,10 +81,18 @@ def catalogue(n_items: int, sizes: tuple[int, ...], seed: int, skewed: bool = Fa
 def ranking(scores: Tensor, item_ids: Tensor, k: int) -> tuple[list[list[int]], Tensor]:
     """Brute force: all items by score, equal ones by id."""
     pairs = [sorted(zip((-row).tolist(), item_ids.tolist()))[:k] for row in scores]
-    return [[item for _, item in row] for row in pairs], torch.tensor([[-score for score, _ in row] for row in pairs])
+    return [[item for _, item in row] for row in pairs], torch.tensor(
+        [[-score for score, _ in row] for row in pairs]
+    )
 
 
-TREES = [(300, (12, 8, 6), False), (150, (12, 8, 6), True), (60, (60,), False), (200, (4, 5, 3, 6), False), (90, (30, 4), True)]
+TREES = [
+    (300, (12, 8, 6), False),
+    (150, (12, 8, 6), True),
+    (60, (60,), False),
+    (200, (4, 5, 3, 6), False),
+    (90, (30, 4), True),
+]
 
 
 @pytest.mark.parametrize("n_beams, k", [(1, 1), (1, 7), (5, 5), (8, 3), (20, 10), (64, 20)])
@@ -85,7 +108,10 @@ def test_equals_brute_force(n_items, sizes, skewed, sharpness, n_beams, k):
     assert found.proven(k).all() and table.widest <= n_beams
     beams = beam_search(table.start()[0], trie, max(n_beams, k))
     proven = beams.proven(k)
-    assert all(beams.item_ids[row, :k].tolist() == expected[row] for row in proven.nonzero().flatten().tolist())
+    assert all(
+        beams.item_ids[row, :k].tolist() == expected[row]
+        for row in proven.nonzero().flatten().tolist()
+    )
 
 
 @pytest.mark.parametrize("n_beams", [1, 3, 10, 40])
@@ -103,7 +129,7 @@ def test_equal_scores_are_ordered_by_item_id(n_beams):
 
 
 def test_renormalized_scores_are_exact_too():
-    trie, codes, item_ids = catalogue(100, (12, 8, 6), 2)
+    trie, _codes, _item_ids = catalogue(100, (12, 8, 6), 2)
     table = Table(9, (12, 8, 6), 1.5)
     everything = beam_search(table.start()[0], trie, 100, renormalize=True)
     found = exact_search(*table.start(), trie, 4, 6, renormalize=True)
@@ -116,7 +142,9 @@ def test_twenty_beams_can_be_wrong_and_then_are_not_proven():
     table = Table(200, (50, 8, 6), 3.0)
     expected, _ = ranking(table.scores(codes), item_ids, 10)
     beams = beam_search(table.start()[0], trie, 20)
-    is_right = torch.tensor([row[:10] == its for row, its in zip(beams.item_ids.tolist(), expected)])
+    is_right = torch.tensor(
+        [row[:10] == its for row, its in zip(beams.item_ids.tolist(), expected)]
+    )
     assert 0.02 < is_right.float().mean() < 0.98
     assert is_right[beams.proven(10)].all() and 0 < beams.proven(10).float().mean() < 1
 
@@ -133,7 +161,9 @@ def test_what_is_decoded_is_what_certainty_needs():
 
 
 def _prefix_scores(table: Table, prefixes: Tensor) -> Tensor:
-    return sum(table.tables[level][(0, *prefixes[:, : level + 1].T)] for level in range(prefixes.shape[1]))
+    return sum(
+        table.tables[level][(0, *prefixes[:, : level + 1].T)] for level in range(prefixes.shape[1])
+    )
 
 
 @pytest.mark.parametrize("growth", [0, 1])
@@ -142,7 +172,11 @@ def test_a_batch_that_grows_is_split_and_stays_exact(monkeypatch, growth):
     trie, codes, item_ids = catalogue(200, (12, 8, 6), 1)
     table = Table(9, (12, 8, 6), 0.3)
     sizes, of = [], module.Search.of
-    monkeypatch.setattr(module.Search, "of", lambda search, histories: sizes.append(len(histories)) or of(search, histories))
+    monkeypatch.setattr(
+        module.Search,
+        "of",
+        lambda search, histories: sizes.append(len(histories)) or of(search, histories),
+    )
     found = exact_search(*table.start(), trie, 2, 6)
     assert found.item_ids.tolist() == ranking(table.scores(codes), item_ids, 6)[0]
     assert 1 in sizes
@@ -170,7 +204,9 @@ def model_and_ids(make_model, request):
     """A small model of random weights around either decoder, and the ids of 80 items."""
     generator = torch.Generator().manual_seed(0)
     ids = SemanticIDs(81, SIZES, 8)
-    ids.assign(torch.stack([torch.randint(size, (80,), generator=generator) for size in SIZES], dim=1))
+    ids.assign(
+        torch.stack([torch.randint(size, (80,), generator=generator) for size in SIZES], dim=1)
+    )
     model = make_model(n_tokens=ids.n_tokens)
     if request.param == "transformer":
         model.t5 = Transformer(TransformerSize(32, 48, 2, 2, 2, 16, 0.0, 0.0, 20, 4)).eval()
@@ -186,7 +222,9 @@ def start(model, ids: SemanticIDs, source: Tensor) -> tuple[Callable, DecoderCac
 def make_histories(ids: SemanticIDs, n_rows: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     items = torch.randint(1, len(ids.codes), (n_rows, 5), generator=generator)
-    return ids.tokens[items.masked_fill(torch.arange(5) > torch.randint(5, (n_rows, 1), generator=generator), 0)].flatten(1)
+    return ids.tokens[
+        items.masked_fill(torch.arange(5) > torch.randint(5, (n_rows, 1), generator=generator), 0)
+    ].flatten(1)
 
 
 def teacher_forced(model, ids: SemanticIDs, source: Tensor) -> Tensor:
@@ -194,7 +232,9 @@ def teacher_forced(model, ids: SemanticIDs, source: Tensor) -> Tensor:
     scores = []
     for tokens in ids.tokens[1:]:
         target = tokens.expand(len(source), -1)
-        scores.append(model(source, target).log_softmax(-1).gather(-1, target.unsqueeze(-1)).sum((1, 2)))
+        scores.append(
+            model(source, target).log_softmax(-1).gather(-1, target.unsqueeze(-1)).sum((1, 2))
+        )
     return torch.stack(scores, dim=1)
 
 

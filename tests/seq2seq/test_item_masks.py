@@ -33,12 +33,16 @@ def test_places():
 
 def test_an_item_sees_itself_what_is_before_it_and_the_context():
     seen = item_causal(item_places(5, 2, 2, CPU)).int().tolist()
-    assert seen == [[[1, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]]
+    assert seen == [
+        [[1, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
+    ]
 
 
 def test_a_target_sees_the_items_before_it_and_the_context():
     """Three items; the first row's next items come after two and three of them, the second row's one after two of two."""
-    seen = before_targets(item_places(4, 3, 1, CPU), torch.tensor([3, 2]), torch.tensor([[8, 9], [7, 0]]), n_levels=2)
+    seen = before_targets(
+        item_places(4, 3, 1, CPU), torch.tensor([3, 2]), torch.tensor([[8, 9], [7, 0]]), n_levels=2
+    )
     assert seen.shape == (2, 4, 4)
     assert seen[0].int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
     assert seen[1, :2].int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 0]]
@@ -57,7 +61,12 @@ def token_by_token(t5: T5, embeddings: torch.Tensor, places: list[int]) -> torch
             heads = []
             for head in range(attention.n_heads):
                 query = attention.query(normed[token]).view(attention.n_heads, -1)[head]
-                scores = torch.stack([query @ key[head, other] + table[buckets[token, other], head] for other in keys])
+                scores = torch.stack(
+                    [
+                        query @ key[head, other] + table[buckets[token, other], head]
+                        for other in keys
+                    ]
+                )
                 heads.append(scores.softmax(0) @ value[head, keys])
             rows.append(attention.output(torch.cat(heads)))
         states = layer.feed(states + torch.stack(rows))
@@ -92,10 +101,16 @@ def test_the_states_of_a_history_are_those_of_the_sequence(t5, places):
 
 def test_targets_side_by_side_equal_one_at_a_time(t5, places):
     """Hidden states and all gradients; the first row has 5 next items, the second 2 after 4 items, the third 1 after 1."""
-    n_levels, lengths, item_ids = 4, torch.tensor([5, 4, 1]), torch.tensor([[1] * 5, [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
+    n_levels, lengths, item_ids = (
+        4,
+        torch.tensor([5, 4, 1]),
+        torch.tensor([[1] * 5, [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]),
+    )
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(3, 5, n_levels, 16, generator=generator)
-    weights = torch.randn(3, 5, n_levels, 16, generator=generator) * (item_ids > 0)[:, :, None, None]
+    weights = (
+        torch.randn(3, 5, n_levels, 16, generator=generator) * (item_ids > 0)[:, :, None, None]
+    )
 
     def gradients(hidden: torch.Tensor) -> list[torch.Tensor]:
         t5.zero_grad()
@@ -103,13 +118,17 @@ def test_targets_side_by_side_equal_one_at_a_time(t5, places):
         return [parameter.grad.clone() for parameter in t5.parameters()]
 
     memory = t5.encode(source(), item_causal(places))
-    together = t5.decode(inputs.flatten(0, 1), memory, before_targets(places, lengths, item_ids, n_levels)).view_as(inputs)
+    together = t5.decode(
+        inputs.flatten(0, 1), memory, before_targets(places, lengths, item_ids, n_levels)
+    ).view_as(inputs)
     alone = torch.zeros_like(inputs)
     for row, (length, targets) in enumerate(zip(lengths.tolist(), item_ids.tolist())):
         for number in range(sum(targets)):
             n_tokens = N_CONTEXT + PER_ITEM * (length - sum(targets) + 1 + number)
             states = t5.encode(source()[row : row + 1, :n_tokens], item_causal(places[:n_tokens]))
-            alone[row, number] = t5.decode(inputs[row, number : number + 1], states, torch.ones(1, n_tokens, dtype=torch.bool))[0]
+            alone[row, number] = t5.decode(
+                inputs[row, number : number + 1], states, torch.ones(1, n_tokens, dtype=torch.bool)
+            )[0]
     torch.testing.assert_close(together[item_ids > 0], alone[item_ids > 0], atol=1e-5, rtol=1e-5)
     for mine, expected in zip(gradients(together), gradients(alone)):
         assert expected.abs().max() > 1e-4

@@ -17,7 +17,10 @@ def make_norm(size: int) -> RMSNorm:
 def test_root_mean_square_norm():
     norm = RMSNorm(2)
     norm.weight.data = torch.tensor([1.0, 2.0])
-    torch.testing.assert_close(norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]])), torch.tensor([[3.0, 8.0], [0.0, 0.0]]) / 12.5**0.5)
+    torch.testing.assert_close(
+        norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]])),
+        torch.tensor([[3.0, 8.0], [0.0, 0.0]]) / 12.5**0.5,
+    )
     tiny = norm(torch.tensor([[1e-3, 1e-3]]))
     torch.testing.assert_close(tiny, torch.tensor([[1.0, 2.0]]) / 2**0.5)
 
@@ -40,7 +43,9 @@ def test_values_and_gradients_are_those_of_torch(shape):
 def test_gradient_is_that_of_differences():
     torch.manual_seed(1)
     norm = make_norm(4)
-    assert torch.autograd.gradcheck(norm, (torch.randn(3, 4, dtype=torch.double, requires_grad=True),))
+    assert torch.autograd.gradcheck(
+        norm, (torch.randn(3, 4, dtype=torch.double, requires_grad=True),)
+    )
 
 
 def test_states_of_zeros_stay_zeros_with_finite_gradients():

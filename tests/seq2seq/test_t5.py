@@ -38,8 +38,12 @@ def test_logits_and_loss_equal_transformers(make_model, transformers_twin, size,
         states = model.encode(source)
     assert expected.logits.std() > 0.1
     torch.testing.assert_close(logits, expected.logits, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(F.cross_entropy(logits.flatten(0, 1), target.flatten()), expected.loss, atol=1e-5, rtol=0)
-    torch.testing.assert_close(states[source != 0], expected.encoder_last_hidden_state[source != 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        F.cross_entropy(logits.flatten(0, 1), target.flatten()), expected.loss, atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        states[source != 0], expected.encoder_last_hidden_state[source != 0], atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("size", [SMALL, UNEVEN])
@@ -52,18 +56,28 @@ def test_gradients_equal_transformers(make_model, transformers_twin, size):
     for name, weight in model.named_parameters():
         expected = torch.cat([its.grad for its in pairs[name]])
         assert expected.abs().max() > 1e-5, name
-        torch.testing.assert_close(weight.grad, expected, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            weight.grad,
+            expected,
+            atol=1e-5,
+            rtol=1e-4,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
 
 
 def test_dropout_falls_where_transformers_has_it(make_model, transformers_twin, monkeypatch):
     """Both draw from torch in the same order, once our layer draws as torch does."""
-    monkeypatch.setattr(Dropout, "forward", lambda layer, states: F.dropout(states, layer.rate, layer.training))
+    monkeypatch.setattr(
+        Dropout, "forward", lambda layer, states: F.dropout(states, layer.rate, layer.training)
+    )
     size = dataclasses.replace(SMALL, hidden_dropout_prob=0.3, attn_dropout_prob=0.3)
     model = make_model(**sizes_of(size)).train()
     twin, _ = transformers_twin(model, size, dropout=0.3)
     source, target = padded_batch()
     torch.manual_seed(1)
-    expected = twin.train()(input_ids=source, attention_mask=(source != 0).long(), labels=target).logits
+    expected = twin.train()(
+        input_ids=source, attention_mask=(source != 0).long(), labels=target
+    ).logits
     torch.manual_seed(1)
     torch.testing.assert_close(model(source, target), expected, atol=1e-5, rtol=1e-5)
 
@@ -84,7 +98,10 @@ def test_number_of_parameters_with_a_table_of_870_tokens():
 
 
 def test_number_of_parameters_with_hidden_size_384():
-    assert sum(weight.numel() for weight in T5(T5Size(384, 1024, 4, 6, 64, 0.1, 0.1)).parameters()) == 13_378_176
+    assert (
+        sum(weight.numel() for weight in T5(T5Size(384, 1024, 4, 6, 64, 0.1, 0.1)).parameters())
+        == 13_378_176
+    )
 
 
 def test_initial_standard_deviations():
@@ -105,26 +122,46 @@ def test_initial_standard_deviations():
 
 def test_buckets_of_the_past():
     buckets = relative_buckets(201, 201, True, torch.device("cpu"))
-    known = {0: 0, 7: 7, 8: 8, 12: 9, 16: 10, 20: 10, 32: 12, 48: 13, 64: 14, 80: 14, 100: 15, 127: 15, 200: 15}
+    known = {
+        0: 0,
+        7: 7,
+        8: 8,
+        12: 9,
+        16: 10,
+        20: 10,
+        32: 12,
+        48: 13,
+        64: 14,
+        80: 14,
+        100: 15,
+        127: 15,
+        200: 15,
+    }
     assert {distance: buckets[200, 200 - distance].item() for distance in known} == known
     future = {distance: buckets[0, distance].item() for distance in known if distance}
     assert future == {distance: 16 + bucket for distance, bucket in known.items() if distance}
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-@pytest.mark.parametrize("n_queries, n_keys", [(1, 1), (1, 5), (4, 4), (3, 50), (300, 300), (1, 400)])
+@pytest.mark.parametrize(
+    "n_queries, n_keys", [(1, 1), (1, 5), (4, 4), (3, 50), (300, 300), (1, 400)]
+)
 def test_buckets_equal_transformers(bidirectional, n_queries, n_keys):
     attention = pytest.importorskip("transformers.models.t5.modeling_t5").T5Attention
     memory = torch.arange(n_keys)[None, :]
     context = torch.arange(n_keys - n_queries, n_keys)[:, None]
-    expected = attention._relative_position_bucket(memory - context, bidirectional=bidirectional, num_buckets=32, max_distance=128)
+    expected = attention._relative_position_bucket(
+        memory - context, bidirectional=bidirectional, num_buckets=32, max_distance=128
+    )
     buckets = relative_buckets(n_queries, n_keys, bidirectional, torch.device("cpu"))
     assert buckets.dtype == torch.int64
     assert torch.equal(buckets, expected)
 
 
 def place(rows: list[list[int]], width: int, left: bool) -> torch.Tensor:
-    padded = [[0] * (width - len(row)) + row if left else row + [0] * (width - len(row)) for row in rows]
+    padded = [
+        [0] * (width - len(row)) + row if left else row + [0] * (width - len(row)) for row in rows
+    ]
     return torch.tensor(padded)
 
 
@@ -133,10 +170,14 @@ def test_padding_is_invisible(make_model):
     rows = [[5, 6, 7, 8, 9, 10, 11, 12], [3, 2, 1, 30], [17]]
     target = torch.tensor([[4, 5, 6], [7, 8, 9], [1, 2, 3]])
     with torch.no_grad():
-        expected = torch.cat([model(torch.tensor([row]), target[[index]]) for index, row in enumerate(rows)])
+        expected = torch.cat(
+            [model(torch.tensor([row]), target[[index]]) for index, row in enumerate(rows)]
+        )
         for width in (8, 18, 150):
             for left in (False, True):
-                torch.testing.assert_close(model(place(rows, width, left), target), expected, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(
+                    model(place(rows, width, left), target), expected, atol=1e-5, rtol=1e-5
+                )
 
 
 def test_what_stands_in_padding_is_invisible(make_model):
@@ -150,7 +191,9 @@ def test_what_stands_in_padding_is_invisible(make_model):
         memory, noisy_memory = model.t5.encode(clean, mask), model.t5.encode(noisy, mask)
         torch.testing.assert_close(noisy_memory[mask], memory[mask], atol=1e-6, rtol=0)
         expected = model.t5.decode(shifted, memory, mask)
-        torch.testing.assert_close(model.t5.decode(shifted, memory + noise, mask), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            model.t5.decode(shifted, memory + noise, mask), expected, atol=1e-6, rtol=0
+        )
         step = model.t5.step(shifted[:, :1], model.t5.start_cache(memory + noise, mask))
         torch.testing.assert_close(step, expected[:, :1], atol=1e-5, rtol=0)
 
@@ -188,7 +231,9 @@ def test_steps_with_a_cache_equal_teacher_forcing(make_model, size, n_beams):
             states = model.t5.step(model.table(tokens[..., -1]), cache)
             width = tokens.shape[1]
             expected = model.t5.decode(
-                model.table(tokens.flatten(0, 1)), memory.repeat_interleave(width, 0), (source != 0).repeat_interleave(width, 0)
+                model.table(tokens.flatten(0, 1)),
+                memory.repeat_interleave(width, 0),
+                (source != 0).repeat_interleave(width, 0),
             )[:, -1]
             assert states.shape == (3, width, size.hidden_size)
             torch.testing.assert_close(states.flatten(0, 1), expected, atol=1e-5, rtol=1e-5)
@@ -225,7 +270,9 @@ def test_equal_seeds_give_equal_models(make_model):
     source, target = padded_batch()
     with torch.no_grad():
         assert torch.equal(make_model(seed=3)(source, target), make_model(seed=3)(source, target))
-        assert not torch.allclose(make_model(seed=3)(source, target), make_model(seed=4)(source, target))
+        assert not torch.allclose(
+            make_model(seed=3)(source, target), make_model(seed=4)(source, target)
+        )
 
 
 def test_rows_do_not_depend_on_their_batch(make_model):
@@ -234,10 +281,18 @@ def test_rows_do_not_depend_on_their_batch(make_model):
     with torch.no_grad():
         together = model(source, target)
         order = torch.tensor([3, 0, 4, 2, 1])
-        torch.testing.assert_close(model(source[order], target[order]), together[order], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            model(source[order], target[order]), together[order], atol=1e-5, rtol=0
+        )
 
 
 def test_mean_state_is_over_real_tokens():
-    states = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 1.0]], [[9.0, 9.0]] * 3])
+    states = torch.tensor(
+        [
+            [[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]],
+            [[5.0, 6.0], [7.0, 8.0], [9.0, 1.0]],
+            [[9.0, 9.0]] * 3,
+        ]
+    )
     mask = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
     assert mean_state(states, mask).tolist() == [[2.0, 3.0], [7.0, 5.0], [0.0, 0.0]]

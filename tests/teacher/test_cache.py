@@ -44,12 +44,25 @@ def test_a_file_that_is_no_such_teacher_is_replaced(tmp_path, caplog, content):
             file.write(content)
     with caplog.at_level(logging.WARNING, logger="recbole_genrec"):
         saved, _ = load_or_train(str(tmp_path), "BPR", "toy", META, trained(2.0))
-    assert "it was made with other settings" in caplog.text if content is None else "it cannot be read" in caplog.text
-    assert saved["table"].tolist() == torch.load(path, weights_only=True)["table"].tolist() == [2.0, 2.0]
+    assert (
+        "it was made with other settings" in caplog.text
+        if content is None
+        else "it cannot be read" in caplog.text
+    )
+    assert (
+        saved["table"].tolist()
+        == torch.load(path, weights_only=True)["table"].tolist()
+        == [2.0, 2.0]
+    )
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("PytorchStreamWriter failed writing file:\ndisk full")])
-def test_a_failed_save_costs_no_trained_teacher_and_leaves_no_file(tmp_path, monkeypatch, caplog, error):
+@pytest.mark.parametrize(
+    "error",
+    [OSError("disk full"), RuntimeError("PytorchStreamWriter failed writing file:\ndisk full")],
+)
+def test_a_failed_save_costs_no_trained_teacher_and_leaves_no_file(
+    tmp_path, monkeypatch, caplog, error
+):
     def fail(saved, path):
         path.write_bytes(b"half")
         raise error
@@ -57,13 +70,17 @@ def test_a_failed_save_costs_no_trained_teacher_and_leaves_no_file(tmp_path, mon
     monkeypatch.setattr(torch, "save", fail)
     saved, _ = load_or_train(str(tmp_path), "BPR", "toy", META, trained(1.0))
     assert saved["table"].tolist() == [1.0, 1.0]
-    assert [record.levelname for record in caplog.records][:1] == ["WARNING"] and "disk full): the next run" in caplog.messages[0]
+    assert [record.levelname for record in caplog.records][:1] == [
+        "WARNING"
+    ] and "disk full): the next run" in caplog.messages[0]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_costs_no_trained_teacher(tmp_path):
     (tmp_path / "file").touch()
-    assert load_or_train(str(tmp_path / "file"), "BPR", "toy", META, trained(1.0))[0]["table"].tolist() == [1.0, 1.0]
+    assert load_or_train(str(tmp_path / "file"), "BPR", "toy", META, trained(1.0))[0][
+        "table"
+    ].tolist() == [1.0, 1.0]
 
 
 def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):

@@ -10,10 +10,10 @@ import torch
 from recbole.trainer import Trainer
 
 import recbole_genrec.teacher.recbole_model as recbole_teacher
-from recbole_genrec.compat import load_plain
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.quick_start import create_dataset, run
+from recbole_genrec.storage import load_plain
 from recbole_genrec.teacher.recbole_model import GeneralDataset, train_recbole_teacher
 from recbole_genrec.teacher.sasrec import teacher_embeddings
 
@@ -26,8 +26,14 @@ def seen(monkeypatch):
 
     def prepare_and_keep(config, data):
         loaders = prepare(config, data)
-        seen.data, seen.n_batches, rows = data, [len(loader) for loader in loaders[1:]], loaders[0].dataset.inter_feat
-        seen.rows = [tuple(data.id2token(field, rows[field]).tolist()) for field in ("user_id", "item_id")]
+        seen.data, seen.n_batches, rows = (
+            data,
+            [len(loader) for loader in loaders[1:]],
+            loaders[0].dataset.inter_feat,
+        )
+        seen.rows = [
+            tuple(data.id2token(field, rows[field]).tolist()) for field in ("user_id", "item_id")
+        ]
         return loaders
 
     def table_and_keep(model):
@@ -46,7 +52,9 @@ class OtherIds(GenRecDataset):
         super()._load_data(token, dataset_path)
         users = self.inter_feat["user_id"].drop_duplicates().tolist()
         backwards = self.inter_feat.sort_values("timestamp", ascending=False)
-        self.inter_feat = backwards.sort_values("user_id", key=lambda column: column.map(users.index), kind="stable", ignore_index=True)
+        self.inter_feat = backwards.sort_values(
+            "user_id", key=lambda column: column.map(users.index), kind="stable", ignore_index=True
+        )
 
 
 class OtherGeneralIds(OtherIds, GeneralDataset):
@@ -54,15 +62,24 @@ class OtherGeneralIds(OtherIds, GeneralDataset):
 
 
 @pytest.mark.parametrize("model_name", ["BPR", "GRU4Rec", "BERT4Rec"])
-def test_a_teacher_is_the_model_that_a_run_of_it_trains(make_teacher_run, tiny_settings, model_name):
+def test_a_teacher_is_the_model_that_a_run_of_it_trains(
+    make_teacher_run, tiny_settings, model_name
+):
     """Weights and test metrics of `run`, which reads general data with RecBole's own class; rows compared by token."""
     config, dataset = make_teacher_run(model_name)
     teacher = train_recbole_teacher(config, dataset, model_name)
-    its_own = {**tiny_settings, **config["teacher_settings"], "seed": 1, "eval_batch_size": config["eval_batch_size"]}
+    its_own = {
+        **tiny_settings,
+        **config["teacher_settings"],
+        "seed": 1,
+        "eval_batch_size": config["eval_batch_size"],
+    }
     result = run(model_name, config_dict=its_own)
     table = load_plain(result["checkpoint"], "cpu")["state_dict"]["item_embedding.weight"]
     assert len(table) == (12 if model_name == "BERT4Rec" else 11)
-    token2id = create_dataset(GenRecConfig(model_name, config_dict=its_own)).field2token_id["item_id"]
+    token2id = create_dataset(GenRecConfig(model_name, config_dict=its_own)).field2token_id[
+        "item_id"
+    ]
     assert teacher.item_embeddings.shape == (11, 4)
     assert not teacher.item_embeddings[0].any()
     for token, item in dataset.field2token_id["item_id"].items():
@@ -89,17 +106,28 @@ def test_items_are_joined_by_token(make_teacher_run, seen, monkeypatch, model_na
 def test_only_the_training_part_is_trained_on(make_teacher_run, seen, tiny_sequences, model_name):
     teacher_embeddings(*make_teacher_run(model_name), model_name)
     first = 0 if model_name == "BPR" else 1  # the first item of a history is the target of no row
-    expected = [(f"u{user}", f"i{item}") for user, items in enumerate(tiny_sequences, start=1) for item in items[first:-2]]
+    expected = [
+        (f"u{user}", f"i{item}")
+        for user, items in enumerate(tiny_sequences, start=1)
+        for item in items[first:-2]
+    ]
     assert sorted(zip(*seen.rows)) == sorted(expected)
-    assert seen.n_batches == [3, 3]  # 12 users, 5 to a batch; RecBole counts scores, not users, for its general models
+    assert seen.n_batches == [
+        3,
+        3,
+    ]  # 12 users, 5 to a batch; RecBole counts scores, not users, for its general models
 
 
 @pytest.mark.parametrize("model_name", ["BPR", "LightGCN", "GRU4Rec"])
 def test_held_out_targets_change_nothing(make_teacher_run, tiny_data, tiny_sequences, model_name):
     tables = []
-    # The first user names all items in order, so that the ids stay; the others' test, validation or last training item changes.
+    # The first user names all items in order, so that the ids stay; the others' test, validation or
+    # last training item changes.
     for place in (None, -1, -2, -3):
-        lines = ["user_id:token\titem_id:token\ttimestamp:float", *(f"u0\ti{item}\t{item}" for item in range(1, 11))]
+        lines = [
+            "user_id:token\titem_id:token\ttimestamp:float",
+            *(f"u0\ti{item}\t{item}" for item in range(1, 11)),
+        ]
         for user, items in enumerate(tiny_sequences, start=1):
             changed = list(items)
             if place is not None:
@@ -117,9 +145,16 @@ def test_a_trained_teacher_is_not_trained_again(make_teacher_run, monkeypatch, c
     first = train_recbole_teacher(config, dataset, "BPR")
     monkeypatch.setattr(recbole_teacher, "_train", None)
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
-        assert torch.equal(teacher_embeddings(*make_teacher_run("BPR"), "BPR"), first.item_embeddings)
+        assert torch.equal(
+            teacher_embeddings(*make_teacher_run("BPR"), "BPR"), first.item_embeddings
+        )
     assert f"Teacher BPR loaded from {first.path}" in caplog.text
-    for change in ({"embedding_size": 8}, {"learning_rate": 0.1}, {"seed": 2}, {"weight_decay": 0.1}):
+    for change in (
+        {"embedding_size": 8},
+        {"learning_rate": 0.1},
+        {"seed": 2},
+        {"weight_decay": 0.1},
+    ):
         with pytest.raises(TypeError, match="not callable"):
             teacher_embeddings(*make_teacher_run("BPR", **change), "BPR")
     with pytest.raises(TypeError, match="not callable"):
@@ -145,15 +180,24 @@ def test_an_unreadable_file_is_replaced(make_teacher_run, caplog):
         again = train_recbole_teacher(config, dataset, "GRU4Rec")
     assert "cannot be read" in caplog.text
     assert torch.equal(again.item_embeddings, first.item_embeddings)
-    assert torch.equal(torch.load(first.path, weights_only=True)["item_embeddings"], first.item_embeddings)
+    assert torch.equal(
+        torch.load(first.path, weights_only=True)["item_embeddings"], first.item_embeddings
+    )
 
 
 @pytest.mark.parametrize("model_name", ["BPR", "BERT4Rec"])
-def test_training_leaves_the_random_state_alone_and_does_not_depend_on_it(make_teacher_run, tmp_path, model_name):
+def test_training_leaves_the_random_state_alone_and_does_not_depend_on_it(
+    make_teacher_run, tmp_path, model_name
+):
     def state():
         cudnn = torch.backends.cudnn
         switches = cudnn.benchmark, cudnn.deterministic, torch.is_anomaly_enabled()
-        return random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist(), switches
+        return (
+            random.getstate(),
+            repr(np.random.get_state()),
+            torch.get_rng_state().tolist(),
+            switches,
+        )
 
     tables = []
     for number in range(2):
@@ -189,7 +233,9 @@ def test_epochs_are_logged_and_the_best_is_kept(make_teacher_run, seen, monkeypa
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
         teacher = train_recbole_teacher(config, dataset, "BPR")
     lines = [line for line in caplog.messages if " epoch " in line]
-    assert [line.split(":")[0] for line in lines] == [f"Teacher BPR epoch {epoch}" for epoch in range(4)]
+    assert [line.split(":")[0] for line in lines] == [
+        f"Teacher BPR epoch {epoch}" for epoch in range(4)
+    ]
     assert [float(line.split("valid NDCG@5 ")[1]) for line in lines] == [0.25, 0.5, 0.375, 0.125]
     assert torch.equal(teacher.item_embeddings[1:], tables[1][1:])
     assert not torch.equal(tables[1], tables[3])
@@ -209,7 +255,11 @@ def test_lightgcn_gives_what_it_ranks_with(make_teacher_run, seen, tiny_sequence
             graph[row, column] = graph[column, row] = 1
     scale = graph.sum(1).clamp(min=1e-12).rsqrt()
     graph = scale[:, None] * graph * scale
-    start = torch.cat([seen.model.user_embedding.weight, seen.model.item_embedding.weight]).detach().double()
+    start = (
+        torch.cat([seen.model.user_embedding.weight, seen.model.item_embedding.weight])
+        .detach()
+        .double()
+    )
     expected = ((start + graph @ start + graph @ graph @ start) / 3)[13:]
     torch.testing.assert_close(embeddings[1:], expected[1:], rtol=0, atol=1e-5)
     assert not torch.allclose(embeddings[1:], start[14:], atol=1e-2)
@@ -228,7 +278,9 @@ def test_a_teacher_may_read_item_fields_and_have_items_more(make_teacher_run, se
     with open(tiny_data / "tiny" / "tiny.item", "a") as file:
         file.write("i11\tlute\n")
     fields = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]}
-    config, dataset = make_teacher_run("GRU4RecF", embedding_size=4, hidden_size=4, load_col=fields, selected_features=["title"])
+    config, dataset = make_teacher_run(
+        "GRU4RecF", embedding_size=4, hidden_size=4, load_col=fields, selected_features=["title"]
+    )
     embeddings = teacher_embeddings(config, dataset, "GRU4RecF")
     assert seen.model.item_embedding.weight.shape == (12, 4)
     assert embeddings.shape == (11, 4)
@@ -236,5 +288,9 @@ def test_a_teacher_may_read_item_fields_and_have_items_more(make_teacher_run, se
 
 
 def test_metrics_of_whole_lists_are_computed(make_teacher_run):
-    config, dataset = make_teacher_run("BPR", metrics=["NDCG", "ItemCoverage"], topk=[10], valid_metric="NDCG@10")
-    assert train_recbole_teacher(config, dataset, "BPR").metrics["valid"]["itemcoverage@10"] == pytest.approx(10 / 11, abs=1e-6)
+    config, dataset = make_teacher_run(
+        "BPR", metrics=["NDCG", "ItemCoverage"], topk=[10], valid_metric="NDCG@10"
+    )
+    assert train_recbole_teacher(config, dataset, "BPR").metrics["valid"][
+        "itemcoverage@10"
+    ] == pytest.approx(10 / 11, abs=1e-6)

@@ -14,15 +14,37 @@ from recbole_genrec.teacher.sasrec import teacher_embeddings
         ("KGAT", {}, "KGAT cannot be a teacher, because a teacher learns from interactions alone"),
         ("TIGER", {}, "TIGER cannot be a teacher"),
         ("DIEN", {}, "DIEN cannot be a teacher"),
-        ("BPR", {"embeding_size": 8}, r"the setting 'embeding_size' is not known to BPR \(did you mean 'embedding_size'\?\)"),
-        ("BPR", {"eval_args": {"split": {"RS": [8, 1, 1]}}}, "teacher_settings has 'eval_args', but a teacher shares it with its run"),
+        (
+            "BPR",
+            {"embeding_size": 8},
+            r"the setting 'embeding_size' is not known to BPR \(did you mean 'embedding_size'\?\)",
+        ),
+        (
+            "BPR",
+            {"eval_args": {"split": {"RS": [8, 1, 1]}}},
+            "teacher_settings has 'eval_args', but a teacher shares it with its run",
+        ),
         ("BPR", {"checkpoint_dir": "here"}, "teacher_settings has 'checkpoint_dir'"),
-        ("BPR", {"user_inter_num_interval": "[6,inf)"}, "the teacher BPR would see other users, items or interactions than its run"),
-        ("GRU4Rec", {"user_inter_num_interval": "[6,inf)"}, "the teacher GRU4Rec would see other users, items"),
-        ("BPR", {"epochs": 2, "eval_step": 0}, "eval_step of the teacher BPR is 0, but the epoch with the best validation is kept"),
+        (
+            "BPR",
+            {"user_inter_num_interval": "[6,inf)"},
+            "the teacher BPR would see other users, items or interactions than its run",
+        ),
+        (
+            "GRU4Rec",
+            {"user_inter_num_interval": "[6,inf)"},
+            "the teacher GRU4Rec would see other users, items",
+        ),
+        (
+            "BPR",
+            {"epochs": 2, "eval_step": 0},
+            "eval_step of the teacher BPR is 0, but the epoch with the best validation is kept",
+        ),
     ],
 )
-def test_what_cannot_teach_is_refused(make_teacher_run, tmp_path, model_name, teacher_settings, message):
+def test_what_cannot_teach_is_refused(
+    make_teacher_run, tmp_path, model_name, teacher_settings, message
+):
     config, dataset = make_teacher_run(model_name)
     config.final_config_dict["teacher_settings"] = teacher_settings
     with pytest.raises(ValueError, match=message):
@@ -41,11 +63,16 @@ def test_what_cannot_teach_is_refused(make_teacher_run, tmp_path, model_name, te
         ("1400000004", "1300000004"),
     ],
 )
-def test_files_that_change_during_a_run_are_noticed(make_teacher_run, tiny_data, model_name, old, new):
+def test_files_that_change_during_a_run_are_noticed(
+    make_teacher_run, tiny_data, model_name, old, new
+):
     config, dataset = make_teacher_run(model_name)
     file = tiny_data / "tiny" / "tiny.inter"
     file.write_text(file.read_text().replace(old, new))
-    with pytest.raises(ValueError, match=f"the teacher {model_name} would see other users, items or interactions than its run"):
+    with pytest.raises(
+        ValueError,
+        match=f"the teacher {model_name} would see other users, items or interactions than its run",
+    ):
         teacher_embeddings(config, dataset, model_name)
 
 
@@ -54,12 +81,16 @@ def test_every_item_of_the_run_is_needed(make_teacher_run, tiny_data):
         file.write("i11\tlute\n")
     fields = {"inter": ["user_id", "item_id", "timestamp"]}
     config, _ = make_teacher_run("BPR", load_col=fields)
-    config = GenRecConfig(config_dict={**config.settings(), "load_col": {**fields, "item": ["item_id"]}})
+    config = GenRecConfig(
+        config_dict={**config.settings(), "load_col": {**fields, "item": ["item_id"]}}
+    )
     with pytest.raises(ValueError, match="the teacher BPR would see other users, items"):
         teacher_embeddings(config, create_dataset(config), "BPR")
 
 
-def test_a_model_without_item_embeddings_is_refused_before_it_is_trained(make_teacher_run, monkeypatch):
+def test_a_model_without_item_embeddings_is_refused_before_it_is_trained(
+    make_teacher_run, monkeypatch
+):
     monkeypatch.setattr(recbole_teacher, "_create_trainer", None)
     with pytest.raises(ValueError, match="MultiVAE has the modules"):
         teacher_embeddings(*make_teacher_run("MultiVAE"), "MultiVAE")
@@ -68,5 +99,7 @@ def test_a_model_without_item_embeddings_is_refused_before_it_is_trained(make_te
 def test_teacher_settings_are_a_mapping(make_teacher_run):
     config, dataset = make_teacher_run("BPR")
     config.final_config_dict["teacher_settings"] = ["epochs"]
-    with pytest.raises(ValueError, match=r"teacher_settings is \['epochs'\], but has to be a mapping"):
+    with pytest.raises(
+        ValueError, match=r"teacher_settings is \['epochs'\], but has to be a mapping"
+    ):
         teacher_embeddings(config, dataset, "BPR")

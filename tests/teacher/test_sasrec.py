@@ -32,10 +32,14 @@ def make_config(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["pytest"])
     # Item i is followed by item i + 1: what comes next can be learned to the last user.
     lines = [
-        f"u{user}\ti{(7 * user + step) % N_TOY_ITEMS}\t{step}" for user in range(60) for step in range(3 + user % 9)
+        f"u{user}\ti{(7 * user + step) % N_TOY_ITEMS}\t{step}"
+        for user in range(60)
+        for step in range(3 + user % 9)
     ]
     (tmp_path / "toy").mkdir()
-    (tmp_path / "toy" / "toy.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "\n".join(lines) + "\n")
+    (tmp_path / "toy" / "toy.inter").write_text(
+        "user_id:token\titem_id:token\ttimestamp:float\n" + "\n".join(lines) + "\n"
+    )
 
     def make(**settings):
         base = {
@@ -93,9 +97,12 @@ def test_windows_predict_every_training_pair_once(max_length):
     sequences = toy_sequences(lengths)
     windows = training_windows(sequences, max_length)
     targets = windows.targets[windows.targets > 0].tolist()
-    # Items are numbered 1, 2, ... through all users; starts has one entry more in front, for the padding user.
+    # Items are numbered 1, 2, ... through all users; starts has one entry more in front, for the
+    # padding user.
     starts = sequences.starts[1:].tolist()
-    expected = [item for start, n in zip(starts, lengths) for item in range(start + 2, start + n - 1)]
+    expected = [
+        item for start, n in zip(starts, lengths) for item in range(start + 2, start + n - 1)
+    ]
     assert sorted(targets) == expected
     assert len(targets) == sum(max(0, n - 3) for n in lengths)
     has_target = windows.targets > 0
@@ -107,23 +114,47 @@ def test_all_positions_end_where_sasrec_ends(make_config):
     config = make_config(MAX_ITEM_LIST_LENGTH=20)
     model = spread(build_sasrec(config, GenRecDataset(config)))
     length = torch.randint(1, 21, (64,))
-    items = torch.randint(1, N_TOY_ITEMS + 1, (64, 20)).masked_fill(torch.arange(20) >= length[:, None], 0)
+    items = torch.randint(1, N_TOY_ITEMS + 1, (64, 20)).masked_fill(
+        torch.arange(20) >= length[:, None], 0
+    )
     step = torch.arange(20)
     states = hidden_states(model, items, step == length[:, None] - 1)
     torch.testing.assert_close(states, model(items, length), rtol=0, atol=1e-6)
     # An inner position knows its prefix only.
     inner = hidden_states(model, items, (step == 3) & (length[:, None] >= 4))
     prefix = items.masked_fill(step >= 4, 0)
-    torch.testing.assert_close(inner, model(prefix, torch.full((64,), 4))[length >= 4], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        inner, model(prefix, torch.full((64,), 4))[length >= 4], rtol=0, atol=1e-5
+    )
 
 
 def test_cheaper_parts_are_recboles_in_evaluation_and_drop_in_training(make_config):
     config = make_config(MAX_ITEM_LIST_LENGTH=20)
     dataset = GenRecDataset(config)
     ours = spread(build_sasrec(config, dataset)).eval()
-    settings = {key: config[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD", "NEG_PREFIX")}
-    settings.update(MAX_ITEM_LIST_LENGTH=20, device=config["device"], loss_type="CE", hidden_act="gelu", layer_norm_eps=1e-12)
-    settings.update({name: config[f"teacher_{name}"] for name in ("hidden_size", "inner_size", "n_layers", "n_heads")})
+    settings = {
+        key: config[key]
+        for key in (
+            "USER_ID_FIELD",
+            "ITEM_ID_FIELD",
+            "LIST_SUFFIX",
+            "ITEM_LIST_LENGTH_FIELD",
+            "NEG_PREFIX",
+        )
+    }
+    settings.update(
+        MAX_ITEM_LIST_LENGTH=20,
+        device=config["device"],
+        loss_type="CE",
+        hidden_act="gelu",
+        layer_norm_eps=1e-12,
+    )
+    settings.update(
+        {
+            name: config[f"teacher_{name}"]
+            for name in ("hidden_size", "inner_size", "n_layers", "n_heads")
+        }
+    )
     settings.update(hidden_dropout_prob=0.4, attn_dropout_prob=0.4, initializer_range=0.02)
     theirs = SASRec(settings, dataset).eval()
     theirs.load_state_dict(ours.state_dict())
@@ -133,7 +164,9 @@ def test_cheaper_parts_are_recboles_in_evaluation_and_drop_in_training(make_conf
     assert sum(isinstance(module, Dropout) for module in ours.modules()) == sum(
         isinstance(module, torch.nn.Dropout) for module in theirs.modules()
     )
-    assert {module.rate for module in ours.modules() if isinstance(module, Dropout)} == {config["teacher_dropout_prob"]}
+    assert {module.rate for module in ours.modules() if isinstance(module, Dropout)} == {
+        config["teacher_dropout_prob"]
+    }
 
 
 def test_loss_of_all_positions_is_recboles_loss_of_all_prefixes(make_config):
@@ -156,7 +189,11 @@ def test_evaluation_rows_are_those_of_the_split(make_config, max_length):
     for part, split in (("valid", valid), ("test", test)):
         rows = evaluation_rows(dataset.sequences, max_length, part)
         ours = torch.cat([rows.history, rows.length[:, None], rows.target[:, None]], 1).tolist()
-        columns = [split.inter_feat["item_id_list"], split.inter_feat["item_length"][:, None], split.inter_feat["item_id"][:, None]]
+        columns = [
+            split.inter_feat["item_id_list"],
+            split.inter_feat["item_length"][:, None],
+            split.inter_feat["item_id"][:, None],
+        ]
         assert sorted(ours) == sorted(torch.cat(columns, 1).tolist())
 
 
@@ -193,7 +230,9 @@ def test_teacher_learns_and_is_saved_for_recboles_class(make_config):
     assert type(model) is SASRec
     model.load_state_dict(saved["state_dict"])
     assert torch.equal(model.item_embedding.weight[1:], teacher.item_embeddings[1:])
-    assert evaluate(model, evaluation_rows(dataset.sequences, 5, "valid")) == teacher.metrics["valid"]
+    assert (
+        evaluate(model, evaluation_rows(dataset.sequences, 5, "valid")) == teacher.metrics["valid"]
+    )
 
 
 def test_a_cached_teacher_is_not_trained_again(make_config, monkeypatch, caplog):
@@ -201,9 +240,19 @@ def test_a_cached_teacher_is_not_trained_again(make_config, monkeypatch, caplog)
     first = train_teacher(config, GenRecDataset(config))
     monkeypatch.setattr(collaborative, "_fit", None)
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
-        assert torch.equal(teacher_embeddings(config, GenRecDataset(config), "SASRec"), first.item_embeddings)
-    assert [record.getMessage().startswith(f"Teacher SASRec loaded from {first.path}") for record in caplog.records] == [True]
-    for change in ({"teacher_dropout_prob": 0.2}, {"seed": 2}, {"MAX_ITEM_LIST_LENGTH": 4}, {"user_inter_num_interval": "[5,inf)"}):
+        assert torch.equal(
+            teacher_embeddings(config, GenRecDataset(config), "SASRec"), first.item_embeddings
+        )
+    assert [
+        record.getMessage().startswith(f"Teacher SASRec loaded from {first.path}")
+        for record in caplog.records
+    ] == [True]
+    for change in (
+        {"teacher_dropout_prob": 0.2},
+        {"seed": 2},
+        {"MAX_ITEM_LIST_LENGTH": 4},
+        {"user_inter_num_interval": "[5,inf)"},
+    ):
         changed = make_config(**change)
         with pytest.raises(TypeError, match="not callable"):
             train_teacher(changed, GenRecDataset(changed))
@@ -221,7 +270,9 @@ def test_training_is_deterministic_and_leaves_the_random_state_alone(make_config
 
 
 def test_training_stops_and_keeps_the_best_epoch(make_config, monkeypatch):
-    scores = iter([0.1, 0.3, 0.2, 0.3, 0.25, 0.9])  # a third epoch that is no better ends it; the last score is of the test part
+    scores = iter(
+        [0.1, 0.3, 0.2, 0.3, 0.25, 0.9]
+    )  # a third epoch that is no better ends it; the last score is of the test part
     states = []
 
     def scripted(model, rows):
@@ -238,7 +289,9 @@ def test_training_stops_and_keeps_the_best_epoch(make_config, monkeypatch):
     assert not torch.equal(states[4], states[1])
 
 
-def test_an_unreadable_cache_is_replaced_and_a_failed_save_leaves_nothing(make_config, tmp_path, monkeypatch, caplog):
+def test_an_unreadable_cache_is_replaced_and_a_failed_save_leaves_nothing(
+    make_config, tmp_path, monkeypatch, caplog
+):
     config = make_config()
     first = train_teacher(config, GenRecDataset(config))
     with open(first.path, "wb") as file:
@@ -263,13 +316,19 @@ def test_an_unreadable_cache_is_replaced_and_a_failed_save_leaves_nothing(make_c
 
 
 def test_bad_settings_are_named(make_config):
-    for settings, message in (({"teacher_epochs": 0}, "teacher_epochs is 0"), ({"teacher_n_heads": 3}, "size is 16")):
+    for settings, message in (
+        ({"teacher_epochs": 0}, "teacher_epochs is 0"),
+        ({"teacher_n_heads": 3}, "size is 16"),
+    ):
         config = make_config(**settings)
         with pytest.raises(ValueError, match=message):
             train_teacher(config, GenRecDataset(config))
 
 
 def test_a_teacher_keeps_the_name_of_its_file(make_config):
-    # Another name has every user train anew: right only where training itself has changed, and then "format" says so.
+    # Another name has every user train anew: right only where training itself has changed, and then
+    # "format" says so.
     config = make_config(teacher_epochs=1)
-    assert train_teacher(config, GenRecDataset(config)).path.endswith("SASRec-toy-0c9e9f662e8bb230.pth")
+    assert train_teacher(config, GenRecDataset(config)).path.endswith(
+        "SASRec-toy-0c9e9f662e8bb230.pth"
+    )

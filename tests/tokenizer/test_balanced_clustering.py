@@ -15,7 +15,10 @@ def sizes_of(clusters: torch.Tensor, n_clusters: int) -> torch.Tensor:
 
 
 def inertia(points: torch.Tensor, clusters: torch.Tensor) -> float:
-    return sum((points[clusters == c] - points[clusters == c].mean(0)).square().sum().item() for c in clusters.unique())
+    return sum(
+        (points[clusters == c] - points[clusters == c].mean(0)).square().sum().item()
+        for c in clusters.unique()
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -37,9 +40,14 @@ def test_assignment_is_the_cheapest_of_all_that_are_allowed(seed, least, most):
 def test_assignment_at_any_scale():
     """The least sizes are met however near to each other or to zero the distances are."""
     for scale in (1e-12, 1e12):
-        found = balanced_assignment(np.array([[0.0, 3.0], [0.1, 1.0], [0.2, 2.0], [0.3, 9.0]]) * scale, 1, 3)
+        found = balanced_assignment(
+            np.array([[0.0, 3.0], [0.1, 1.0], [0.2, 2.0], [0.3, 9.0]]) * scale, 1, 3
+        )
         assert found.tolist() == [0, 1, 0, 0]
-    assert sorted(balanced_assignment(np.zeros((5, 2)), 2, 3).tolist()) in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
+    assert sorted(balanced_assignment(np.zeros((5, 2)), 2, 3).tolist()) in (
+        [0, 0, 0, 1, 1],
+        [0, 0, 1, 1, 1],
+    )
 
 
 def test_letter_sizes():
@@ -55,7 +63,10 @@ def test_letter_sizes():
 
 def test_plain_kmeans_where_sizes_do_not_matter():
     torch.manual_seed(3)
-    points = torch.randn(10, 8, dtype=torch.double)[torch.arange(250) % 10] * 3 + torch.randn(250, 8, dtype=torch.double) * 0.3
+    points = (
+        torch.randn(10, 8, dtype=torch.double)[torch.arange(250) % 10] * 3
+        + torch.randn(250, 8, dtype=torch.double) * 0.3
+    )
     clusters = balanced_kmeans(points, None, 10, 10, 60, seed=1)
     reference = KMeans(10, n_init=10, random_state=0).fit(points.numpy())
     assert inertia(points, clusters) <= 1.05 * reference.inertia_
@@ -74,7 +85,9 @@ def test_a_start_is_gone_on_from():
     assert torch.equal(balanced_kmeans(points, first, 5, 6, 20, seed=9), first)
     renamed = (first + 1) % 5
     assert torch.equal(balanced_kmeans(points, renamed, 5, 6, 20, seed=9), renamed)
-    assert inertia(points, balanced_kmeans(points, torch.arange(60) % 5, 5, 6, 20, seed=0)) < 0.9 * inertia(points, torch.arange(60) % 5)
+    assert inertia(
+        points, balanced_kmeans(points, torch.arange(60) % 5, 5, 6, 20, seed=0)
+    ) < 0.9 * inertia(points, torch.arange(60) % 5)
 
 
 def test_equal_points_are_shared_out():
@@ -83,7 +96,8 @@ def test_equal_points_are_shared_out():
 
 
 @pytest.mark.parametrize(
-    "n_points, least, most, text", [(9, 5, 6, "hold 10 to 12"), (13, 5, 6, "there are 13"), (9, 0, 9, "0 to 9"), (9, 5, 4, "")]
+    "n_points, least, most, text",
+    [(9, 5, 6, "hold 10 to 12"), (13, 5, 6, "there are 13"), (9, 0, 9, "0 to 9"), (9, 5, 4, "")],
 )
 def test_sizes_that_cannot_be_are_refused(n_points, least, most, text):
     with pytest.raises(ValueError, match=rf"{text}.*: change n_groups or group_sizes"):

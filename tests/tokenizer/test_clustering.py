@@ -26,10 +26,14 @@ def inertia(points: torch.Tensor, centroids: torch.Tensor) -> float:
 
 
 def test_separable_points_are_clustered_exactly():
-    points = torch.tensor([[0.0, 0.0], [0.0, 1.0], [10.0, 0.0], [10.0, 1.0], [0.0, 20.0], [0.0, 22.0]])
+    points = torch.tensor(
+        [[0.0, 0.0], [0.0, 1.0], [10.0, 0.0], [10.0, 1.0], [0.0, 20.0], [0.0, 22.0]]
+    )
     centroids, assignments = kmeans(points, 3, seed=0, n_iterations=10)
     assert sorted(map(tuple, centroids.tolist())) == [(0.0, 0.5), (0.0, 21.0), (10.0, 0.5)]
-    torch.testing.assert_close(centroids[assignments], points.reshape(3, 2, 2).mean(1).repeat_interleave(2, dim=0))
+    torch.testing.assert_close(
+        centroids[assignments], points.reshape(3, 2, 2).mean(1).repeat_interleave(2, dim=0)
+    )
 
 
 @pytest.mark.parametrize("noise", [0.1, 1.0])
@@ -39,7 +43,9 @@ def test_inertia_is_that_of_scikit_learn(noise):
     reference = KMeans(40, n_init=1, random_state=0).fit(points.numpy()).inertia_
     own = inertia(points, centroids)
     assert own <= 1.05 * reference
-    assert float((points - centroids[assignments]).double().square().sum()) == pytest.approx(own, rel=1e-5)
+    assert float((points - centroids[assignments]).double().square().sum()) == pytest.approx(
+        own, rel=1e-5
+    )
 
 
 def test_start_alone_beats_random_points():
@@ -76,7 +82,9 @@ def test_emptied_cluster_moves_to_the_farthest_point():
     torch.testing.assert_close(moved, torch.tensor([[10.0 / 3], [9.0]]))
 
 
-@pytest.mark.parametrize("points", [torch.zeros(20, 3), torch.tensor([[0.0, 1.0], [5.0, 5.0]]).repeat(10, 1)])
+@pytest.mark.parametrize(
+    "points", [torch.zeros(20, 3), torch.tensor([[0.0, 1.0], [5.0, 5.0]]).repeat(10, 1)]
+)
 def test_fewer_distinct_points_than_clusters(points):
     centroids, assignments = kmeans(points, 8, seed=0, n_iterations=20)
     assert torch.isfinite(centroids).all()
@@ -85,7 +93,10 @@ def test_fewer_distinct_points_than_clusters(points):
 
 
 def test_fewer_points_than_clusters_is_an_error():
-    with pytest.raises(ValueError, match="catalogue of 3 items is smaller than codebook_size 4; lower codebook_size"):
+    with pytest.raises(
+        ValueError,
+        match="catalogue of 3 items is smaller than codebook_size 4; lower codebook_size",
+    ):
         kmeans(torch.randn(3, 2), 4, seed=0, n_iterations=5)
 
 
@@ -96,14 +107,19 @@ def test_as_many_clusters_as_points():
 
 
 def test_closeness_is_norm_minus_squared_distance():
-    points, centroids = torch.randn(7, 5, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
+    points, centroids = (
+        torch.randn(7, 5, dtype=torch.float64),
+        torch.randn(4, 5, dtype=torch.float64),
+    )
     expected = points.square().sum(1, keepdim=True) - torch.cdist(points, centroids).square()
     torch.testing.assert_close(closeness(points, centroids), expected)
 
 
 def test_chunks_do_not_change_the_nearest(monkeypatch):
     points, centroids = torch.randn(101, 5), torch.randn(4, 5)
-    expected = torch.from_numpy(np.argmin(np.square(points.numpy()[:, None] - centroids.numpy()).sum(-1), axis=1))
+    expected = torch.from_numpy(
+        np.argmin(np.square(points.numpy()[:, None] - centroids.numpy()).sum(-1), axis=1)
+    )
     assert torch.equal(nearest(points, centroids), expected)
     monkeypatch.setattr(clustering, "MATRIX_ENTRIES", 40)
     assert torch.equal(nearest(points, centroids), expected)

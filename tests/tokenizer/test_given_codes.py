@@ -28,12 +28,17 @@ def test_random_codes_depend_on_the_seed_only():
 
 
 def test_random_codes_are_uniform_at_every_level():
-    counts = torch.stack([torch.bincount(level, minlength=4) for level in random_codes(20000, 8, 4, seed=5).T])
+    counts = torch.stack(
+        [torch.bincount(level, minlength=4) for level in random_codes(20000, 8, 4, seed=5).T]
+    )
     assert ((counts - 5000).abs() < 300).all()
 
 
 def test_too_many_items_are_refused():
-    with pytest.raises(ValueError, match="2 levels of 3 codes name 9 items at most, but there are 10: raise n_levels"):
+    with pytest.raises(
+        ValueError,
+        match="2 levels of 3 codes name 9 items at most, but there are 10: raise n_levels",
+    ):
         random_codes(10, 2, 3, seed=0)
 
 

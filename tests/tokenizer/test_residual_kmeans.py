@@ -3,7 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans, fit_codebooks, quantize_by_nearest
+from recbole_genrec.tokenizer.residual_kmeans import (
+    ResidualKMeans,
+    fit_codebooks,
+    quantize_by_nearest,
+)
 
 
 def tokenizer(**changes) -> ResidualKMeans:
@@ -20,7 +24,8 @@ def test_two_levels_by_hand():
 
 
 def test_grid_of_items_is_coded_without_error():
-    # Two far corners, each with two near items at the same offsets: one level for the corner, one for the offset.
+    # Two far corners, each with two near items at the same offsets: one level for the corner, one
+    # for the offset.
     features = torch.tensor([[0.0, -1.0], [0.0, 1.0], [100.0, -1.0], [100.0, 1.0]])
     model = tokenizer()
     model.start(features, seed=0)
@@ -39,7 +44,9 @@ def test_every_level_lowers_the_error_and_beats_random_codebooks():
     fitted = quantize_by_nearest(features, codebooks)
     error = fitted.distances.mean(dim=0)
     assert features.square().sum(1).mean() > error[0] > error[1] > error[2]
-    random = torch.randn(3, 32, 8, generator=torch.Generator().manual_seed(1)) * codebooks.std(dim=(1, 2), keepdim=True)
+    random = torch.randn(3, 32, 8, generator=torch.Generator().manual_seed(1)) * codebooks.std(
+        dim=(1, 2), keepdim=True
+    )
     assert error[2] < quantize_by_nearest(features, random).distances[:, 2].mean()
     assert all(len(level.unique()) == 32 for level in fitted.codes.t())
 

@@ -35,13 +35,16 @@ def features(n: int = 300, width: int = 6) -> torch.Tensor:
     return torch.randn(n, width, generator=torch.Generator().manual_seed(7))
 
 
-@pytest.mark.parametrize("reduction, codebook, commitment", [("sum", 0.05, 0.05), ("mean", 0.0125, 0.0125)])
+@pytest.mark.parametrize(
+    "reduction, codebook, commitment", [("sum", 0.05, 0.05), ("mean", 0.0125, 0.0125)]
+)
 def test_quantizer_terms_by_hand(reduction, codebook, commitment):
     terms = with_toy_codebooks(reduction=reduction).quantizer_terms(torch.tensor([[1.0, 0.0]]))
     torch.testing.assert_close(terms.quantized, torch.tensor([[0.9, 0.0]]))
     assert terms.codebook.item() == pytest.approx(codebook)
     assert terms.commitment.item() == pytest.approx(commitment)
-    # The whole residual quantization loss with beta 0.25: 0.0625 in the paper's form, 0.015625 averaged.
+    # The whole residual quantization loss with beta 0.25: 0.0625 in the paper's form, 0.015625
+    # averaged.
     assert (terms.codebook + 0.25 * terms.commitment).item() == pytest.approx(1.25 * codebook)
 
 
@@ -76,7 +79,8 @@ def test_codebook_term_moves_each_level_to_its_own_residual_only(residual_gradie
     codebooks, latent_gradient = torch.autograd.grad(
         terms.codebook, [model.codebooks, latent], retain_graph=True, allow_unused=True
     )
-    # Level 0: 2 (0.8 - 1.0); level 1: 2 (0.1 - 0.2). A leak of level 1 into level 0 would change the first number.
+    # Level 0: 2 (0.8 - 1.0); level 1: 2 (0.1 - 0.2). A leak of level 1 into level 0 would change
+    # the first number.
     expected = torch.tensor([[[-0.4, 0.0], [0.0, 0.0]], [[-0.2, 0.0], [0.0, 0.0]]])
     torch.testing.assert_close(codebooks, expected)
     assert latent_gradient is None
@@ -90,7 +94,9 @@ def test_decoder_gradient_reaches_the_encoder_as_identity_once(residual_gradient
     model.encoder.register_forward_hook(lambda module, inputs, output: kept.update(latent=output))
     model.decoder.register_forward_pre_hook(lambda module, inputs: kept.update(quantized=inputs[0]))
     reconstruction = model.losses(batch)["reconstruction"]
-    latent, quantized = torch.autograd.grad(reconstruction, [kept["latent"], kept["quantized"]], retain_graph=True)
+    latent, quantized = torch.autograd.grad(
+        reconstruction, [kept["latent"], kept["quantized"]], retain_graph=True
+    )
     torch.testing.assert_close(latent, quantized)
     assert latent.abs().sum() > 0
     assert torch.autograd.grad(reconstruction, model.codebooks, allow_unused=True)[0] is None
@@ -145,7 +151,9 @@ def test_restart_is_drawn_from_seed_and_epoch():
     assert not torch.equal(restarted(3, 1), restarted(3, 2))
 
 
-@pytest.mark.parametrize("restart_every, restarting_epochs", [(0, []), (1, [0, 1, 2, 3]), (2, [1, 3])])
+@pytest.mark.parametrize(
+    "restart_every, restarting_epochs", [(0, []), (1, [0, 1, 2, 3]), (2, [1, 3])]
+)
 def test_restart_happens_every_so_many_epochs(restart_every, restarting_epochs):
     seen = []
     for epoch in range(4):
@@ -194,7 +202,9 @@ def test_closeness_gives_the_distribution_of_codes():
     model, latent = tokenizer(n_levels=3, codebook_size=8, code_dim=4), torch.randn(20, 4)
     residuals, codes = model.follow(latent)
     shares = model.closeness(residuals).softmax(-1)
-    torch.testing.assert_close(shares, (-(residuals.unsqueeze(2) - model.codebooks).square().sum(-1)).softmax(-1))
+    torch.testing.assert_close(
+        shares, (-(residuals.unsqueeze(2) - model.codebooks).square().sum(-1)).softmax(-1)
+    )
     assert torch.equal(shares.argmax(-1), codes)
 
 
@@ -203,9 +213,17 @@ def test_levels_whose_distances_reach_the_encoder(residual_gradient, n_levels):
     """In the released code the straight-through value inside the residual cancels the gradient of the levels after the first."""
     model = tokenizer(n_levels=3, codebook_size=8, code_dim=4, residual_gradient=residual_gradient)
     latent = torch.randn(5, 4, requires_grad=True)
-    closeness = model.closeness(model.follow(latent)[0])[..., 0] - model.closeness(model.follow(latent)[0])[..., 1]
+    closeness = (
+        model.closeness(model.follow(latent)[0])[..., 0]
+        - model.closeness(model.follow(latent)[0])[..., 1]
+    )
     for level in range(3):
-        gradients = torch.autograd.grad(closeness[:, level].sum(), (latent, model.codebooks), retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(
+            closeness[:, level].sum(),
+            (latent, model.codebooks),
+            retain_graph=True,
+            allow_unused=True,
+        )
         assert (gradients[0] is not None and bool(gradients[0].any())) == (level < n_levels)
         assert gradients[1][level].any()
 
@@ -225,9 +243,21 @@ def test_reconstruction_goes_straight_through_the_quantizer(residual_gradient):
 
 
 def test_paper_sizes():
-    model = tokenizer(n_features=768, hidden_sizes=[512, 256, 128], code_dim=32, n_levels=3, codebook_size=256)
-    assert [layer.out_features for layer in model.encoder if isinstance(layer, nn.Linear)] == [512, 256, 128, 32]
-    assert [layer.out_features for layer in model.decoder if isinstance(layer, nn.Linear)] == [128, 256, 512, 768]
+    model = tokenizer(
+        n_features=768, hidden_sizes=[512, 256, 128], code_dim=32, n_levels=3, codebook_size=256
+    )
+    assert [layer.out_features for layer in model.encoder if isinstance(layer, nn.Linear)] == [
+        512,
+        256,
+        128,
+        32,
+    ]
+    assert [layer.out_features for layer in model.decoder if isinstance(layer, nn.Linear)] == [
+        128,
+        256,
+        512,
+        768,
+    ]
     assert model.codebooks.shape == (3, 256, 32)
 
 

@@ -5,12 +5,27 @@ import itertools
 import pytest
 import torch
 
-from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans, fit_codebooks, quantize_by_nearest
+from recbole_genrec.tokenizer.residual_kmeans import (
+    ResidualKMeans,
+    fit_codebooks,
+    quantize_by_nearest,
+)
 from recbole_genrec.tokenizer.unique_kmeans import UniqueResidualKMeans, unique_codes
 
 
-def fitted(points: torch.Tensor, n_levels: int, codebook_size: int, kind=UniqueResidualKMeans, iterations: int = 10):
-    tokenizer = kind(n_features=points.shape[1], n_levels=n_levels, codebook_size=codebook_size, kmeans_iterations=iterations)
+def fitted(
+    points: torch.Tensor,
+    n_levels: int,
+    codebook_size: int,
+    kind=UniqueResidualKMeans,
+    iterations: int = 10,
+):
+    tokenizer = kind(
+        n_features=points.shape[1],
+        n_levels=n_levels,
+        codebook_size=codebook_size,
+        kmeans_iterations=iterations,
+    )
     tokenizer.start(points, seed=0)
     return tokenizer
 
@@ -21,7 +36,9 @@ def is_unique(codes: torch.Tensor) -> bool:
 
 def test_a_grid_of_crosses_is_its_own_hierarchy():
     centers, steps = [(0, 0), (100, 0), (0, 100), (100, 100)], [(1, 0), (-1, 0), (0, 1), (0, -1)]
-    points = torch.tensor([[x + dx, y + dy] for x, y in centers for dx, dy in steps], dtype=torch.float)
+    points = torch.tensor(
+        [[x + dx, y + dy] for x, y in centers for dx, dy in steps], dtype=torch.float
+    )
     codes = fitted(points, 2, 4).encode(points)
     assert is_unique(codes)
     assert [len(codes[4 * group : 4 * group + 4, 0].unique()) for group in range(4)] == [1] * 4
@@ -32,7 +49,11 @@ def test_a_grid_of_crosses_is_its_own_hierarchy():
 def test_residual_energy_never_increases():
     torch.manual_seed(0)
     points = torch.randn(500, 8)
-    codebooks, residual, energies = fit_codebooks(points, n_levels=4, codebook_size=16, seed=0, n_iterations=20), points, []
+    codebooks, residual, energies = (
+        fit_codebooks(points, n_levels=4, codebook_size=16, seed=0, n_iterations=20),
+        points,
+        [],
+    )
     codes = quantize_by_nearest(points, codebooks).codes
     for level in range(4):
         residual = residual - codebooks[level][codes[:, level]]
@@ -71,7 +92,10 @@ def test_the_last_code_of_a_group_is_assigned_at_the_least_total_distance():
     assert nearest.tolist() == [[1, 1], [1, 1], [1, 1], [0, 3]]
     codes = unique_codes(points, nearest, codebooks)
     costs = {
-        last: sum((point - 100 - codebooks[1, code]).square().item() for point, code in zip(points[:3], last))
+        last: sum(
+            (point - 100 - codebooks[1, code]).square().item()
+            for point, code in zip(points[:3], last)
+        )
         for last in itertools.permutations(range(4), 3)
     }
     assert tuple(codes[:3, 1].tolist()) == min(costs, key=costs.get)
@@ -106,9 +130,14 @@ def test_a_full_goal_takes_no_more():
     assert is_unique(codes)
 
 
-@pytest.mark.parametrize("n_levels, size, n_items", [(1, 8, 8), (2, 3, 9), (3, 2, 8), (3, 3, 26), (4, 2, 15)])
+@pytest.mark.parametrize(
+    "n_levels, size, n_items", [(1, 8, 8), (2, 3, 9), (3, 2, 8), (3, 3, 26), (4, 2, 15)]
+)
 def test_even_a_full_tree_of_equal_items_gets_unique_codes(n_levels, size, n_items):
-    points, codebooks = torch.zeros(n_items, 2), torch.randn(n_levels, size, 2, generator=torch.Generator().manual_seed(1))
+    points, codebooks = (
+        torch.zeros(n_items, 2),
+        torch.randn(n_levels, size, 2, generator=torch.Generator().manual_seed(1)),
+    )
     nearest = quantize_by_nearest(points, codebooks).codes
     codes = unique_codes(points, nearest, codebooks)
     assert is_unique(codes) and codes.min() >= 0 and codes.max() < size
@@ -123,7 +152,10 @@ def test_random_catalogues_that_nearly_fill_the_tree():
 
 
 def test_more_items_than_codes_are_refused():
-    with pytest.raises(ValueError, match="2 levels of 3 codes name at most 9 items, but there are 10: raise n_levels or codebook_size"):
+    with pytest.raises(
+        ValueError,
+        match="2 levels of 3 codes name at most 9 items, but there are 10: raise n_levels or codebook_size",
+    ):
         unique_codes(torch.zeros(10, 2), torch.zeros(10, 2, dtype=torch.long), torch.zeros(2, 3, 2))
 
 

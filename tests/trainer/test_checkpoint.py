@@ -5,7 +5,12 @@ import os
 import pytest
 import torch
 
-from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, resume_files, save_checkpoint
+from recbole_genrec.trainer.checkpoint import (
+    load_checkpoint,
+    new_checkpoint_path,
+    resume_files,
+    save_checkpoint,
+)
 
 CONTENT = {
     "model": "UniGRec",
@@ -24,7 +29,9 @@ def test_round_trip(tmp_path):
     assert torch.equal(found["state_dict"].pop("codes"), CONTENT["state_dict"]["codes"])
     assert found == {**CONTENT, "state_dict": {}}
     assert [file.name for file in path.parent.iterdir()] == ["model.pth"]
-    assert path.stat().st_mode & 0o077 == (tmp_path / "new").stat().st_mode & 0o066, "as readable for others as any file of the user"
+    assert path.stat().st_mode & 0o077 == (tmp_path / "new").stat().st_mode & 0o066, (
+        "as readable for others as any file of the user"
+    )
 
 
 def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
@@ -72,7 +79,9 @@ def test_other_model_or_data_set_is_refused(tmp_path):
     save_checkpoint(path, CONTENT)
     with pytest.raises(ValueError, match="is a checkpoint of UniGRec, not of TIGER"):
         load_checkpoint(path, "cpu", model="TIGER")
-    with pytest.raises(ValueError, match="fingerprint aaaaaaaaaaaa, but the data set has bbbbbbbbbbbb"):
+    with pytest.raises(
+        ValueError, match="fingerprint aaaaaaaaaaaa, but the data set has bbbbbbbbbbbb"
+    ):
         load_checkpoint(path, "cpu", dataset_fingerprint="b" * 64)
 
 
@@ -90,7 +99,12 @@ def test_the_newest_file_of_this_model_and_data_set(tmp_path):
     """By time of writing, whatever the names say; not of a data set whose name only begins alike."""
     config = {"model": "TIGER", "dataset": "shop[1]", "checkpoint_dir": str(tmp_path / "saved")}
     assert resume_files(config, ".resume.pth") == [], "there is not even a folder"
-    others = ({"model": "UniGRec"}, {"dataset": "shop"}, {"dataset": "shop[1]-large"}, {"dataset": "shop1"})
+    others = (
+        {"model": "UniGRec"},
+        {"dataset": "shop"},
+        {"dataset": "shop[1]-large"},
+        {"dataset": "shop1"},
+    )
     stems = [new_checkpoint_path({**config, **other}).with_suffix("") for other in ({}, *others)]
     stems[0].parent.mkdir()
     for age, stem in enumerate(reversed(stems)):

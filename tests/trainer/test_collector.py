@@ -45,7 +45,12 @@ def batches(n_batches=3, n_rows=40, n_items=30, n_positives=1):
     for _ in range(n_batches):
         scores = torch.rand(n_rows, n_items, generator=generator)
         scores[:, 0] = -torch.inf
-        items = torch.stack([torch.randperm(n_items - 1, generator=generator)[:n_positives] + 1 for _ in range(n_rows)])
+        items = torch.stack(
+            [
+                torch.randperm(n_items - 1, generator=generator)[:n_positives] + 1
+                for _ in range(n_rows)
+            ]
+        )
         yield scores, torch.arange(n_rows).repeat_interleave(n_positives), items.flatten()
 
 
@@ -68,14 +73,18 @@ def test_rankings_give_the_metrics_of_dense_scores(n_positives, ranked_items):
 
 def test_dense_scores_are_collected_as_recbole_does():
     config = settings(RANKING)
-    assert torch.equal(collect(TopKCollector(config), 1)["rec.topk"], collect(Collector(config), 1)["rec.topk"])
+    assert torch.equal(
+        collect(TopKCollector(config), 1)["rec.topk"], collect(Collector(config), 1)["rec.topk"]
+    )
 
 
 def test_empty_places_are_never_hits():
     config = settings(["Recall", "MRR"], topk=(3,))
     collector = TopKCollector(config)
     ranked = torch.tensor([[4, 0, 0], [5, 2, 0]])
-    collector.eval_batch_collect(ranked[:, :2], users(len(ranked)), torch.tensor([0, 1]), torch.tensor([9, 2]))
+    collector.eval_batch_collect(
+        ranked[:, :2], users(len(ranked)), torch.tensor([0, 1]), torch.tensor([9, 2])
+    )
     struct = collector.get_data_struct()
     assert struct["rec.topk"].tolist() == [[0, 0, 0, 1], [0, 1, 0, 1]]
     assert Evaluator(config).evaluate(struct) == {"recall@3": 0.5, "mrr@3": 0.25}
@@ -83,7 +92,9 @@ def test_empty_places_are_never_hits():
 
 def test_a_positive_that_is_named_twice_counts_once():
     collector = TopKCollector(settings(["Recall"], topk=(2,)))
-    collector.eval_batch_collect(torch.tensor([[4, 5]]), users(1), torch.tensor([0, 0]), torch.tensor([5, 5]))
+    collector.eval_batch_collect(
+        torch.tensor([[4, 5]]), users(1), torch.tensor([0, 0]), torch.tensor([5, 5])
+    )
     assert collector.get_data_struct()["rec.topk"].tolist() == [[0, 1, 1]]
 
 
@@ -94,11 +105,18 @@ def test_metrics_beyond_accuracy_by_hand():
     collector.data_struct.set("data.num_items", 5)
     collector.data_struct.set("data.count_items", Counter({1: 10, 2: 4, 3: 1, 4: 7}))
     for _ in range(2):  # A second evaluation finds the counts again.
-        collector.eval_batch_collect(torch.tensor([[1, 2], [2, 1], [2, 3]]), users(3), torch.arange(3), torch.tensor([1, 4, 4]))
+        collector.eval_batch_collect(
+            torch.tensor([[1, 2], [2, 1], [2, 3]]),
+            users(3),
+            torch.arange(3),
+            torch.tensor([1, 4, 4]),
+        )
         result = Evaluator(config).evaluate(collector.get_data_struct())
         assert result["itemcoverage@2"] == pytest.approx(3 / 5)
         assert result["averagepopularity@2"] == pytest.approx((14 / 2 + 14 / 2 + 5 / 2) / 3)
-        assert result["tailpercentage@2"] == pytest.approx(1 / 6), "the tail is the least popular tenth, at least one item: item 3"
+        assert result["tailpercentage@2"] == pytest.approx(1 / 6), (
+            "the tail is the least popular tenth, at least one item: item 3"
+        )
         # Gini of the counts 0, 0, 1, 2, 3: sum of (2 i - 6) P(i) over 5 * 6.
         assert result["giniindex@2"] == pytest.approx((0 * 1 + 2 * 2 + 4 * 3) / 30)
 
@@ -107,7 +125,9 @@ def test_metrics_beyond_accuracy_by_hand():
 def test_metrics_that_need_every_score_are_refused(metric):
     collector = TopKCollector(settings([metric]))
     with pytest.raises(ValueError, match=f"{metric}.*need the rank or score of every item"):
-        collector.eval_batch_collect(torch.tensor([[1, 2]]), users(1), torch.tensor([0]), torch.tensor([1]))
+        collector.eval_batch_collect(
+            torch.tensor([[1, 2]]), users(1), torch.tensor([0]), torch.tensor([1])
+        )
 
 
 @pytest.mark.parametrize("is_ranking", [True, False])
@@ -119,7 +139,9 @@ def test_users_and_hits_of_the_last_evaluation_stay(is_ranking):
         for rows in (slice(0, 2), slice(2, 3)):
             interaction = {"user_id": torch.tensor([7, 5, 9])[rows]}
             n_rows = len(given[rows])
-            collector.eval_batch_collect(given[rows], interaction, torch.arange(n_rows), torch.tensor([3, 3, 3])[rows])
+            collector.eval_batch_collect(
+                given[rows], interaction, torch.arange(n_rows), torch.tensor([3, 3, 3])[rows]
+            )
         collector.get_data_struct()
         assert collector.users.tolist() == [7, 5, 9]
         assert collector.hits.tolist() == [[0, 1, 1], [0, 0, 1], [1, 0, 1]]

@@ -66,16 +66,24 @@ def test_places_without_an_item_are_logged(make_experiment, caplog):
     """As many as a count over all test users, however they are batched."""
     lines = []
     for batch_size in (5, 64):
-        experiment = make_experiment("TIGER", constrained=False, n_levels=1, eval_batch_size=batch_size)
+        experiment = make_experiment(
+            "TIGER", constrained=False, n_levels=1, eval_batch_size=batch_size
+        )
         trainer = GenRecTrainer(experiment.config, experiment.name_items())
-        n_empty = sum(int((trainer.model.recommend_topk(batch[0], 5) == 0).sum()) for batch in experiment.test)
+        n_empty = sum(
+            int((trainer.model.recommend_topk(batch[0], 5) == 0).sum()) for batch in experiment.test
+        )
         for _ in range(2):
             caplog.clear()
             with caplog.at_level("INFO"):
                 trainer.evaluate(experiment.test, load_best_model=False)
             lines.append([line for line in caplog.messages if "hold codes of no item" in line])
     assert 0 < n_empty < 12 * 5
-    assert lines == [[f"{n_empty} places of the ranked lists hold codes of no item; they count as misses"]] * 4
+    assert (
+        lines
+        == [[f"{n_empty} places of the ranked lists hold codes of no item; they count as misses"]]
+        * 4
+    )
 
 
 def test_nothing_is_logged_where_every_place_has_an_item(make_experiment, caplog):
@@ -88,12 +96,19 @@ def test_nothing_is_logged_where_every_place_has_an_item(make_experiment, caplog
 
 
 @pytest.mark.parametrize("batch_size", [5, 64])
-def test_the_share_of_proven_lists_is_logged_and_kept_for_the_record(make_experiment, caplog, batch_size):
+def test_the_share_of_proven_lists_is_logged_and_kept_for_the_record(
+    make_experiment, caplog, batch_size
+):
     """Those of users 3, 6, 9 and 12 are made to be proven."""
     experiment = make_experiment("TIGER", eval_batch_size=batch_size)
-    trainer, search = GenRecTrainer(experiment.config, experiment.name_items()), experiment.model.search
+    trainer, search = (
+        GenRecTrainer(experiment.config, experiment.name_items()),
+        experiment.model.search,
+    )
     bounds = torch.tensor([0.0, 0.0, float("-inf")])
-    trainer.model.search = lambda batch, k: search(batch, k)._replace(bound=bounds[(batch["user_id"] - 1) % 3])
+    trainer.model.search = lambda batch, k: search(batch, k)._replace(
+        bound=bounds[(batch["user_id"] - 1) % 3]
+    )
     for _ in range(2):
         caplog.clear()
         with caplog.at_level("INFO"):
@@ -113,7 +128,9 @@ def test_exact_scoring_proves_every_list(make_experiment):
 
 
 @pytest.mark.parametrize("name", ["TIGER", "UNGER"])
-def test_exact_scoring_of_a_trained_model_is_the_order_of_all_items_by_their_scores(make_experiment, name):
+def test_exact_scoring_of_a_trained_model_is_the_order_of_all_items_by_their_scores(
+    make_experiment, name
+):
     experiment = make_experiment(name, topk=[3], n_beams=3, valid_metric="NDCG@3", scoring="exact")
     trainer = GenRecTrainer(experiment.config, experiment.model)
     trainer.fit(experiment.train, experiment.valid)
@@ -125,5 +142,7 @@ def test_exact_scoring_of_a_trained_model_is_the_order_of_all_items_by_their_sco
             scores.append(model.predict(batch))
         best = torch.stack(scores, dim=1).topk(3)
         assert torch.equal(model.recommend_topk(batch, 3), best.indices + 1)
-        torch.testing.assert_close(model.search(batch, 3).log_probs, best.values, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            model.search(batch, 3).log_probs, best.values, atol=1e-5, rtol=1e-5
+        )
         assert (model.full_sort_predict(batch).isfinite().sum(1) == 3).all()

@@ -9,7 +9,12 @@ from recbole_genrec.trainer.progress import OF_THE_PLACE, Progress, check_same_s
 
 def test_a_new_run_has_done_nothing():
     progress = Progress()
-    assert (progress.stage, progress.epoch, progress.bad_validations, progress.stopped) == (0, 0, 0, False)
+    assert (progress.stage, progress.epoch, progress.bad_validations, progress.stopped) == (
+        0,
+        0,
+        0,
+        False,
+    )
     assert progress.best_score is None and progress.best_result is None
     progress.seconds["one"] = 1.0
     assert Progress().seconds == {}
@@ -23,7 +28,10 @@ def test_progress_survives_its_plain_form():
 def test_settings_that_a_result_depends_on_have_to_be_equal():
     saved = {"learning_rate": 0.1, "epochs": 3, "state": "INFO"}
     check_same_settings(saved, {**saved, "state": "DEBUG"}, "a.resume.pth")
-    with pytest.raises(ValueError, match=r"epochs is 4, but the run that 'a.resume.pth' belongs to has 3; .*different are: epochs, seed\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"epochs is 4, but the run that 'a.resume.pth' belongs to has 3; .*different are: epochs, seed\)",
+    ):
         check_same_settings(saved, {**saved, "epochs": 4, "seed": 1}, "a.resume.pth")
 
 

@@ -11,7 +11,13 @@ from recbole_genrec.data.batches import ItemBatches
 from recbole_genrec.trainer.optimizer import StageOptimizer
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
-SETTINGS = {"hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2, "weight_decay": 0.1, "eval_batch_size": 64, "stopping_step": 1}
+SETTINGS = {
+    "hidden_dropout_prob": 0.2,
+    "attn_dropout_prob": 0.2,
+    "weight_decay": 0.1,
+    "eval_batch_size": 64,
+    "stopping_step": 1,
+}
 OWN = {"TIGER": {}, "UniGRec": {"temperature_unit": "variance"}}
 # How often a run comes by: 4 tokenizer epochs, 2 of every other stage, and the end of every stage.
 N_MOMENTS = {
@@ -36,13 +42,21 @@ def outcome(experiment, trainer) -> dict:
     score, result = trainer.fit(experiment.train, experiment.valid)
     test = trainer.evaluate(experiment.test)
     content = torch.load(trainer.saved_model_file, weights_only=True)["state_dict"]
-    return {"score": score, "result": result, "test": dict(test), "weights": trainer.model.state_dict(), "saved": content}
+    return {
+        "score": score,
+        "result": result,
+        "test": dict(test),
+        "weights": trainer.model.state_dict(),
+        "saved": content,
+    }
 
 
 def assert_same(first: dict, second: dict) -> None:
     for part in ("weights", "saved"):
         assert first[part].keys() == second[part].keys()
-        assert [key for key in first[part] if not torch.equal(first[part][key], second[part][key])] == []
+        assert [
+            key for key in first[part] if not torch.equal(first[part][key], second[part][key])
+        ] == []
     assert {**first, "weights": 0, "saved": 0} == {**second, "weights": 0, "saved": 0}
 
 
@@ -89,7 +103,9 @@ def test_a_killed_run_goes_on_as_if_undisturbed(make_experiment, name, method):
             assert_same(outcome(experiment, again), undisturbed)
             resume_file.unlink()
         else:
-            assert (number, method) == (0, "_train"), "from the end of the first epoch on there is something to go on from"
+            assert (number, method) == (0, "_train"), (
+                "from the end of the first epoch on there is something to go on from"
+            )
         number += 1
     assert number == N_MOMENTS[method][name]
 
@@ -110,7 +126,9 @@ def test_a_run_killed_twice(make_experiment, name):
     experiment = make_experiment(name, **SETTINGS, **OWN[name])
     trainer = new_trainer(experiment)
     trainer.resume_checkpoint(resume_file)
-    assert (trainer.progress.stage, trainer.progress.epoch) == (1, 0), "killed after 3 epochs of 4, then after the first of the next stage"
+    assert (trainer.progress.stage, trainer.progress.epoch) == (1, 0), (
+        "killed after 3 epochs of 4, then after the first of the next stage"
+    )
     assert_same(outcome(experiment, trainer), undisturbed)
 
 
@@ -120,7 +138,9 @@ def test_early_stopping_goes_on_after_a_kill(make_experiment):
     for n_epochs in (1, 2, 3):
         experiment = make_experiment("TIGER", **settings)
         trainer, left = new_trainer(experiment), list(scores)
-        killed_after(trainer, "_save_progress", 4 + n_epochs)  # after 4 tokenizer epochs and the end of their stage
+        killed_after(
+            trainer, "_save_progress", 4 + n_epochs
+        )  # after 4 tokenizer epochs and the end of their stage
         trainer._valid_epoch = lambda *given, left=left, **named: (left[0], {"ndcg@5": left.pop(0)})
         with pytest.raises(Killed):
             trainer.fit(experiment.train, experiment.valid)
@@ -133,8 +153,16 @@ def test_early_stopping_goes_on_after_a_kill(make_experiment):
 
 
 def test_steps_are_counted_over_the_whole_stage(make_experiment, name, monkeypatch):
-    experiment, steps, step = make_experiment(name, train_batch_size=7, **SETTINGS), [], StageOptimizer.step
-    monkeypatch.setattr(StageOptimizer, "step", lambda optimizer, loss, number: (steps.append(number), step(optimizer, loss, number)))
+    experiment, steps, step = (
+        make_experiment(name, train_batch_size=7, **SETTINGS),
+        [],
+        StageOptimizer.step,
+    )
+    monkeypatch.setattr(
+        StageOptimizer,
+        "step",
+        lambda optimizer, loss, number: (steps.append(number), step(optimizer, loss, number)),
+    )
     new_trainer(experiment).fit(experiment.train, experiment.valid)
     n_rows = len(experiment.train.dataset.inter_feat)
     of_items, of_rows = list(range(4 * 3)), list(range(2 * -(-n_rows // 7)))
@@ -194,9 +222,12 @@ def test_the_temperature_anneals_and_is_saved(make_experiment):
 
     trainer._train = record
     trainer.fit(experiment.train, experiment.valid)
-    assert seen == [("tokenizer", 0.5), ("tokenizer", 0.4), ("tokenizer", 0.3), ("tokenizer", 0.2)] + [
-        (stage, 0.2) for stage in ("joint", "joint", "finetune", "finetune")
-    ]
+    assert seen == [
+        ("tokenizer", 0.5),
+        ("tokenizer", 0.4),
+        ("tokenizer", 0.3),
+        ("tokenizer", 0.2),
+    ] + [(stage, 0.2) for stage in ("joint", "joint", "finetune", "finetune")]
     fresh = make_experiment("UniGRec", **SETTINGS)
     assert float(fresh.model.tokenizer.temperature) == 0.5
     new_trainer(fresh).evaluate(fresh.test, model_file=trainer.saved_model_file)
@@ -218,7 +249,9 @@ def test_checkpoints_of_another_model_or_data_set_are_refused(make_experiment):
         new_trainer(fewer).resume_checkpoint(trainer.resume_file)
     with pytest.raises(ValueError, match="was trained on data with the fingerprint"):
         new_trainer(fewer).evaluate(fewer.test, model_file=trainer.saved_model_file)
-    assert all(torch.equal(value, before[key]) for key, value in fewer.model.state_dict().items()), "refused before anything changed"
+    assert all(
+        torch.equal(value, before[key]) for key, value in fewer.model.state_dict().items()
+    ), "refused before anything changed"
     with pytest.raises(FileNotFoundError, match="does not exist"):
         new_trainer(fewer).resume_checkpoint("nowhere.resume.pth")
 
@@ -255,7 +288,10 @@ def test_an_interrupted_validation_leaves_no_half_file(make_experiment, monkeypa
     folder = Path(trainer.saved_model_file).parent
     assert calls == [1]
     files = [file for file in folder.iterdir() if file.is_file()]
-    assert {file.name for file in files} == {Path(trainer.saved_model_file).name, Path(trainer.resume_file).name}
+    assert {file.name for file in files} == {
+        Path(trainer.saved_model_file).name,
+        Path(trainer.resume_file).name,
+    }
     for file in files:
         assert torch.load(file, weights_only=True)["model"] == "TIGER"
     again = new_trainer(experiment)
@@ -278,4 +314,10 @@ def test_item_batches_are_shuffled_by_seed_and_epoch():
         return torch.cat(list(ItemBatches(101, 8, seed, torch.device("cpu")).epoch(epoch))).tolist()
 
     assert order(3, 1) == order(3, 1)
-    assert len({tuple(order(seed, epoch)) for seed in (3, 4) for epoch in (0, 1)} | {tuple(range(1, 101))}) == 5
+    assert (
+        len(
+            {tuple(order(seed, epoch)) for seed in (3, 4) for epoch in (0, 1)}
+            | {tuple(range(1, 101))}
+        )
+        == 5
+    )

@@ -18,9 +18,13 @@ def test_mixed_precision_shortens_products_of_training_only(make_experiment, ena
     model.stages = lambda: (stage,)
     trainer = GenRecTrainer(experiment.config, model)
     layer, seen = model.seq2seq.encoder[0].widen, set()
-    layer.register_forward_hook(lambda module, inputs, output: seen.add((module.training, output.dtype)))
+    layer.register_forward_hook(
+        lambda module, inputs, output: seen.add((module.training, output.dtype))
+    )
     log_probs = model.target_log_probs
-    model.target_log_probs = lambda *given: seen.add(("softmax", log_probs(*given).dtype)) or log_probs(*given)
+    model.target_log_probs = lambda *given: (
+        seen.add(("softmax", log_probs(*given).dtype)) or log_probs(*given)
+    )
     trainer.fit(experiment.train)
     trainer.evaluate(experiment.valid, load_best_model=False)
     assert seen == {(True, dtype), (False, torch.float32), ("softmax", torch.float32)}

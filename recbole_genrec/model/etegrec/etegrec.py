@@ -1,6 +1,7 @@
 """ETEGRec: "Generative Recommender with End-to-End Learnable Item Tokenization" (SIGIR 2025, arXiv 2409.05546)."""
 
-# Shapes: B batch, U distinct target items, S encoder tokens, L tokenizer levels, C code width, F feature width, D hidden size
+# Shapes: B batch, U distinct target items, S encoder tokens, L tokenizer levels, C code width, F
+# feature width, D hidden size
 
 from __future__ import annotations
 
@@ -75,12 +76,17 @@ class ETEGRec(GenerativeRecommender):
         """Weights drawn as the released code's go with plain inner products (equation 13), T5's larger ones with T5's scale."""
         return logits if self.config["initial_weights"] == "normal" else super()._scaled(logits)
 
-    # --- losses -------------------------------------------------------------------------------------------
+    # --- losses
+    # -------------------------------------------------------------------------------------------
 
     def losses(self, interaction) -> dict[str, Tensor]:
         """Recommendation alone, on semantic ids that stay (equation 13)."""
         item_ids = interaction[self.ITEM_ID]
-        return {"generation": self.generation_loss(self.decode_targets(item_ids, *self.encode_history(interaction)), item_ids)}
+        return {
+            "generation": self.generation_loss(
+                self.decode_targets(item_ids, *self.encode_history(interaction)), item_ids
+            )
+        }
 
     def tokenizer_losses(self, interaction) -> dict[str, Tensor]:
         """L_IT of a tokenizer epoch: quantization and both alignments of the distinct targets; the recommender is constant."""
@@ -91,9 +97,15 @@ class ETEGRec(GenerativeRecommender):
             return targets.losses
         with torch.no_grad():
             # Not interaction[rows]: RecBole makes a list of the rows, for which the host waits.
-            memory, mask = self.encode_history({name: column[rows] for name, column in interaction.interaction.items()})
-            start = torch.zeros_like(item_ids).unsqueeze(1)  # token 0; the first state depends on no other
-            view = self._view(memory, mask, self.seq2seq.decode(self.token_table(start), memory, mask)[:, 0])
+            memory, mask = self.encode_history(
+                {name: column[rows] for name, column in interaction.interaction.items()}
+            )
+            start = torch.zeros_like(item_ids).unsqueeze(
+                1
+            )  # token 0; the first state depends on no other
+            view = self._view(
+                memory, mask, self.seq2seq.decode(self.token_table(start), memory, mask)[:, 0]
+            )
         return {**targets.losses, **self._alignment(view, targets, item_ids)}
 
     def recommender_losses(self, interaction) -> dict[str, Tensor]:
@@ -119,7 +131,11 @@ class ETEGRec(GenerativeRecommender):
         if trains_tokenizer:
             losses.update(targets.losses)
         if self.aligns:
-            losses.update(self._alignment(self._view(memory[rows], mask[rows], hidden[rows, 0]), targets, item_ids[rows]))
+            losses.update(
+                self._alignment(
+                    self._view(memory[rows], mask[rows], hidden[rows, 0]), targets, item_ids[rows]
+                )
+            )
         return losses
 
     def _autoencode(self, item_ids: Tensor) -> Autoencoded:
@@ -129,17 +145,26 @@ class ETEGRec(GenerativeRecommender):
 
     def _view(self, memory: Tensor, mask: Tensor, first_states: Tensor) -> View:
         """From encoder states [U, S, D] with their mask and the decoder's first states [U, D]."""
-        return View(self.sequence_adapter(mean_state(memory, mask)), self.preference_adapter(first_states))
+        return View(
+            self.sequence_adapter(mean_state(memory, mask)), self.preference_adapter(first_states)
+        )
 
     def _alignment(self, view: View, targets: Autoencoded, item_ids: Tensor) -> dict[str, Tensor]:
         """Sequence-item and preference-semantic alignment of distinct items [U], weighted; what has no weight is left out."""
         losses = {}
         if self.sia_weight:
-            losses["sia"] = self.sia_weight * self._noted("sia", self._sequence_item(view.sequence, targets))
+            losses["sia"] = self.sia_weight * self._noted(
+                "sia", self._sequence_item(view.sequence, targets)
+            )
         if self.psa_weight:
             # Near-equal parts, so that the mean over them is the mean over items.
             n_parts = -(-len(item_ids) // self.config["contrastive_batch_size"])
-            parts = zip(*(tensor.tensor_split(n_parts) for tensor in (view.preference, targets.reconstructed, item_ids)))
+            parts = zip(
+                *(
+                    tensor.tensor_split(n_parts)
+                    for tensor in (view.preference, targets.reconstructed, item_ids)
+                )
+            )
             terms = [contrastive(*part, self.config["contrastive_temperature"]) for part in parts]
             losses["psa"] = self.psa_weight * self._noted("psa", torch.stack(terms).mean())
         return losses
@@ -147,12 +172,17 @@ class ETEGRec(GenerativeRecommender):
     def _sequence_item(self, sequence: Tensor, targets: Autoencoded) -> Tensor:
         """Divergence of the code distributions of histories, as vectors [U, C], from those of their targets (equations 6 and 15).
 
-        A history enters the quantizer without the tokenizer's encoder and goes its own way through the levels
+        A history enters the quantizer without the tokenizer's encoder and goes its own way through
+        the levels
         (`sia_path: own`, as released) or that of its target.
         """
-        residuals, _ = self.tokenizer.follow(sequence, targets.codes if self.config["sia_path"] == "target" else None)
+        residuals, _ = self.tokenizer.follow(
+            sequence, targets.codes if self.config["sia_path"] == "target" else None
+        )
         sign = 1 if self.config["sia_sign"] == "minus" else -1
-        of_target, of_history = (sign * self.tokenizer.closeness(each) for each in (targets.residuals, residuals))
+        of_target, of_history = (
+            sign * self.tokenizer.closeness(each) for each in (targets.residuals, residuals)
+        )
         self._noted("entropy", torch.special.entr(of_target.detach().softmax(-1)).sum(-1).mean())
         return symmetric_kl_of_logits(of_target, of_history)
 
@@ -161,7 +191,8 @@ class ETEGRec(GenerativeRecommender):
         self.seen.setdefault(name, []).append(value.detach())
         return value
 
-    # --- stages -------------------------------------------------------------------------------------------
+    # --- stages
+    # -------------------------------------------------------------------------------------------
 
     def stages(self) -> tuple[Stage, ...]:
         """Tokenizer alone, both in turns, fine-tuning on fixed semantic ids ("Alternating Optimization").
@@ -192,10 +223,28 @@ class ETEGRec(GenerativeRecommender):
         """One epoch of the tokenizer, then the recommender's for the rest of the cycle."""
         n_turns, scheduler = self.config["cycle_epochs"] - 1, self.config["scheduler"]
         n_cycles, warmup = self.config["epochs"] // (n_turns + 1), self.config["warmup_epochs"]
-        n_recommender = self.config["epochs"] if self.config["schedule_span"] == "all" else n_cycles * n_turns
+        n_recommender = (
+            self.config["epochs"] if self.config["schedule_span"] == "all" else n_cycles * n_turns
+        )
         return (
-            Phase("tokenizer", 1, (tokenizer,), self.tokenizer_losses, n_cycles, scheduler, warmup / (n_turns + 1)),
-            Phase("recommender", n_turns, (recommender,), self.recommender_losses, n_recommender, scheduler, warmup),
+            Phase(
+                "tokenizer",
+                1,
+                (tokenizer,),
+                self.tokenizer_losses,
+                n_cycles,
+                scheduler,
+                warmup / (n_turns + 1),
+            ),
+            Phase(
+                "recommender",
+                n_turns,
+                (recommender,),
+                self.recommender_losses,
+                n_recommender,
+                scheduler,
+                warmup,
+            ),
         )
 
     def _switch_alignment(self, epoch: int) -> None:
@@ -206,25 +255,40 @@ class ETEGRec(GenerativeRecommender):
     def _end_epoch(self, epoch: int) -> None:
         """Name the items anew whenever the tokenizer has been trained, and log the figures of the epoch."""
         n_turns = self.config["cycle_epochs"] if self.config["without"] != "alternation" else 1
-        figures = [f"{name} {float(torch.stack(values).mean()):.5g}" for name, values in self.seen.items()] or ["no alignment"]
+        figures = [
+            f"{name} {float(torch.stack(values).mean()):.5g}" for name, values in self.seen.items()
+        ] or ["no alignment"]
         if epoch % n_turns == 0:
             self.refresh_semantic_ids()
-            codes, before = (each[1:, : self.tokenizer.n_levels] for each in (self.semantic_ids.codes, self.codes_before))
+            codes, before = (
+                each[1:, : self.tokenizer.n_levels]
+                for each in (self.semantic_ids.codes, self.codes_before)
+            )
             figures.append(f"code churn {(codes != before).any(dim=1).float().mean():.2%}")
-            figures.append(f"unique ids {len(codes.unique(dim=0))} of {len(codes)} before the counter")
+            figures.append(
+                f"unique ids {len(codes.unique(dim=0))} of {len(codes)} before the counter"
+            )
         logger.info("cycle %d epoch %d: %s", epoch // n_turns, epoch, ", ".join(figures))
 
     def _restart_stage(self) -> Stage:
         """A new recommender on the ids of the finished run, trained for as many epochs and without alignment."""
         epochs = self.config["epochs"] - self.config["epochs"] // self.config["cycle_epochs"]
-        return replace(self.recommender_stage(), name="restart", epochs=epochs, start=self.start_recommender, keeps_best=False)
+        return replace(
+            self.recommender_stage(),
+            name="restart",
+            epochs=epochs,
+            start=self.start_recommender,
+            keeps_best=False,
+        )
 
     def _finetune_stage(self) -> Stage:
         stage = replace(self.finetune_stage(), keeps_best=self.config["keep_best"] == "global")
         if not self.config["finetune_alignment"]:
             return stage
         groups = (replace(stage.groups[0], names=RECOMMENDER),)
-        return replace(stage, groups=groups, losses=self.recommender_losses, before_epoch=self._always_align)
+        return replace(
+            stage, groups=groups, losses=self.recommender_losses, before_epoch=self._always_align
+        )
 
     def _always_align(self, epoch: int) -> None:
         self.aligns, self.seen = True, {}

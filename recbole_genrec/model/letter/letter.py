@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recbole_genrec.data.dataset import Sequences
+from recbole_genrec.errors import UserError
 from recbole_genrec.features.item_features import ItemFeatures, read_feature
 from recbole_genrec.features.sentence_encoder import PREFIX
 from recbole_genrec.features.text import text_fields
@@ -32,20 +33,27 @@ class LETTER(TIGER):
 
     def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
         super().__init__(config, dataset, saved)
-        collaborative = self._make_collaborative(dataset) if saved is None else saved["collaborative"]
+        collaborative = (
+            self._make_collaborative(dataset) if saved is None else saved["collaborative"]
+        )
         self.register_buffer("collaborative", collaborative)
 
-    # --- features and tokenizer -----------------------------------------------------------------------------
+    # --- features and tokenizer
+    # -----------------------------------------------------------------------------
 
     def _check_catalogue(self) -> None:
         super()._check_catalogue()
         if self._is_regularized() and self.config["diversity_weight"]:
-            check_sizes(self.config["codebook_size"], self.config["n_groups"], *self.config["group_sizes"])
+            check_sizes(
+                self.config["codebook_size"], self.config["n_groups"], *self.config["group_sizes"]
+            )
 
     def has_unique_codes(self) -> bool:
         """Given codes are, and those that collisions are repaired in by matching."""
         config = self.config
-        return self.has_given_codes() or (config["tokenizer"] == "rqvae" and config["collision_repair"] == "matching")
+        return self.has_given_codes() or (
+            config["tokenizer"] == "rqvae" and config["collision_repair"] == "matching"
+        )
 
     def _is_regularized(self) -> bool:
         return self.config["tokenizer"] == "rqvae" and not self.has_given_codes()
@@ -59,10 +67,16 @@ class LETTER(TIGER):
             return super().make_features(dataset)
         sources = self._sources()
         semantic = {name: source for name, source in sources.items() if name != COLLABORATIVE}
-        needs_text = any(source == "tfidf" or str(source).startswith(PREFIX) for source in semantic.values())
+        needs_text = any(
+            source == "tfidf" or str(source).startswith(PREFIX) for source in semantic.values()
+        )
         if not semantic or (needs_text and not text_fields(self.config, dataset)):
-            lack = f"{dataset.dataset_name!r} has no item text" if semantic else f"item_features is {self.config['item_features']!r}"
-            raise ValueError(
+            lack = (
+                f"{dataset.dataset_name!r} has no item text"
+                if semantic
+                else f"item_features is {self.config['item_features']!r}"
+            )
+            raise UserError(
                 f"LETTER makes codes of semantic features, but {lack}: add a text field (name:token_seq) to the .item file, give vectors "
                 "with item_features={text: vectors.npy, cf: SASRec}, or ready codes with semantic_ids_file."
             )
@@ -73,24 +87,28 @@ class LETTER(TIGER):
     def _sources(self) -> Mapping[str, str]:
         wanted = self.config["item_features"]
         if wanted != "auto" and not isinstance(wanted, Mapping):
-            raise ValueError(f"item_features is {wanted!r}, but LETTER takes auto or names with sources: write {AUTO}.")
+            raise UserError(
+                f"item_features is {wanted!r}, but LETTER takes auto or names with sources: write {AUTO}."
+            )
         return AUTO if wanted == "auto" else wanted
 
     def _check_collaborative(self, sources: Mapping[str, str]) -> None:
         if COLLABORATIVE not in sources:
-            raise ValueError(
+            raise UserError(
                 f"LETTER aligns its codes with an item feature named cf, but item_features is {self.config['item_features']!r}: add "
                 "cf: SASRec or cf: vectors.npy, or set collaborative_weight to 0, which needs none."
             )
         length = self.config["cf_length"]
         if length is not None and not length > 0:
-            raise ValueError(f"cf_length is {length!r}, but it is the mean length of vectors: give one above 0, or none to leave them.")
+            raise UserError(
+                f"cf_length is {length!r}, but it is the mean length of vectors: give one above 0, or none to leave them."
+            )
         if sources[COLLABORATIVE] == "SASRec":
             self._check_width(self.config["teacher_hidden_size"])
 
     def _check_width(self, width: int) -> None:
         if width != self.config["code_dim"]:
-            raise ValueError(
+            raise UserError(
                 f"the vectors of cf have {width} dimensions, but code_dim is {self.config['code_dim']} and the two are multiplied: make "
                 "them equal (of a SASRec it is teacher_hidden_size)."
             )
@@ -105,34 +123,56 @@ class LETTER(TIGER):
         vectors = vectors * known.unsqueeze(1)
         length, wanted = float(vectors[known].norm(dim=1).mean()), self.config["cf_length"]
         scale = 1.0 if wanted is None or not length else wanted / length
-        logger.info("cf: vectors of %d of %d items, mean length %.4g, scaled by %.4g", int(known.sum()), self.n_items - 1, length, scale)
+        logger.info(
+            "cf: vectors of %d of %d items, mean length %.4g, scaled by %.4g",
+            int(known.sum()),
+            self.n_items - 1,
+            length,
+            scale,
+        )
         return scale * vectors
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """The regularized RQ-VAE (§3.2), or one of TIGER's other tokenizers."""
         if not self._is_regularized():
             return super().make_tokenizer(n_features)
-        names = ("collaborative_weight", "diversity_weight", "n_groups", "group_sizes", "regroup_every", "last_level", "collision_repair")
-        return LetterRQVAE.from_config(self.config, n_features, **{name: self.config[name] for name in names})
+        names = (
+            "collaborative_weight",
+            "diversity_weight",
+            "n_groups",
+            "group_sizes",
+            "regroup_every",
+            "last_level",
+            "collision_repair",
+        )
+        return LetterRQVAE.from_config(
+            self.config, n_features, **{name: self.config[name] for name in names}
+        )
 
-    # --- losses -------------------------------------------------------------------------------------------
+    # --- losses
+    # -------------------------------------------------------------------------------------------
 
     def tokenizer_losses(self, item_ids: Tensor) -> dict[str, Tensor]:
         """L_LETTER of items [B]."""
-        return self.tokenizer.regularized_losses(self.item_features[item_ids], self.collaborative[item_ids])
+        return self.tokenizer.regularized_losses(
+            self.item_features[item_ids], self.collaborative[item_ids]
+        )
 
     def temperature(self) -> float:
         """That of the ranking-guided generation loss (§3.3); in beams, too, unless they have a plain softmax."""
         is_plain = self.config["beam_temperature"] == "one" and not self.training
         return 1.0 if is_plain else super().temperature()
 
-    # --- stages -------------------------------------------------------------------------------------------
+    # --- stages
+    # -------------------------------------------------------------------------------------------
 
     def stages(self) -> tuple[Stage, ...]:
         """Tokenizer, whose codewords are grouped anew every few epochs, then TIGER's recommender."""
         if not self._is_regularized():
             return super().stages()
-        stage = self.tokenizer_stage(lambda epoch: self.tokenizer.regroup(epoch, self.config["seed"]))
+        stage = self.tokenizer_stage(
+            lambda epoch: self.tokenizer.regroup(epoch, self.config["seed"])
+        )
         return (replace(stage, losses=self.tokenizer_losses), self.recommender_stage())
 
 

@@ -2,6 +2,7 @@
 
 Shapes: B batch, N items, L levels, K codebook size, C code width, D feature width, G groups.
 """
+
 from __future__ import annotations
 
 import logging
@@ -33,9 +34,12 @@ class LetterRQVAE(RQVAE):
         n_groups: G, clusters of codewords.
         group_sizes: least and most codewords of a group.
         regroup_every: epochs between two clusterings of the codewords.
-        last_level: how codes of the last level are chosen in training: `nearest`, or `sinkhorn`, which uses all codes alike.
-        collision_repair: what becomes of items with equal codes: `matching` gives them the nearest free last codes, `sinkhorn`
-            those of the released code, which may leave some equal, `counter` leaves them to the counter level.
+        last_level: how codes of the last level are chosen in training: `nearest`, or `sinkhorn`,
+            which uses all codes alike.
+        collision_repair: what becomes of items with equal codes: `matching` gives them the nearest
+            free last codes, `sinkhorn`
+            those of the released code, which may leave some equal, `counter` leaves them to the
+            counter level.
         rqvae: those of RQVAE.
 
     Raises:
@@ -68,7 +72,8 @@ class LetterRQVAE(RQVAE):
         self.collision_repair = collision_repair
         self.register_buffer("groups", torch.full((self.n_levels, self.codebook_size), -1))
 
-    # --- training -----------------------------------------------------------------------------------------
+    # --- training
+    # -----------------------------------------------------------------------------------------
 
     def regroup(self, epoch: int, seed: int) -> None:
         """Every `regroup_every` epochs, before the epoch (from 0): cluster the codewords of each level, from the last clusters on."""
@@ -76,23 +81,30 @@ class LetterRQVAE(RQVAE):
             return
         for level, codebook in enumerate(self.codebooks.detach()):
             start = None if (self.groups[level] < 0).any() else self.groups[level]
-            self.groups[level] = balanced_kmeans(codebook, start, self.n_groups, self.least, self.most, seed + level)
+            self.groups[level] = balanced_kmeans(
+                codebook, start, self.n_groups, self.least, self.most, seed + level
+            )
 
     def regularized_losses(self, features: Tensor, collaborative: Tensor) -> dict[str, Tensor]:
         """Terms of RQVAE.losses and, if they have a weight, `collaborative` and `diversity` (equation of L_LETTER).
 
         Args:
             features: [B, D].
-            collaborative: [B, C], the same items' vectors from a collaborative model; zeros where it knows nothing of an item.
+            collaborative: [B, C], the same items' vectors from a collaborative model; zeros where
+                it knows nothing of an item.
         """
         batch = self.autoencode(features)
         losses = dict(batch.losses)
         with full_precision(features):
             if self.collaborative_weight:
-                losses["collaborative"] = self.collaborative_weight * collaborative_loss(batch.quantized, collaborative)
+                losses["collaborative"] = self.collaborative_weight * collaborative_loss(
+                    batch.quantized, collaborative
+                )
             if self.diversity_weight:
                 levels = diversity_losses(self.codebooks, self.groups, batch.codes, self.n_groups)
-                losses["diversity"] = self.diversity_weight * (levels.sum() if self.reduction == "sum" else levels.mean())
+                losses["diversity"] = self.diversity_weight * (
+                    levels.sum() if self.reduction == "sum" else levels.mean()
+                )
         return losses
 
     def choose(self, level: int, residual: Tensor, codebook: Tensor) -> Tensor:
@@ -101,7 +113,8 @@ class LetterRQVAE(RQVAE):
             return super().choose(level, residual, codebook)
         return sinkhorn_codes(torch.cdist(residual, codebook).square(), SINKHORN_TEMPERATURE)
 
-    # --- codes --------------------------------------------------------------------------------------------
+    # --- codes
+    # --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode(self, features: Tensor) -> Tensor:
@@ -138,7 +151,9 @@ def collaborative_loss(quantized: Tensor, collaborative: Tensor) -> Tensor:
     """
     is_known = collaborative.any(dim=1)
     # Not -inf, which has no gradient where a batch holds no known item.
-    logits = (quantized @ collaborative.t()).masked_fill(~is_known, torch.finfo(quantized.dtype).min)
+    logits = (quantized @ collaborative.t()).masked_fill(
+        ~is_known, torch.finfo(quantized.dtype).min
+    )
     own = torch.where(is_known, logits.log_softmax(dim=1).diagonal(), 0)
     return -own.sum() / is_known.sum().clamp(min=1)
 
@@ -149,12 +164,15 @@ def diversity_losses(codebooks: Tensor, groups: Tensor, codes: Tensor, n_groups:
     Args:
         codebooks: [L, K, C], with gradient.
         groups: LongTensor [L, K].
-        codes: LongTensor [B, L], of the items of a batch; those whose codeword is alone in its group do not count.
+        codes: LongTensor [B, L], of the items of a batch; those whose codeword is alone in its
+            group do not count.
 
     Source: LETTER, L_Div.
     """
     siblings, has_sibling = draw_siblings(groups, codes, n_groups)
-    products = codebooks @ codebooks.transpose(1, 2)  # they depend on the code only, so a batch costs nothing
+    products = codebooks @ codebooks.transpose(
+        1, 2
+    )  # they depend on the code only, so a batch costs nothing
     itself = torch.eye(products.shape[1], dtype=torch.bool, device=products.device)
     log_probs = products.masked_fill(itself, float("-inf")).log_softmax(dim=2)
     levels = torch.arange(len(codebooks), device=codes.device)
@@ -200,5 +218,7 @@ def repair_by_sinkhorn(points: Tensor, codes: Tensor, codebooks: Tensor) -> Tens
         _, group, counts = codes.unique(dim=0, return_inverse=True, return_counts=True)
         for shared in (counts > 1).nonzero().flatten():
             rows = (group == shared).nonzero().squeeze(1)
-            codes[rows, -1] = sinkhorn_codes(torch.cdist(residual[rows], codebooks[-1]).square(), SINKHORN_TEMPERATURE)
+            codes[rows, -1] = sinkhorn_codes(
+                torch.cdist(residual[rows], codebooks[-1]).square(), SINKHORN_TEMPERATURE
+            )
     return codes

@@ -2,6 +2,7 @@
 
 Shapes: B rows, K codebook size.
 """
+
 from __future__ import annotations
 
 import torch

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 class AdaptiveNorm(nn.Module):
     """(1 + scale(u)) * LN(u) + shift(u); scale and shift are linear in SiLU(u) and start at zero, as a plain layer norm.
 
-    Source: AdaLN of Peebles and Xie, "Scalable Diffusion Models with Transformers" (ICCV 2023), conditioned on the input itself.
+    Source: AdaLN of Peebles and Xie, "Scalable Diffusion Models with Transformers" (ICCV 2023),
+        conditioned on the input itself.
     """
 
     def __init__(self, size: int) -> None:
@@ -35,13 +36,22 @@ class ModalityAdaption(nn.Module):
         n_outputs: width of the other modality.
         norm: "adaptive", "plain" (a layer norm without parameters) or "none".
 
-    Source: UNGER §3.3.1, equation 2; the paper's formula is lost, so the layout around AdaLN is ours.
+    Source: UNGER §3.3.1, equation 2; the paper's formula is lost, so the layout around AdaLN is
+        ours.
     """
 
     def __init__(self, n_features: int, n_hidden: int, n_outputs: int, norm: str) -> None:
         super().__init__()
-        norms = {"adaptive": AdaptiveNorm, "plain": lambda size: nn.LayerNorm(size, elementwise_affine=False), "none": nn.Identity}
-        self.widen, self.norm, self.narrow = nn.Linear(n_features, n_hidden), norms[norm](n_hidden), nn.Linear(n_hidden, n_outputs)
+        norms = {
+            "adaptive": AdaptiveNorm,
+            "plain": lambda size: nn.LayerNorm(size, elementwise_affine=False),
+            "none": nn.Identity,
+        }
+        self.widen, self.norm, self.narrow = (
+            nn.Linear(n_features, n_hidden),
+            norms[norm](n_hidden),
+            nn.Linear(n_hidden, n_outputs),
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, D] -> [N, n_outputs]."""

@@ -1,12 +1,17 @@
 """A deep interest network on item ids: how well a candidate fits a history, and an embedding of every item on the way.
 
-Zhou et al., "Deep Interest Network for Click-Through Rate Prediction" (KDD 2018): every item of a history is weighted by its match with
-the candidate, without a softmax. The weighted items are summed in windows of recency, as in public EAGER code.
+Zhou et al., "Deep Interest Network for Click-Through Rate Prediction" (KDD 2018): every item of a
+history is weighted by its match with
+the candidate, without a softmax. The weighted items are summed in windows of recency, as in public
+EAGER code.
 """
 
-# Shapes: B batch, C candidates, T history length, R real history items of a batch, G windows, D embedding size, H hidden width
+# Shapes: B batch, C candidates, T history length, R real history items of a batch, G windows, D
+# embedding size, H hidden width
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -43,17 +48,20 @@ class InterestAttention(nn.Module):
         super().__init__()
         self.first = nn.Linear(4 * size, hidden_sizes[0])
         layers: list[nn.Module] = [Dice(hidden_sizes[0])]
-        for n_in, n_out in zip(hidden_sizes, hidden_sizes[1:]):
+        for n_in, n_out in itertools.pairwise(hidden_sizes):
             layers += [nn.Linear(n_in, n_out), Dice(n_out)]
         self.rest = nn.Sequential(*layers, nn.Linear(hidden_sizes[-1], 1))
 
     def forward(self, candidates: Tensor, items: Tensor) -> Tensor:
         """Candidates [R, C, D] of history items [R, D] -> weights [R, C].
 
-        The first layer is split: only its last quarter sees the product, the rest is linear in one of the two.
+        The first layer is split: only its last quarter sees the product, the rest is linear in one
+        of the two.
         """
         own, other, difference, product = self.first.weight.chunk(4, dim=1)
-        hidden = torch.einsum("rcd,rhd->rch", candidates, items.unsqueeze(1) * product + (own + difference))
+        hidden = torch.einsum(
+            "rcd,rhd->rch", candidates, items.unsqueeze(1) * product + (own + difference)
+        )
         hidden = hidden + (items @ (other - difference).T + self.first.bias).unsqueeze(1)
         return self.rest(hidden.flatten(0, 1)).view(candidates.shape[:2])
 
@@ -65,9 +73,11 @@ class DIN(nn.Module):
         n_items: rows of the item table, padding (row 0) counted.
         size: D.
         attention_hidden_sizes: hidden layers of the attention.
-        scorer: "mlp": a network of windows and candidate; "dot": the product of mapped windows and candidate.
+        scorer: "mlp": a network of windows and candidate; "dot": the product of mapped windows and
+            candidate.
         scorer_hidden_sizes: hidden layers of the "mlp".
-        windows: how many items are summed together, oldest first; the last window ends with the newest item, and what is older
+        windows: how many items are summed together, oldest first; the last window ends with the
+            newest item, and what is older
             than all windows belongs to the first. One window is sum pooling.
         dropout: between the layers of the "mlp".
     """
@@ -105,13 +115,17 @@ class DIN(nn.Module):
         items = self.table(histories[rows, places])
         weights = wanted.new_zeros(*histories.shape, candidates.shape[1])
         weights[rows, places] = self.attention(wanted[rows], items).to(weights.dtype)
-        recency = (real.sum(1, keepdim=True) - real.cumsum(1))[rows, places].clamp(max=len(self.window_of) - 1)
+        recency = (real.sum(1, keepdim=True) - real.cumsum(1))[rows, places].clamp(
+            max=len(self.window_of) - 1
+        )
         windows = items.new_zeros(*histories.shape, self.n_windows, items.shape[1])
         windows[rows, places, self.window_of[recency]] = items
         interests = torch.einsum("btc,btgd->bcgd", weights, windows).flatten(2)
         if self.scorer == "dot":
             return (self.score(interests) * wanted).sum(-1)
-        return self.score(torch.cat((interests, wanted), dim=-1).flatten(0, 1)).view(candidates.shape)
+        return self.score(torch.cat((interests, wanted), dim=-1).flatten(0, 1)).view(
+            candidates.shape
+        )
 
     @torch.no_grad()
     def rank(self, histories: Tensor, k: int) -> Tensor:
@@ -119,12 +133,15 @@ class DIN(nn.Module):
         catalogue = torch.arange(1, self.table.num_embeddings, device=histories.device)
         width = self.table.embedding_dim * max(histories.shape[1], self.n_windows + 1)
         n_candidates = max(1, MOST_ENTRIES // (len(histories) * width))
-        scores = [self(histories, chunk.expand(len(histories), -1)) for chunk in catalogue.split(n_candidates)]
+        scores = [
+            self(histories, chunk.expand(len(histories), -1))
+            for chunk in catalogue.split(n_candidates)
+        ]
         return torch.cat(scores, dim=1).topk(k).indices + 1
 
 
 def _scorer(sizes: list[int], dropout: float) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes, sizes[1:]):
+    for n_in, n_out in itertools.pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), Dice(n_out), Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))

@@ -1,6 +1,7 @@
 """Stage I of UNGER: one vector per item for what is said of it and what is done with it (§3.3)."""
 
-# Shapes: B batch, T history length in items, N items with padding, S width of the semantic features, D embedding size, Z width of a vector
+# Shapes: B batch, T history length in items, N items with padding, S width of the semantic
+# features, D embedding size, Z width of a vector
 
 from __future__ import annotations
 
@@ -39,9 +40,15 @@ class Integration(nn.Module):
         )
         sizes = (n_features, config["adaption_hidden_size"], config["embedding_size"])
         self.adaption = ModalityAdaption(*sizes, config["adaption_norm"]) if n_features else None
-        self.n_negatives, self.n_extra_items = config["din_negatives"], config["alignment_extra_items"]
+        self.n_negatives, self.n_extra_items = (
+            config["din_negatives"],
+            config["alignment_extra_items"],
+        )
         self.alignment_weight = config["alignment_weight"]
-        self.similarity, self.temperature = config["alignment_similarity"], config["alignment_temperature"]
+        self.similarity, self.temperature = (
+            config["alignment_similarity"],
+            config["alignment_temperature"],
+        )
 
     @property
     def table(self) -> Tensor:
@@ -58,7 +65,11 @@ class Integration(nn.Module):
         negatives = self._drawn(targets, len(targets), self.n_negatives)
         scores = self.din(histories, torch.cat((targets.unsqueeze(1), negatives), dim=1))
         is_target = negatives == targets.unsqueeze(1)
-        losses = {"next_item": sampled_softmax(scores[:, 0], scores[:, 1:], is_target, len(self.table) - 1)}
+        losses = {
+            "next_item": sampled_softmax(
+                scores[:, 0], scores[:, 1:], is_target, len(self.table) - 1
+            )
+        }
         if self.adaption is not None and self.alignment_weight:
             losses["alignment"] = self.alignment_weight * self._align(targets, features)
         return losses

@@ -12,10 +12,13 @@ from recbole_genrec.runtime.precision import in_full_precision
 
 
 @in_full_precision
-def sampled_softmax(positive: Tensor, negatives: Tensor, is_positive: Tensor, n_items: int) -> Tensor:
+def sampled_softmax(
+    positive: Tensor, negatives: Tensor, is_positive: Tensor, n_items: int
+) -> Tensor:
     """Cross-entropy over the catalogue, estimated from uniformly drawn negatives.
 
-    A negative stands for (n_items - 1) / M items; so its score is corrected, and with all other items as negatives the loss is exact.
+    A negative stands for (n_items - 1) / M items; so its score is corrected, and with all other
+    items as negatives the loss is exact.
 
     Args:
         positive: scores of the next items, float [B].
@@ -26,11 +29,14 @@ def sampled_softmax(positive: Tensor, negatives: Tensor, is_positive: Tensor, n_
     Returns:
         The mean over the batch, a scalar >= 0; log(n_items) where all scores are equal.
 
-    Source: UNGER equation 4 (its softmax over the catalogue); sampling and correction as in public EAGER code.
+    Source: UNGER equation 4 (its softmax over the catalogue); sampling and correction as in public
+        EAGER code.
     """
     n_negatives = (~is_positive).sum(1, keepdim=True).clamp(min=1)
     corrected = negatives - (n_negatives / (n_items - 1)).log()
-    scores = torch.cat((positive.unsqueeze(1), corrected.masked_fill(is_positive, float("-inf"))), dim=1)
+    scores = torch.cat(
+        (positive.unsqueeze(1), corrected.masked_fill(is_positive, float("-inf"))), dim=1
+    )
     return (scores.logsumexp(1) - positive).mean()
 
 
@@ -50,11 +56,15 @@ def alignment(anchors: Tensor, keys: Tensor, similarity: str, temperature: float
     """
     if similarity == "cosine":
         anchors, keys = F.normalize(anchors, dim=-1), F.normalize(keys, dim=-1)
-    return F.cross_entropy(anchors @ keys.T / temperature, torch.arange(len(anchors), device=anchors.device))
+    return F.cross_entropy(
+        anchors @ keys.T / temperature, torch.arange(len(anchors), device=anchors.device)
+    )
 
 
 @in_full_precision
-def contrast_with_drawn(queries: Tensor, positives: Tensor, drawn: Tensor, is_positive: Tensor, temperature: float) -> Tensor:
+def contrast_with_drawn(
+    queries: Tensor, positives: Tensor, drawn: Tensor, is_positive: Tensor, temperature: float
+) -> Tensor:
     """InfoNCE on cosines: the right item's vector against those of items drawn for the whole batch.
 
     Args:
@@ -66,9 +76,12 @@ def contrast_with_drawn(queries: Tensor, positives: Tensor, drawn: Tensor, is_po
     Returns:
         The mean over the batch; log(1 + M) where all are alike and none is a row's own.
 
-    Source: UNGER §3.4.3, equation 11, whose negatives are drawn from the catalogue without the target.
+    Source: UNGER §3.4.3, equation 11, whose negatives are drawn from the catalogue without the
+        target.
     """
-    queries, positives, drawn = (F.normalize(vectors, dim=-1) for vectors in (queries, positives, drawn))
+    queries, positives, drawn = (
+        F.normalize(vectors, dim=-1) for vectors in (queries, positives, drawn)
+    )
     own = (queries * positives).sum(1, keepdim=True)
     others = (queries @ drawn.T).masked_fill(is_positive, float("-inf"))
     logits = torch.cat((own, others), dim=1) / temperature

@@ -1,6 +1,7 @@
 """An encoder-decoder with layer norms after every block and learned positions, as BERT has them, with a T5's interface.
 
-Vaswani et al., "Attention Is All You Need" (2017), with ReLU. Positions of a history count from its newest token, so that the newest item
+Vaswani et al., "Attention Is All You Need" (2017), with ReLU. Positions of a history count from its
+newest token, so that the newest item
 stands at the same place whatever the history's length and padding.
 """
 
@@ -42,20 +43,33 @@ class ScaledAttention(nn.Module):
     def __init__(self, size: TransformerSize) -> None:
         super().__init__()
         inner = size.n_heads * size.head_size
-        self.n_heads, self.head_size, self.dropout = size.n_heads, size.head_size, size.attn_dropout_prob
-        self.query, self.key_value = nn.Linear(size.hidden_size, inner), nn.Linear(size.hidden_size, 2 * inner)
+        self.n_heads, self.head_size, self.dropout = (
+            size.n_heads,
+            size.head_size,
+            size.attn_dropout_prob,
+        )
+        self.query, self.key_value = (
+            nn.Linear(size.hidden_size, inner),
+            nn.Linear(size.hidden_size, 2 * inner),
+        )
         self.output = nn.Linear(inner, size.hidden_size)
 
     def project(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of states [B, S, D], each [B, H, S, C]."""
-        key, value = self.key_value(states).unflatten(-1, (2, self.n_heads, self.head_size)).permute(2, 0, 3, 1, 4)
+        key, value = (
+            self.key_value(states)
+            .unflatten(-1, (2, self.n_heads, self.head_size))
+            .permute(2, 0, 3, 1, 4)
+        )
         return key, value
 
     def forward(self, states: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         """Attend from states [B, T, D] with an additive bias that broadcasts to [B, H, T, S]; returns [B, T, D]."""
         query = self.query(states).unflatten(-1, (self.n_heads, self.head_size)).transpose(1, 2)
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, dropout_p=dropout
+        )
         return self.output(attended.transpose(1, 2).flatten(2))
 
 
@@ -66,9 +80,18 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.self_attention, self.self_norm = ScaledAttention(size), nn.LayerNorm(size.hidden_size)
         if crosses:
-            self.cross_attention, self.cross_norm = ScaledAttention(size), nn.LayerNorm(size.hidden_size)
-        self.widen, self.narrow = nn.Linear(size.hidden_size, size.inner_size), nn.Linear(size.inner_size, size.hidden_size)
-        self.feed_norm, self.dropout = nn.LayerNorm(size.hidden_size), Dropout(size.hidden_dropout_prob)
+            self.cross_attention, self.cross_norm = (
+                ScaledAttention(size),
+                nn.LayerNorm(size.hidden_size),
+            )
+        self.widen, self.narrow = (
+            nn.Linear(size.hidden_size, size.inner_size),
+            nn.Linear(size.inner_size, size.hidden_size),
+        )
+        self.feed_norm, self.dropout = (
+            nn.LayerNorm(size.hidden_size),
+            Dropout(size.hidden_dropout_prob),
+        )
 
     def attend(self, states: Tensor, bias: Tensor) -> Tensor:
         """Self-attention block on [B, T, D]."""
@@ -77,7 +100,9 @@ class TransformerLayer(nn.Module):
 
     def cross(self, states: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         """Cross-attention block from [B, T, D] to projected encoder states [B, H, S, C]."""
-        return self.cross_norm(states + self.dropout(self.cross_attention(states, key, value, bias)))
+        return self.cross_norm(
+            states + self.dropout(self.cross_attention(states, key, value, bias))
+        )
 
     def feed(self, states: Tensor) -> Tensor:
         """Feed-forward block on [B, T, D]."""
@@ -89,11 +114,18 @@ class Transformer(nn.Module):
 
     def __init__(self, size: TransformerSize) -> None:
         super().__init__()
-        self.encoder = nn.ModuleList(TransformerLayer(size, crosses=False) for _ in range(size.n_encoder_layers))
-        self.decoder = nn.ModuleList(TransformerLayer(size, crosses=True) for _ in range(size.n_decoder_layers))
+        self.encoder = nn.ModuleList(
+            TransformerLayer(size, crosses=False) for _ in range(size.n_encoder_layers)
+        )
+        self.decoder = nn.ModuleList(
+            TransformerLayer(size, crosses=True) for _ in range(size.n_decoder_layers)
+        )
         self.encoder_positions = nn.Embedding(size.n_source_positions, size.hidden_size)
         self.decoder_positions = nn.Embedding(size.n_target_positions, size.hidden_size)
-        self.encoder_norm, self.decoder_norm = nn.LayerNorm(size.hidden_size), nn.LayerNorm(size.hidden_size)
+        self.encoder_norm, self.decoder_norm = (
+            nn.LayerNorm(size.hidden_size),
+            nn.LayerNorm(size.hidden_size),
+        )
         self.dropout = Dropout(size.hidden_dropout_prob)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -106,7 +138,8 @@ class Transformer(nn.Module):
 
         Args:
             embeddings: token embeddings, oldest first, float [B, S, D].
-            mask: true where there is a token, bool [B, S]; the real tokens are at most `n_source_positions`.
+            mask: true where there is a token, bool [B, S]; the real tokens are at most
+                `n_source_positions`.
 
         Returns:
             Encoder states, float [B, S, D]; rows of padding are meaningless.
@@ -123,10 +156,14 @@ class Transformer(nn.Module):
         length = embeddings.shape[1]
         future = torch.full((length, length), float("-inf"), device=embeddings.device).triu(1)
         cross_bias = mask_bias(mask, embeddings.dtype)
-        states = self.dropout(self.decoder_norm(embeddings + self.decoder_positions.weight[:length]))
+        states = self.dropout(
+            self.decoder_norm(embeddings + self.decoder_positions.weight[:length])
+        )
         for layer in self.decoder:
             states = layer.attend(states, future.to(embeddings.dtype))
-            states = layer.feed(layer.cross(states, *layer.cross_attention.project(memory), cross_bias))
+            states = layer.feed(
+                layer.cross(states, *layer.cross_attention.project(memory), cross_bias)
+            )
         return states
 
     def start_cache(self, memory: Tensor, mask: Tensor) -> DecoderCache:
@@ -136,7 +173,9 @@ class Transformer(nn.Module):
     def step(self, embeddings: Tensor, cache: DecoderCache) -> Tensor:
         """Decode one more token of every beam: embeddings [B, W, D] -> hidden states [B, W, D]; the cache grows."""
         position = 0 if cache.own[0] is None else cache.own[0][0].shape[3]
-        states = self.dropout(self.decoder_norm(embeddings + self.decoder_positions.weight[position]))
+        states = self.dropout(
+            self.decoder_norm(embeddings + self.decoder_positions.weight[position])
+        )
         for index, layer in enumerate(self.decoder):
             states = _attend_own(layer, states, cache, index)
             states = layer.feed(layer.cross(states, *cache.cross[index], cache.mask_bias))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.features.text import text_fields
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.model.stage import Group, Stage
@@ -22,7 +23,8 @@ from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
 from recbole_genrec.tokenizer.rqvae import RQVAE
 from recbole_genrec.tokenizer.unique_kmeans import UniqueResidualKMeans
 
-# The rows of the paper's ablation table and two it leaves out: what the codes are made of, and whether the generator distills it.
+# The rows of the paper's ablation table and two it leaves out: what the codes are made of, and
+# whether the generator distills it.
 VARIANTS = {
     "semantic": ("semantic", False),
     "collaborative": ("collaborative", False),
@@ -79,11 +81,14 @@ class UNGER(GenerativeRecommender):
         """Whether anything is made of the items' vectors; with given codes and without distillation nothing is."""
         return self.distills or not self.has_given_codes()
 
-    # --- parts --------------------------------------------------------------------------------------------
+    # --- parts
+    # --------------------------------------------------------------------------------------------
 
     def has_unique_codes(self) -> bool:
         """Given codes are, and those of k-means unless a counter makes them so."""
-        return self.has_given_codes() or (self.config["tokenizer"] == "residual_kmeans" and not self.config["counter_size"])
+        return self.has_given_codes() or (
+            self.config["tokenizer"] == "residual_kmeans" and not self.config["counter_size"]
+        )
 
     def check_features(self) -> None:
         """Codes are made of vectors that are not learned yet, unless the features are all there is."""
@@ -95,8 +100,12 @@ class UNGER(GenerativeRecommender):
         if self.source == "collaborative" or not self.uses_vectors:
             return torch.zeros(self.n_items, 0)
         wanted = self.config["item_features"]
-        if not (set(wanted) - {"cf"} if isinstance(wanted, Mapping) else text_fields(self.config, dataset)):
-            raise ValueError(
+        if not (
+            set(wanted) - {"cf"}
+            if isinstance(wanted, Mapping)
+            else text_fields(self.config, dataset)
+        ):
+            raise UserError(
                 f"the variant {self.config['variant']!r} of UNGER needs semantic features, but item_features is {wanted!r} and "
                 f"{dataset.dataset_name!r} has no item text; add a text field (name:token_seq) to its .item file, give vectors with "
                 "item_features={text: vectors.npy}, or set variant to collaborative, which needs none."
@@ -106,7 +115,9 @@ class UNGER(GenerativeRecommender):
     def _vector_size(self) -> int:
         semantic, collaborative = self.item_features.shape[1], self.config["embedding_size"]
         components = min(semantic, collaborative, self.n_items - 1)
-        return {"semantic": semantic, "concat": components + collaborative}.get(self.source, collaborative)
+        return {"semantic": semantic, "concat": components + collaborative}.get(
+            self.source, collaborative
+        )
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """Residual k-means on the items' vectors (§3.3.5), unique unless a counter level makes it so; or what §4.6 compares it with."""
@@ -136,20 +147,31 @@ class UNGER(GenerativeRecommender):
             )
         )
 
-    # --- stage I: the integrated embedding ------------------------------------------------------------------
+    # --- stage I: the integrated embedding
+    # ------------------------------------------------------------------
 
     def integration_losses(self, interaction) -> dict[str, Tensor]:
         """Next item and alignment."""
-        return self.integration.losses(interaction[self.ITEM_SEQ], interaction[self.ITEM_ID], self.item_features)
+        return self.integration.losses(
+            interaction[self.ITEM_SEQ], interaction[self.ITEM_ID], self.item_features
+        )
 
     def _recall(self, valid_data) -> float:
         """The DIN's recall at the longest ranked list, of some validation users that are always the same."""
-        rows, generator = valid_data.dataset.inter_feat, torch.Generator().manual_seed(self.config["seed"])
-        chosen = torch.randperm(len(rows), generator=generator)[: self.config["integration_valid_users"]].sort().values
+        rows, generator = (
+            valid_data.dataset.inter_feat,
+            torch.Generator().manual_seed(self.config["seed"]),
+        )
+        chosen = (
+            torch.randperm(len(rows), generator=generator)[: self.config["integration_valid_users"]]
+            .sort()
+            .values
+        )
         fields = (self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.ITEM_ID)
         return self.integration.recall(rows[chosen], fields, max(self.config["topk"]))
 
-    # --- between the stages: codes --------------------------------------------------------------------------
+    # --- between the stages: codes
+    # --------------------------------------------------------------------------
 
     @torch.no_grad()
     def start_tokenizer(self) -> None:
@@ -168,19 +190,26 @@ class UNGER(GenerativeRecommender):
         if self.source == "semantic":
             return self.item_features
         if self.source == "concat":
-            return self.integration.concatenated(self.item_features, self._vector_size() - self.config["embedding_size"])
+            return self.integration.concatenated(
+                self.item_features, self._vector_size() - self.config["embedding_size"]
+            )
         if self.source == "integrated" and self.config["integrated_embedding"] == "mean":
             return self.integration.mean(self.item_features)
         return self.integration.table
 
-    # --- stage II: the generator ----------------------------------------------------------------------------
+    # --- stage II: the generator
+    # ----------------------------------------------------------------------------
 
     def embed_history(self, item_id_list: Tensor) -> Tensor:
         """Items by a table of their own, or by their codes: summed, or one after the other."""
         if self.config["encoder_input"] == "item_id":
             return self.item_table(item_id_list)
         embeddings = self.token_table(self.semantic_ids.tokens[item_id_list])
-        return embeddings.sum(2) if self.config["encoder_input"] == "code_sum" else embeddings.flatten(1, 2)
+        return (
+            embeddings.sum(2)
+            if self.config["encoder_input"] == "code_sum"
+            else embeddings.flatten(1, 2)
+        )
 
     def _scaled(self, logits: Tensor) -> Tensor:
         """States come from a layer norm and the table is small, so nothing has to be scaled."""
@@ -195,19 +224,32 @@ class UNGER(GenerativeRecommender):
             inputs = torch.cat((inputs, self.distillation.token.expand(len(inputs), 1, -1)), dim=1)
         hidden = self.seq2seq.decode(inputs, memory, mask)
         log_probs = self.target_log_probs(hidden, item_ids)
-        losses = {"generation": -(log_probs.mean() if self.config["generation_reduction"] == "mean" else log_probs.sum(1).mean())}
+        losses = {
+            "generation": -(
+                log_probs.mean()
+                if self.config["generation_reduction"] == "mean"
+                else log_probs.sum(1).mean()
+            )
+        }
         if self.distills:
-            losses["distillation"] = self.config["distillation_weight"] * self._distill(hidden[:, -1], item_ids)
+            losses["distillation"] = self.config["distillation_weight"] * self._distill(
+                hidden[:, -1], item_ids
+            )
         return losses
 
     def _distill(self, states: Tensor, item_ids: Tensor) -> Tensor:
         """The token's state should point to the target's vector, away from those of drawn items."""
-        drawn = 1 + torch.randperm(self.n_items - 1)[: self.config["distillation_negatives"]].to(item_ids.device, non_blocking=True)
+        drawn = 1 + torch.randperm(self.n_items - 1)[: self.config["distillation_negatives"]].to(
+            item_ids.device, non_blocking=True
+        )
         is_target = drawn == item_ids.unsqueeze(1)
         vectors = (self.integrated[item_ids], self.integrated[drawn])
-        return contrast_with_drawn(self.distillation(states), *vectors, is_target, self.config["distillation_temperature"])
+        return contrast_with_drawn(
+            self.distillation(states), *vectors, is_target, self.config["distillation_temperature"]
+        )
 
-    # --- stages -------------------------------------------------------------------------------------------
+    # --- stages
+    # -------------------------------------------------------------------------------------------
 
     def stages(self) -> tuple[Stage, ...]:
         """Integrated embedding (where there is anything to learn of it), codes, generator."""
@@ -216,7 +258,11 @@ class UNGER(GenerativeRecommender):
 
     def _integration_stage(self) -> Stage:
         config = self.config
-        group = Group(("integration",), config["integration_learning_rate"], config["integration_weight_decay"])
+        group = Group(
+            ("integration",),
+            config["integration_learning_rate"],
+            config["integration_weight_decay"],
+        )
         return Stage(
             name="integration",
             rows="interactions",
@@ -233,5 +279,7 @@ class UNGER(GenerativeRecommender):
     def _generator_stage(self) -> Stage:
         optional = tuple(name for name in ("item_table", "distillation") if hasattr(self, name))
         config = self.config
-        group = Group(("token_table", "seq2seq", *optional), config["learning_rate"], config["weight_decay"])
+        group = Group(
+            ("token_table", "seq2seq", *optional), config["learning_rate"], config["weight_decay"]
+        )
         return replace(self.recommender_stage(), groups=(group,), keeps_best=False)

@@ -1,6 +1,7 @@
 """Histories of soft identifiers (UniGRec, arXiv 2601.17438): an item is the mixture of all codewords by their closeness."""
 
-# Shapes: B batch, T history length in items, U distinct items, L tokenizer levels, K codebook size, D hidden size
+# Shapes: B batch, T history length in items, U distinct items, L tokenizer levels, K codebook size,
+# D hidden size
 
 from __future__ import annotations
 
@@ -29,8 +30,13 @@ class SoftIdentifiers(GenerativeRecommender):
 
     def soft_embeddings(self, probabilities: Tensor) -> Tensor:
         """Expected token embeddings of soft codes, float [U, L, K] -> [U, L, D]; a one-hot code is a plain lookup."""
-        levels = [self.token_table.weight[self.semantic_ids.level_tokens(level)] for level in range(probabilities.shape[1])]
-        return torch.stack([probabilities[:, level] @ table for level, table in enumerate(levels)], dim=1)
+        levels = [
+            self.token_table.weight[self.semantic_ids.level_tokens(level)]
+            for level in range(probabilities.shape[1])
+        ]
+        return torch.stack(
+            [probabilities[:, level] @ table for level, table in enumerate(levels)], dim=1
+        )
 
     def forget_item_embeddings(self) -> None:
         """Called whenever the weights may have changed."""
@@ -69,4 +75,8 @@ class SoftIdentifiers(GenerativeRecommender):
     def gather(self, soft_codes: SoftCodes, places: Tensor) -> Tensor:
         """Encoder input [B, T * L, D] of histories given as places [B, T] in the rows of soft codes."""
         embeddings = self.soft_embeddings(soft_codes.probabilities)
-        return F.embedding(places, embeddings.flatten(1)).unflatten(-1, embeddings.shape[1:]).flatten(1, 2)
+        return (
+            F.embedding(places, embeddings.flatten(1))
+            .unflatten(-1, embeddings.shape[1:])
+            .flatten(1, 2)
+        )

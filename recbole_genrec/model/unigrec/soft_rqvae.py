@@ -2,6 +2,7 @@
 
 Shapes: N items, L levels, K codebook size, C code width, D feature width.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.runtime.precision import full_precision
 from recbole_genrec.tokenizer.base import ItemTokenizer, check_choice, in_chunks, mlp
 from recbole_genrec.tokenizer.clustering import closeness, kmeans
@@ -31,7 +33,8 @@ class SoftCodes(NamedTuple):
 def codeword_uniformity(probabilities: Tensor) -> Tensor:
     """Negative entropy of the mean assignment [N, L, K] -> scalar in [-log K, 0], averaged over the levels.
 
-    Least when the rows together use all codewords alike, however sharp each row is (UniGRec, codeword uniformity).
+    Least when the rows together use all codewords alike, however sharp each row is (UniGRec,
+    codeword uniformity).
     """
     usage = probabilities.mean(dim=0)
     return (usage * (usage + 1e-10).log()).sum(dim=-1).mean()
@@ -49,15 +52,19 @@ class SoftRQVAE(ItemTokenizer):
         uniformity_weight: of codeword uniformity; 0 switches it off.
         temperature_max: of the first epoch, in units of `temperature_unit`.
         temperature_min: of epoch `annealing_epochs` and all later ones.
-        temperature_unit: "variance", that of the items' latent vectors (of some 2,000 items at most), added up over their dimensions and
-            measured anew in every `anneal`; or "absolute", on the scale of squared distances of latent vectors.
+        temperature_unit: "variance", that of the items' latent vectors (of some 2,000 items at
+            most), added up over their dimensions and
+            measured anew in every `anneal`; or "absolute", on the scale of squared distances of
+            latent vectors.
         annealing_epochs: length of the linear descent from one to the other.
         kmeans_iterations: most iterations of each k-means of the start.
 
-    The temperature in use and its unit are buffers: they are saved with the codebooks, because codes of deeper levels depend on them.
+    The temperature in use and its unit are buffers: they are saved with the codebooks, because
+    codes of deeper levels depend on them.
 
     Raises:
-        ValueError: unless temperature_max >= temperature_min > 0 and annealing_epochs >= 1, or for an unknown unit.
+        ValueError: unless temperature_max >= temperature_min > 0 and annealing_epochs >= 1, or for
+            an unknown unit.
     """
 
     temperature: Tensor
@@ -104,13 +111,17 @@ class SoftRQVAE(ItemTokenizer):
     def anneal(self, epoch: int, features: Tensor) -> None:
         """Sets the temperature of `epoch` (from 0; call it before the epoch), linear, then constant, for the features of all items [N, D].
 
-        Training may sharpen the codes by widening the latent space, which a temperature in units of its variance does not let happen.
+        Training may sharpen the codes by widening the latent space, which a temperature in units of
+        its variance does not let happen.
         """
         progress = min(max(epoch / self.annealing_epochs, 0.0), 1.0)
         if self.temperature_unit == "variance":
             measured = features[:: -(-len(features) // MOST_MEASURED)]
             self.unit.copy_(in_chunks(self.encoder, measured).var(dim=0, unbiased=False).sum())
-        self.temperature.copy_(self.unit * (self.temperature_max + (self.temperature_min - self.temperature_max) * progress))
+        self.temperature.copy_(
+            self.unit
+            * (self.temperature_max + (self.temperature_min - self.temperature_max) * progress)
+        )
 
     @torch.no_grad()
     def start(self, features: Tensor, seed: int) -> None:
@@ -119,7 +130,9 @@ class SoftRQVAE(ItemTokenizer):
         self.anneal(0, features)
         residual = in_chunks(self.encoder, features)
         for level, codebook in enumerate(self.codebooks):
-            centroids, _ = kmeans(residual, self.codebook_size, seed=seed + level, n_iterations=self.kmeans_iterations)
+            centroids, _ = kmeans(
+                residual, self.codebook_size, seed=seed + level, n_iterations=self.kmeans_iterations
+            )
             codebook.copy_(centroids)
             residual = in_chunks(partial(self._soft_residual, codebook=codebook), residual)
 
@@ -147,15 +160,21 @@ class SoftRQVAE(ItemTokenizer):
         Args:
             latent: [N, C].
             temperature: greater than 0, in units of `temperature_unit`.
-            sign: minus: softmax of minus the squared distances, as in `quantize`; plus: of the distances, as released.
-            residual: what every level takes away: the soft codeword as in `quantize`, or, hard, the nearest, as released.
+            sign: minus: softmax of minus the squared distances, as in `quantize`; plus: of the
+                distances, as released.
+            residual: what every level takes away: the soft codeword as in `quantize`, or, hard, the
+                nearest, as released.
         """
         with full_precision(latent):
             rest, levels = latent.to(self.codebooks.dtype), []
             for codebook in self.codebooks.unbind():
                 near = closeness(rest, codebook) / (temperature * self.unit)
                 levels.append((near if sign == "minus" else -near).softmax(dim=1))
-                rest = rest - (near.softmax(dim=1) @ codebook if residual == "soft" else F.embedding(near.argmax(dim=1), codebook))
+                rest = rest - (
+                    near.softmax(dim=1) @ codebook
+                    if residual == "soft"
+                    else F.embedding(near.argmax(dim=1), codebook)
+                )
         return torch.stack(levels, dim=1)
 
     def soft_codes(self, features: Tensor) -> SoftCodes:
@@ -171,18 +190,26 @@ class SoftRQVAE(ItemTokenizer):
     def losses(self, features: Tensor) -> dict[str, Tensor]:
         """Terms `reconstruction` (mean squared error) and `uniformity` of a batch [B, D].
 
-        Uniformity stays in the scale of the paper, whose features have unit norm: rescale its weight with the features.
+        Uniformity stays in the scale of the paper, whose features have unit norm: rescale its
+        weight with the features.
         """
         with full_precision(features):
             soft = self.soft_codes(features)
             uniformity = features.new_zeros(())
             if self.uniformity_weight:
                 uniformity = self.uniformity_weight * codeword_uniformity(soft.probabilities)
-            return {"reconstruction": F.mse_loss(self.decoder(soft.quantized), features), "uniformity": uniformity}
+            return {
+                "reconstruction": F.mse_loss(self.decoder(soft.quantized), features),
+                "uniformity": uniformity,
+            }
 
-    def _assign(self, residual: Tensor, codebook: Tensor, temperature: float | None = None) -> tuple[Tensor, Tensor]:
+    def _assign(
+        self, residual: Tensor, codebook: Tensor, temperature: float | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Probabilities [N, K] and expected codewords [N, C] of one level."""
-        logits = closeness(residual, codebook) / (self.temperature if temperature is None else temperature)
+        logits = closeness(residual, codebook) / (
+            self.temperature if temperature is None else temperature
+        )
         probabilities = logits.softmax(dim=1)
         return probabilities, probabilities @ codebook
 
@@ -203,7 +230,9 @@ class SoftRQVAE(ItemTokenizer):
         }
         levels = zip(self.codebooks, soft.probabilities.unbind(dim=1), soft.codes.unbind(dim=1))
         for level, (codebook, probabilities, code) in enumerate(levels):
-            values[f"distance_level_{level}"] = (residual - F.embedding(code, codebook)).square().sum(dim=1)
+            values[f"distance_level_{level}"] = (
+                (residual - F.embedding(code, codebook)).square().sum(dim=1)
+            )
             values[f"entropy_level_{level}"] = torch.special.entr(probabilities).sum(dim=1)
             values[f"max_probability_level_{level}"] = probabilities.max(dim=1).values
             residual = residual - probabilities @ codebook
@@ -212,9 +241,9 @@ class SoftRQVAE(ItemTokenizer):
 
 def _check_annealing(temperature_max: float, temperature_min: float, annealing_epochs: int) -> None:
     if not temperature_max >= temperature_min > 0:
-        raise ValueError(
+        raise UserError(
             f"temperature_max {temperature_max} and temperature_min {temperature_min} must satisfy "
             f"temperature_max >= temperature_min > 0; set them so"
         )
     if annealing_epochs < 1:
-        raise ValueError(f"annealing_epochs is {annealing_epochs} but must be at least 1; raise it")
+        raise UserError(f"annealing_epochs is {annealing_epochs} but must be at least 1; raise it")

@@ -19,7 +19,14 @@ HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7], [3, 2]]
 TARGETS = [4, 5, 8, 5, 9]
 FIRST = [0, 1, 2, 4]
 RECIPES = Path(recbole_genrec.__file__).parents[1] / "properties" / "recipe"
-PARTS = ["tokenizer.encoder", "tokenizer.codebooks", "tokenizer.decoder", "token_table", "seq2seq.encoder", "seq2seq.decoder"]
+PARTS = [
+    "tokenizer.encoder",
+    "tokenizer.codebooks",
+    "tokenizer.decoder",
+    "token_table",
+    "seq2seq.encoder",
+    "seq2seq.decoder",
+]
 PARTS += ["sequence_adapter", "preference_adapter"]
 
 
@@ -28,7 +35,13 @@ def make_model(make_experiment):
     """ETEGRec with named items and both alignments on, in double precision to compare gradients."""
 
     def make(**settings):
-        given = {"feature_scaling": "standardize", "sia_weight": 0.3, "psa_weight": 0.2, "initializer_range": 0.3, **settings}
+        given = {
+            "feature_scaling": "standardize",
+            "sia_weight": 0.3,
+            "psa_weight": 0.2,
+            "initializer_range": 0.3,
+            **settings,
+        }
         model = make_experiment("ETEGRec", **given).name_items().double()
         model.aligns = True
         return model
@@ -42,7 +55,10 @@ def test_alignment_sees_the_codes_that_name_items(make_experiment):
     items = torch.arange(1, model.n_items)
     expected = model.tokenizer.autoencode(model.item_features[items])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        short, ours = model.tokenizer.autoencode(model.item_features[items]), model._autoencode(items)
+        short, ours = (
+            model.tokenizer.autoencode(model.item_features[items]),
+            model._autoencode(items),
+        )
     assert not torch.equal(short.reconstructed, expected.reconstructed)
     assert torch.equal(ours.reconstructed, expected.reconstructed)
     assert torch.equal(ours.codes, model.semantic_ids.codes[1:, : ours.codes.shape[1]])
@@ -69,13 +85,28 @@ def alignment_row_by_row(model, histories, targets, sign: int, path: str) -> tup
         for codebook in tokenizer.codebooks:
             p, q = (softmax_of_distances(each, codebook, sign) for each in (of_target, of_history))
             divergences.append((p * (p / q).log()).sum() + (q * (q / p).log()).sum())
-            own, others = ((each - codebook).square().sum(-1).argmin() for each in (of_target, of_history))
+            own, others = (
+                (each - codebook).square().sum(-1).argmin() for each in (of_target, of_history)
+            )
             quantized = quantized + codebook[own]
-            of_target, of_history = of_target - codebook[own], of_history - codebook[own if path == "target" else others]
-        hidden = model.seq2seq.decode(model.token_table(torch.zeros(1, 1, dtype=torch.long)), memory, mask)
+            of_target, of_history = (
+                of_target - codebook[own],
+                of_history - codebook[own if path == "target" else others],
+            )
+        hidden = model.seq2seq.decode(
+            model.token_table(torch.zeros(1, 1, dtype=torch.long)), memory, mask
+        )
         students.append(model.preference_adapter(hidden[0, 0]))
         teachers.append(tokenizer.decoder(quantized))
-    similarity = torch.stack([torch.stack([torch.cosine_similarity(a, b, dim=0) for b in teachers]) for a in students]) / 0.07
+    similarity = (
+        torch.stack(
+            [
+                torch.stack([torch.cosine_similarity(a, b, dim=0) for b in teachers])
+                for a in students
+            ]
+        )
+        / 0.07
+    )
     both = [matrix.logsumexp(1) - matrix.diagonal() for matrix in (similarity, similarity.T)]
     return torch.stack(divergences).mean().item(), sum(term.mean() for term in both).item()
 
@@ -95,7 +126,10 @@ def test_alignments_equal_their_formulas(make_model, make_batch, phase, sign, pa
 
 def test_paths_and_signs_differ(make_model, make_batch):
     batch = make_batch(HISTORIES, TARGETS)
-    values = [make_model(**given).recommender_losses(batch)["sia"].item() for given in ({}, {"sia_path": "target"}, {"sia_sign": "plus"})]
+    values = [
+        make_model(**given).recommender_losses(batch)["sia"].item()
+        for given in ({}, {"sia_path": "target"}, {"sia_sign": "plus"})
+    ]
     assert len({round(value, 6) for value in values}) == 3
 
 
@@ -103,7 +137,11 @@ def test_quantization_is_of_the_distinct_targets(make_model, make_batch):
     model = make_model()
     losses = model.tokenizer_losses(make_batch(HISTORIES, TARGETS))
     expected = model.tokenizer.losses(model.item_features[[4, 5, 8, 9]])
-    assert list(losses) == [*expected, "sia", "psa"] == ["reconstruction", "codebook", "commitment", "sia", "psa"]
+    assert (
+        list(losses)
+        == [*expected, "sia", "psa"]
+        == ["reconstruction", "codebook", "commitment", "sia", "psa"]
+    )
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value)
 
@@ -124,7 +162,9 @@ def test_recommendation_is_the_mean_over_rows_and_four_levels(make_model, make_b
     losses = model.losses(make_batch(HISTORIES, TARGETS, width=9))
     assert list(losses) == ["generation"]
     assert losses["generation"].item() == pytest.approx(total / 20, rel=1e-6)
-    assert model.recommender_losses(make_batch(HISTORIES, TARGETS))["generation"].item() == pytest.approx(total / 20, rel=1e-6)
+    assert model.recommender_losses(make_batch(HISTORIES, TARGETS))[
+        "generation"
+    ].item() == pytest.approx(total / 20, rel=1e-6)
 
 
 def gradients(model, phase: str, batch, term: str) -> set[str]:
@@ -132,7 +172,11 @@ def gradients(model, phase: str, batch, term: str) -> set[str]:
     model.zero_grad()
     with training_only(model, phase_of(model, phase).groups):
         phase_of(model, phase).losses(batch)[term].backward()
-    reached = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.abs().sum() > 0}
+    reached = {
+        name
+        for name, weight in model.named_parameters()
+        if weight.grad is not None and weight.grad.abs().sum() > 0
+    }
     return {part for part in PARTS if any(name.startswith(part) for name in reached)}
 
 
@@ -161,21 +205,33 @@ def test_recommendation_never_reaches_the_tokenizer_even_in_the_joint_stage(make
     model.joint_losses(make_batch(HISTORIES, TARGETS))["generation"].backward()
     assert all(weight.grad is None for weight in model.tokenizer.parameters())
     model.joint_losses(make_batch(HISTORIES, TARGETS))["sia"].backward()
-    assert all(part.weight.grad.abs().sum() > 0 for part in (model.sequence_adapter, model.tokenizer.encoder[0]))
+    assert all(
+        part.weight.grad.abs().sum() > 0
+        for part in (model.sequence_adapter, model.tokenizer.encoder[0])
+    )
 
 
 @pytest.mark.parametrize("residual_gradient, n_levels", [("through", 3), ("blocked", 1)])
-def test_levels_through_which_the_history_learns(make_model, make_batch, monkeypatch, residual_gradient, n_levels):
+def test_levels_through_which_the_history_learns(
+    make_model, make_batch, monkeypatch, residual_gradient, n_levels
+):
     """Released code: of the sequence-item alignment only the first level trains the recommender."""
     model = make_model(residual_gradient=residual_gradient)
     closeness, counted = model.tokenizer.closeness, []
     for level in range(3):
         model.zero_grad()
         alone = torch.zeros(1, 3, 1, dtype=torch.double).index_fill(1, torch.tensor(level), 1.0)
-        monkeypatch.setattr(model.tokenizer, "closeness", lambda residuals, alone=alone: closeness(residuals) * alone)
+        monkeypatch.setattr(
+            model.tokenizer,
+            "closeness",
+            lambda residuals, alone=alone: closeness(residuals) * alone,
+        )
         with training_only(model, phase_of(model, "recommender").groups):
             loss = model.recommender_losses(make_batch(HISTORIES, TARGETS))["sia"]
-            counted.append(loss.requires_grad and torch.autograd.grad(loss, model.sequence_adapter.weight)[0].abs().sum() > 0)
+            counted.append(
+                loss.requires_grad
+                and torch.autograd.grad(loss, model.sequence_adapter.weight)[0].abs().sum() > 0
+            )
     assert sum(map(bool, counted)) == n_levels and counted[0]
 
 
@@ -197,16 +253,24 @@ def test_a_small_step_brings_the_distributions_together(make_model, make_batch, 
 
 def test_repeated_targets_change_no_term_but_the_recommendation(make_model, make_batch):
     model = make_model()
-    many, few = make_batch(HISTORIES, TARGETS), make_batch([HISTORIES[row] for row in FIRST], [TARGETS[row] for row in FIRST])
+    many, few = (
+        make_batch(HISTORIES, TARGETS),
+        make_batch([HISTORIES[row] for row in FIRST], [TARGETS[row] for row in FIRST]),
+    )
     for phase in (model.tokenizer_losses, model.recommender_losses):
         for name, value in phase(many).items():
-            assert (abs(value.item() - phase(few)[name].item()) < 1e-9) == (name != "generation"), name
+            assert (abs(value.item() - phase(few)[name].item()) < 1e-9) == (name != "generation"), (
+                name
+            )
 
 
 def test_padding_changes_nothing(make_model, make_batch):
     model = make_model()
     for phase in (model.tokenizer_losses, model.recommender_losses):
-        narrow, wide = phase(make_batch(HISTORIES, TARGETS)), phase(make_batch(HISTORIES, TARGETS, width=15))
+        narrow, wide = (
+            phase(make_batch(HISTORIES, TARGETS)),
+            phase(make_batch(HISTORIES, TARGETS, width=15)),
+        )
         for name in narrow:
             assert wide[name].item() == pytest.approx(narrow[name].item(), rel=1e-9), name
 
@@ -222,10 +286,15 @@ def test_no_alignment_before_its_time_or_without_weight(make_model, make_batch, 
     assert before_epoch.__self__.aligns
     model.aligns = False
     assert list(model.recommender_losses(batch)) == ["generation"]
-    monkeypatch.setattr(model, "encode_history", lambda batch: pytest.fail("the recommender was asked"))
+    monkeypatch.setattr(
+        model, "encode_history", lambda batch: pytest.fail("the recommender was asked")
+    )
     assert list(model.tokenizer_losses(batch)) == terms
     left_of = {"sia": ["psa"], "psa": ["sia"], "alignment": []}
-    for given, left in [*(({"without": name}, left) for name, left in left_of.items()), ({"sia_weight": 0}, ["psa"])]:
+    for given, left in [
+        *(({"without": name}, left) for name, left in left_of.items()),
+        ({"sia_weight": 0}, ["psa"]),
+    ]:
         model = make_model(**given)
         assert list(model.tokenizer_losses(batch)) == terms + left
         assert list(model.recommender_losses(batch)) == ["generation", *left]
@@ -233,8 +302,15 @@ def test_no_alignment_before_its_time_or_without_weight(make_model, make_batch, 
 
 def test_negatives_come_in_parts(make_model, make_batch):
     """Four distinct targets in two parts: the mean of both parts' losses."""
-    model, histories, targets = make_model(contrastive_batch_size=2), [HISTORIES[row] for row in FIRST], [TARGETS[row] for row in FIRST]
-    parts = [model.recommender_losses(make_batch(histories[i : i + 2], targets[i : i + 2]))["psa"].item() for i in (0, 2)]
+    model, histories, targets = (
+        make_model(contrastive_batch_size=2),
+        [HISTORIES[row] for row in FIRST],
+        [TARGETS[row] for row in FIRST],
+    )
+    parts = [
+        model.recommender_losses(make_batch(histories[i : i + 2], targets[i : i + 2]))["psa"].item()
+        for i in (0, 2)
+    ]
     whole = model.recommender_losses(make_batch(histories, targets))["psa"].item()
     assert whole == pytest.approx(sum(parts) / 2)
     assert make_model().recommender_losses(make_batch(histories, targets))["psa"].item() > whole
@@ -256,27 +332,60 @@ def test_alignment_does_not_see_the_labels(make_model, make_batch):
 
 
 def test_numbers_of_parameters_at_the_papers_sizes(make_experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(ETEGRec, "_check_catalogue", lambda model: None, raising=False)  # ten items fill no codebook of 256
+    monkeypatch.setattr(
+        ETEGRec, "_check_catalogue", lambda model: None, raising=False
+    )  # ten items fill no codebook of 256
     np.save(tmp_path / "cf.npy", np.random.default_rng(0).normal(size=(10, 256)).astype(np.float32))
     (tmp_path / "cf.tokens").write_text("\n".join(f"i{item}" for item in range(1, 11)) + "\n")
     for recipe in ("paper", "code"):
         settings = yaml.safe_load((RECIPES / f"etegrec_{recipe}.yaml").read_text())
-        sizes = {key: settings[key] for key in ("tokenizer_hidden_sizes", "code_dim", "hidden_size", "inner_size", "n_layers", "head_size")}
-        sizes.update(n_levels=3, codebook_size=256, counter_size=256, n_heads=4)  # of generative.yaml; the tests' own are smaller
-        model = make_experiment("ETEGRec", item_features={"cf": str(tmp_path / "cf.npy")}, **sizes).model
-        counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
+        sizes = {
+            key: settings[key]
+            for key in (
+                "tokenizer_hidden_sizes",
+                "code_dim",
+                "hidden_size",
+                "inner_size",
+                "n_layers",
+                "head_size",
+            )
+        }
+        sizes.update(
+            n_levels=3, codebook_size=256, counter_size=256, n_heads=4
+        )  # of generative.yaml; the tests' own are smaller
+        model = make_experiment(
+            "ETEGRec", item_features={"cf": str(tmp_path / "cf.npy")}, **sizes
+        ).model
+        counts = {
+            name: sum(weight.numel() for weight in part.parameters())
+            for name, part in model.named_children()
+        }
         assert counts.pop("tokenizer") == 690_048
         assert sum(counts.values()) == 4_117_248
-        assert (counts["sequence_adapter"] + counts["preference_adapter"], counts["token_table"]) == (49_536, 131_072 + 128)
-        parts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.seq2seq.named_children()}
+        assert (
+            counts["sequence_adapter"] + counts["preference_adapter"],
+            counts["token_table"],
+        ) == (49_536, 131_072 + 128)
+        parts = {
+            name: sum(weight.numel() for weight in part.parameters())
+            for name, part in model.seq2seq.named_children()
+        }
         encoder = sum(parts[name] for name in ("encoder", "encoder_positions", "encoder_norm"))
         assert (encoder, counts["seq2seq"] - encoder) == (1_574_656, 2_361_856)
 
 
 def test_the_recommender_starts_as_the_released_one(make_experiment):
-    model = make_experiment("ETEGRec", hidden_size=64, inner_size=256, n_heads=4, head_size=16).model
-    assert all(not bias.any() for bias in (model.sequence_adapter.bias, model.preference_adapter.bias))
-    drawn = [weight for name in ("token_table", "seq2seq", "sequence_adapter") for weight in model.get_submodule(name).parameters()]
+    model = make_experiment(
+        "ETEGRec", hidden_size=64, inner_size=256, n_heads=4, head_size=16
+    ).model
+    assert all(
+        not bias.any() for bias in (model.sequence_adapter.bias, model.preference_adapter.bias)
+    )
+    drawn = [
+        weight
+        for name in ("token_table", "seq2seq", "sequence_adapter")
+        for weight in model.get_submodule(name).parameters()
+    ]
     norms = [weight for weight in drawn if weight.dim() == 1 and weight.any()]
     assert all((weight == 1).all() for weight in norms) and len(norms) == 7
     values = torch.cat([weight.flatten() for weight in drawn if weight.dim() == 2])

@@ -14,7 +14,10 @@ from recbole_genrec.trainer.trainer import GenRecTrainer
 
 HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7], [3, 2], [10, 9, 8]]
 TARGETS = [4, 5, 8, 5, 9, 1]
-TERMS = {"tokenizer": ("reconstruction", "codebook", "commitment", "sia", "psa"), "recommender": ("generation", "sia", "psa")}
+TERMS = {
+    "tokenizer": ("reconstruction", "codebook", "commitment", "sia", "psa"),
+    "recommender": ("generation", "sia", "psa"),
+}
 # The terms of the first and last of five steps, in two turns of each phase; then the ids.
 GOLDEN = {
     "paper": {
@@ -73,19 +76,35 @@ def twenty_steps(model, batch) -> dict[str, list[float]]:
 @pytest.mark.parametrize("preset", ["paper", "code"])
 def test_golden_losses(fixed_model, make_batch, preset):
     """Twenty steps on fixed data, with the equations as they are meant and with the released code's quirks."""
-    quirks = {"sia_sign": "plus", "residual_gradient": "blocked", "schedule_span": "all"} if preset == "code" else {}
-    model = fixed_model("ETEGRec", {"cf": (0.3, 6)}, alignment_warmup_epochs=0, warmup_epochs=0.5, **quirks)
+    quirks = (
+        {"sia_sign": "plus", "residual_gradient": "blocked", "schedule_span": "all"}
+        if preset == "code"
+        else {}
+    )
+    model = fixed_model(
+        "ETEGRec", {"cf": (0.3, 6)}, alignment_warmup_epochs=0, warmup_epochs=0.5, **quirks
+    )
     model.refresh_semantic_ids()
     found = twenty_steps(model, make_batch(HISTORIES, TARGETS))
     for name, rows in GOLDEN[preset].items():
         np.testing.assert_allclose(found[name], rows, rtol=0, atol=1e-5, err_msg=name)
-    assert ["".join(map(str, codes)) for codes in model.semantic_ids.codes[1:].tolist()] == GOLDEN_CODES[preset]
+    assert [
+        "".join(map(str, codes)) for codes in model.semantic_ids.codes[1:].tolist()
+    ] == GOLDEN_CODES[preset]
 
 
 def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
     """With both alignments, in turns; then every item's name is generated from its history, and stays."""
-    settings = dict(feature_scaling="standardize", scheduler="constant", warmup_epochs=0, weight_decay=0.0, cycle_epochs=4)
-    settings.update(n_levels=2, codebook_size=8, alignment_warmup_epochs=0, joint_tokenizer_learning_rate=1e-4)
+    settings = dict(
+        feature_scaling="standardize",
+        scheduler="constant",
+        warmup_epochs=0,
+        weight_decay=0.0,
+        cycle_epochs=4,
+    )
+    settings.update(
+        n_levels=2, codebook_size=8, alignment_warmup_epochs=0, joint_tokenizer_learning_rate=1e-4
+    )
     model = make_experiment("ETEGRec", **settings).name_items()
     stage, batch = model.stages()[1], make_batch(HISTORIES, TARGETS)
     optimizers = [StageOptimizer(model, phase, "adamw", 1.0, 1) for phase in stage.phases]
@@ -103,12 +122,21 @@ def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
     assert torch.equal(model.semantic_ids.codes, codes)
 
 
-@pytest.mark.parametrize("without", ["nothing", "sia", "psa", "alignment", "alternation", "end_to_end"])
+@pytest.mark.parametrize(
+    "without", ["nothing", "sia", "psa", "alignment", "alternation", "end_to_end"]
+)
 def test_a_whole_run(small_settings, without):
-    result = run("ETEGRec", config_dict=small_settings("ETEGRec"), command_line=[f"--without={without}"])
+    result = run(
+        "ETEGRec", config_dict=small_settings("ETEGRec"), command_line=[f"--without={without}"]
+    )
     assert 0 <= result["test_result"]["ndcg@5"] <= result["test_result"]["recall@5"] <= 1
-    stages = {"alternation": ["tokenizer", "joint", "finetune"], "end_to_end": ["tokenizer", "alternate", "restart", "finetune"]}
-    assert list(result["stage_seconds"]) == stages.get(without, ["tokenizer", "alternate", "finetune"])
+    stages = {
+        "alternation": ["tokenizer", "joint", "finetune"],
+        "end_to_end": ["tokenizer", "alternate", "restart", "finetune"],
+    }
+    assert list(result["stage_seconds"]) == stages.get(
+        without, ["tokenizer", "alternate", "finetune"]
+    )
     assert result["semantic_ids"]["collisions_after"] == 0
     assert Path(result["checkpoint"]).with_suffix(".json").is_file()
 
@@ -123,7 +151,14 @@ def outcome(experiment, resume_file=None) -> tuple:
 
 def test_a_run_killed_in_the_middle_of_a_cycle_goes_on_as_if_undisturbed(make_experiment):
     """Cycles of three epochs: after each of them dropout, both optimizers, both schedules and the ids go on where they were."""
-    settings = dict(hidden_dropout_prob=0.2, epochs=6, cycle_epochs=3, feature_scaling="standardize", tokenizer_epochs=1, finetune_epochs=2)
+    settings = dict(
+        hidden_dropout_prob=0.2,
+        epochs=6,
+        cycle_epochs=3,
+        feature_scaling="standardize",
+        tokenizer_epochs=1,
+        finetune_epochs=2,
+    )
     undisturbed = outcome(make_experiment("ETEGRec", **settings))
     for n_epochs in (1, 2, 4, 7):
         experiment = make_experiment("ETEGRec", **settings)
@@ -132,7 +167,9 @@ def test_a_run_killed_in_the_middle_of_a_cycle_goes_on_as_if_undisturbed(make_ex
         def save_and_stop(*given, trainer=trainer, saves=saves, n_epochs=n_epochs):
             GenRecTrainer._save_progress(trainer, *given)
             saves.append(1)
-            if len(saves) == 2 + n_epochs:  # the tokenizer's epoch and the end of its stage come first
+            if (
+                len(saves) == 2 + n_epochs
+            ):  # the tokenizer's epoch and the end of its stage come first
                 raise KeyboardInterrupt
 
         trainer._save_progress = save_and_stop
@@ -150,34 +187,75 @@ def test_a_run_killed_in_the_middle_of_a_cycle_goes_on_as_if_undisturbed(make_ex
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"cycle_epochs": 1}, "cycle_epochs is 1, but a cycle has an epoch of the tokenizer and some of the recommender: raise it"),
-        ({"epochs": 5}, "epochs is 5, but has to be a multiple of cycle_epochs, which is 2: the last cycle would stop half-way"),
+        (
+            {"cycle_epochs": 1},
+            "cycle_epochs is 1, but a cycle has an epoch of the tokenizer and some of the recommender: raise it",
+        ),
+        (
+            {"epochs": 5},
+            "epochs is 5, but has to be a multiple of cycle_epochs, which is 2: the last cycle would stop half-way",
+        ),
         ({"sia_sign": "-"}, "sia_sign is '-', but has to be one of minus, plus: choose one"),
-        ({"initial_weights": "uniform"}, "initial_weights is 'uniform', but has to be one of t5, normal: choose one"),
+        (
+            {"initial_weights": "uniform"},
+            "initial_weights is 'uniform', but has to be one of t5, normal: choose one",
+        ),
         ({"sia_path": "both"}, "sia_path is 'both', but has to be one of own, target: choose one"),
-        ({"without": "AT"}, "without is 'AT', but has to be one of nothing, sia, psa, alignment, alternation, end_to_end: choose one"),
-        ({"residual_gradient": "code"}, "residual_gradient is 'code', but has to be one of through, blocked: choose one"),
-        ({"quantization_reduction": "max"}, "quantization_reduction is 'max', but has to be one of sum, mean: choose one"),
-        ({"schedule_span": "half"}, "schedule_span is 'half', but has to be one of own, all: choose one"),
+        (
+            {"without": "AT"},
+            "without is 'AT', but has to be one of nothing, sia, psa, alignment, alternation, end_to_end: choose one",
+        ),
+        (
+            {"residual_gradient": "code"},
+            "residual_gradient is 'code', but has to be one of through, blocked: choose one",
+        ),
+        (
+            {"quantization_reduction": "max"},
+            "quantization_reduction is 'max', but has to be one of sum, mean: choose one",
+        ),
+        (
+            {"schedule_span": "half"},
+            "schedule_span is 'half', but has to be one of own, all: choose one",
+        ),
         ({"keep_best": "no"}, "keep_best is 'no', but has to be one of global, stage: choose one"),
-        ({"retokenize_every": 3}, "retokenize_every is 3, but has to be one of step, epoch: choose one"),
-        ({"contrastive_batch_size": 0}, "contrastive_batch_size is 0, but has to be a whole number of at least 1"),
-        ({"codebook_size": 11}, "codebook_size is 11, but the catalogue has only 10 items to place the codes on; lower codebook_size."),
+        (
+            {"retokenize_every": 3},
+            "retokenize_every is 3, but has to be one of step, epoch: choose one",
+        ),
+        (
+            {"contrastive_batch_size": 0},
+            "contrastive_batch_size is 0, but has to be a whole number of at least 1",
+        ),
+        (
+            {"codebook_size": 11},
+            "codebook_size is 11, but the catalogue has only 10 items to place the codes on; lower codebook_size.",
+        ),
         ({"sia_weight": -0.1}, "sia_weight is -0.1, but has to be at least 0"),
         ({"psa_weight": -0.1}, "psa_weight is -0.1, but has to be at least 0"),
-        ({"counter_size": 1, "codebook_size": 2, "n_levels": 1}, "items share the same codes, but counter_size is 1"),
+        (
+            {"counter_size": 1, "codebook_size": 2, "n_levels": 1},
+            "items share the same codes, but counter_size is 1",
+        ),
     ],
 )
 def test_what_allows_no_run_is_one_sentence(small_settings, capsys, change, sentence):
-    arguments = [f"--{key}={value}" for key, value in {**small_settings("ETEGRec"), **change}.items()]
+    arguments = [
+        f"--{key}={value}" for key, value in {**small_settings("ETEGRec"), **change}.items()
+    ]
     assert main(["--model=ETEGRec", *arguments]) == 2
     assert sentence in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_without_a_counter_nothing_is_trained(small_settings, capsys, monkeypatch):
     """Not even the teacher: sooner or later two items have the same codes."""
-    monkeypatch.setattr("recbole_genrec.teacher.sasrec.train_teacher", lambda *given: pytest.fail("a teacher was trained"))
-    arguments = [f"--{key}={value}" for key, value in {**small_settings("ETEGRec"), "counter_size": 0}.items()]
+    monkeypatch.setattr(
+        "recbole_genrec.teacher.sasrec.train_teacher",
+        lambda *given: pytest.fail("a teacher was trained"),
+    )
+    arguments = [
+        f"--{key}={value}"
+        for key, value in {**small_settings("ETEGRec"), "counter_size": 0}.items()
+    ]
     assert main(["--model=ETEGRec", *arguments]) == 2
     sentence = "counter_size is 0, but the tokenizer may leave items with equal codes to be numbered; set counter_size to 256."
     assert capsys.readouterr().err.splitlines()[-1] == sentence

@@ -10,7 +10,11 @@ from recbole_genrec.trainer.optimizer import StageOptimizer
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 RECOMMENDER = ("token_table", "seq2seq", "sequence_adapter", "preference_adapter")
-SCALED = {"feature_scaling": "standardize", "hidden_dropout_prob": 0.2, "alignment_warmup_epochs": 0}
+SCALED = {
+    "feature_scaling": "standardize",
+    "hidden_dropout_prob": 0.2,
+    "alignment_warmup_epochs": 0,
+}
 
 
 def snapshot(model) -> dict[str, torch.Tensor]:
@@ -60,7 +64,13 @@ def watch(make_experiment):
 @pytest.mark.parametrize("cycle_epochs", [2, 4])
 def test_each_epoch_trains_exactly_what_its_phase_names(watch, cycle_epochs):
     """The other side is bit-identical, weight decay and dropout or not, and so are the item features."""
-    lines = watch(cycle_epochs=cycle_epochs, epochs=8, finetune_epochs=1, weight_decay=0.1, joint_tokenizer_learning_rate=0.05)[0]
+    lines = watch(
+        cycle_epochs=cycle_epochs,
+        epochs=8,
+        finetune_epochs=1,
+        weight_decay=0.1,
+        joint_tokenizer_learning_rate=0.05,
+    )[0]
     lines = [line for line in lines if line[0] != "tokenizer"]
     for epoch, (stage, phase, parts, renamed) in enumerate(lines[:8]):
         is_tokenizer = epoch % cycle_epochs == 0
@@ -90,22 +100,68 @@ def test_dropout_is_off_in_what_is_frozen(make_experiment):
 
 
 def test_plan_follows_the_settings(make_experiment):
-    settings = dict(learning_rate=0.5, joint_tokenizer_learning_rate=0.2, weight_decay=0.6, scheduler="linear", warmup_epochs=6)
-    settings.update(epochs=12, cycle_epochs=4, stopping_step=9, finetune_epochs=3, finetune_learning_rate=0.1, finetune_stopping_step=5)
+    settings = dict(
+        learning_rate=0.5,
+        joint_tokenizer_learning_rate=0.2,
+        weight_decay=0.6,
+        scheduler="linear",
+        warmup_epochs=6,
+    )
+    settings.update(
+        epochs=12,
+        cycle_epochs=4,
+        stopping_step=9,
+        finetune_epochs=3,
+        finetune_learning_rate=0.1,
+        finetune_stopping_step=5,
+    )
     tokenizer, alternate, finetune = make_experiment("ETEGRec", **settings).model.stages()
-    assert [stage.name for stage in (tokenizer, alternate, finetune)] == ["tokenizer", "alternate", "finetune"]
+    assert [stage.name for stage in (tokenizer, alternate, finetune)] == [
+        "tokenizer",
+        "alternate",
+        "finetune",
+    ]
     groups = (Group(("tokenizer",), 0.2, 0.6), Group(RECOMMENDER, 0.5, 0.6))
-    assert (alternate.groups, alternate.epochs, alternate.stopping_step, alternate.cycle_epochs()) == (groups, 12, 9, 4)
+    assert (
+        alternate.groups,
+        alternate.epochs,
+        alternate.stopping_step,
+        alternate.cycle_epochs(),
+    ) == (groups, 12, 9, 4)
     first, second = alternate.phases
-    assert (first.name, first.turns, first.groups, first.epochs, first.warmup_epochs) == ("tokenizer", 1, groups[:1], 3, 1.5)
-    assert (second.name, second.turns, second.groups, second.epochs, second.warmup_epochs) == ("recommender", 3, groups[1:], 9, 6)
+    assert (first.name, first.turns, first.groups, first.epochs, first.warmup_epochs) == (
+        "tokenizer",
+        1,
+        groups[:1],
+        3,
+        1.5,
+    )
+    assert (second.name, second.turns, second.groups, second.epochs, second.warmup_epochs) == (
+        "recommender",
+        3,
+        groups[1:],
+        9,
+        6,
+    )
     assert first.scheduler == second.scheduler == "linear"
     assert (finetune.groups, finetune.epochs) == ((Group(("token_table", "seq2seq"), 0.1, 0.6),), 3)
-    assert (finetune.scheduler, finetune.warmup_epochs, finetune.stopping_step, finetune.keeps_best) == ("cosine", 0, 5, True)
+    assert (
+        finetune.scheduler,
+        finetune.warmup_epochs,
+        finetune.stopping_step,
+        finetune.keeps_best,
+    ) == ("cosine", 0, 5, True)
 
 
 def test_quirks_of_the_released_schedule(make_experiment):
-    model = make_experiment("ETEGRec", epochs=12, cycle_epochs=4, schedule_span="all", keep_best="stage", finetune_alignment=True).model
+    model = make_experiment(
+        "ETEGRec",
+        epochs=12,
+        cycle_epochs=4,
+        schedule_span="all",
+        keep_best="stage",
+        finetune_alignment=True,
+    ).model
     _, alternate, finetune = model.stages()
     assert [phase.epochs for phase in alternate.phases] == [3, 12]
     assert not finetune.keeps_best
@@ -116,8 +172,16 @@ def test_quirks_of_the_released_schedule(make_experiment):
 
 
 def test_steps_of_a_phase_go_on_in_the_next_cycle(make_experiment, monkeypatch):
-    experiment, steps, step = make_experiment("ETEGRec", finetune_epochs=0, tokenizer_epochs=0), [], StageOptimizer.step
-    monkeypatch.setattr(StageOptimizer, "step", lambda optimizer, loss, number: (steps.append(number), step(optimizer, loss, number)))
+    experiment, steps, step = (
+        make_experiment("ETEGRec", finetune_epochs=0, tokenizer_epochs=0),
+        [],
+        StageOptimizer.step,
+    )
+    monkeypatch.setattr(
+        StageOptimizer,
+        "step",
+        lambda optimizer, loss, number: (steps.append(number), step(optimizer, loss, number)),
+    )
     GenRecTrainer(experiment.config, experiment.model).fit(experiment.train)
     n = -(-len(experiment.train.dataset.inter_feat) // 8)
     assert steps == [*range(n), *range(n), *range(n, 2 * n), *range(n, 2 * n)]
@@ -127,17 +191,23 @@ def test_validations_come_at_the_ends_of_cycles(make_experiment):
     """Right after the tokenizer has renamed the items the recommender knows nothing of the new names."""
     experiment, epochs = make_experiment("ETEGRec", epochs=8, eval_step=2), []
     trainer = GenRecTrainer(experiment.config, experiment.model)
-    trainer.fit(experiment.train, experiment.valid, callback_fn=lambda epoch, score: epochs.append(epoch))
+    trainer.fit(
+        experiment.train, experiment.valid, callback_fn=lambda epoch, score: epochs.append(epoch)
+    )
     assert epochs == [3, 7, 1]
 
 
 def test_early_stopping_counts_cycles_and_goes_back_to_the_best_one(make_experiment):
     """Weights and ids of the best cycle; then the tokenizer stays as it is."""
-    experiment = make_experiment("ETEGRec", epochs=12, stopping_step=1, joint_tokenizer_learning_rate=0.05, **SCALED)
+    experiment = make_experiment(
+        "ETEGRec", epochs=12, stopping_step=1, joint_tokenizer_learning_rate=0.05, **SCALED
+    )
     trainer = GenRecTrainer(experiment.config, experiment.model)
     states = scripted(trainer, [0.1, 0.9, 0.3, 0.2, 0.1, 0.1])
     trainer.fit(experiment.train, experiment.valid)
-    assert len(states) == 4 + 2, "the second bad validation in a row ends the cycles; then two of the fine-tune stage"
+    assert len(states) == 4 + 2, (
+        "the second bad validation in a row ends the cycles; then two of the fine-tune stage"
+    )
     assert moved(states[1], states[3]) >= {"tokenizer", "semantic_ids", "token_table"}
     assert moved(states[1], states[4]) == moved(states[1], states[5]) == {"token_table", "seq2seq"}
     assert moved(states[1], snapshot(experiment.model)) == set(), "no fine-tuned epoch was better"
@@ -155,7 +225,12 @@ def test_every_cycle_is_reported(watch, caplog):
     with caplog.at_level("INFO"):
         experiment = watch(alignment_warmup_epochs=2, joint_tokenizer_learning_rate=0.05)[1]
     lines = [line for line in caplog.messages if line.startswith("cycle")]
-    assert [line.split(":")[0] for line in lines] == ["cycle 0 epoch 0", "cycle 0 epoch 1", "cycle 1 epoch 2", "cycle 1 epoch 3"]
+    assert [line.split(":")[0] for line in lines] == [
+        "cycle 0 epoch 0",
+        "cycle 0 epoch 1",
+        "cycle 1 epoch 2",
+        "cycle 1 epoch 3",
+    ]
     assert lines[0].startswith("cycle 0 epoch 0: no alignment, code churn ")
     assert lines[1] == "cycle 0 epoch 1: no alignment"
     for word in ("entropy", "sia", "psa"):
@@ -177,19 +252,37 @@ def test_code_churn_is_the_share_of_items_with_other_codes(make_experiment, capl
 
 
 def test_without_alternation_everything_moves_in_every_epoch(watch):
-    lines = [line for line in watch(without="alternation", joint_tokenizer_learning_rate=0.05)[0] if line[0] == "joint"]
+    lines = [
+        line
+        for line in watch(without="alternation", joint_tokenizer_learning_rate=0.05)[0]
+        if line[0] == "joint"
+    ]
     assert [parts for _, _, parts, _ in lines] == [{"tokenizer", *RECOMMENDER}] * 4
     assert any(renamed for *_, renamed in lines)
 
 
 @pytest.mark.parametrize("retokenize_every", ["step", "epoch"])
-def test_without_alternation_items_are_renamed_in_every_step_or_epoch(make_experiment, monkeypatch, retokenize_every):
-    experiment = make_experiment("ETEGRec", without="alternation", retokenize_every=retokenize_every, epochs=2, finetune_epochs=0)
-    trainer, calls, assign = GenRecTrainer(experiment.config, experiment.model), [], experiment.model.semantic_ids.assign
+def test_without_alternation_items_are_renamed_in_every_step_or_epoch(
+    make_experiment, monkeypatch, retokenize_every
+):
+    experiment = make_experiment(
+        "ETEGRec",
+        without="alternation",
+        retokenize_every=retokenize_every,
+        epochs=2,
+        finetune_epochs=0,
+    )
+    trainer, calls, assign = (
+        GenRecTrainer(experiment.config, experiment.model),
+        [],
+        experiment.model.semantic_ids.assign,
+    )
     stage = experiment.model.stages()[1]
     stage.before_epoch(0)
     experiment.name_items()
-    monkeypatch.setattr(experiment.model.semantic_ids, "assign", lambda codes: (calls.append(1), assign(codes))[1])
+    monkeypatch.setattr(
+        experiment.model.semantic_ids, "assign", lambda codes: (calls.append(1), assign(codes))[1]
+    )
     batches = trainer._batches(stage, experiment.train)
     for batch in batches.epoch(0):
         stage.losses(batch)
@@ -199,10 +292,21 @@ def test_without_alternation_items_are_renamed_in_every_step_or_epoch(make_exper
 
 def test_without_end_to_end_a_new_recommender_learns_the_final_ids(watch):
     """Codes of the finished run, as many recommender epochs, no alignment; the tokenizer is in no optimizer."""
-    settings = dict(joint_tokenizer_learning_rate=0.05, epochs=8, cycle_epochs=4, finetune_epochs=1, stopping_step=9)
+    settings = dict(
+        joint_tokenizer_learning_rate=0.05,
+        epochs=8,
+        cycle_epochs=4,
+        finetune_epochs=1,
+        stopping_step=9,
+    )
     full = watch(**settings)[1]
     lines, experiment = watch(without="end_to_end", **settings)
-    assert [stage.name for stage in experiment.model.stages()] == ["tokenizer", "alternate", "restart", "finetune"]
+    assert [stage.name for stage in experiment.model.stages()] == [
+        "tokenizer",
+        "alternate",
+        "restart",
+        "finetune",
+    ]
     assert torch.equal(experiment.model.semantic_ids.codes, full.model.semantic_ids.codes)
     restart = [line for line in lines if line[0] == "restart"]
     assert [parts for _, _, parts, _ in restart] == [{"token_table", "seq2seq"}] * 6
@@ -218,18 +322,38 @@ def test_without_end_to_end_a_new_recommender_learns_the_final_ids(watch):
 def test_the_recommender_starts_as_t5(make_experiment):
     """The weights of the same size as TIGER's, the logits scaled as T5's; drawn anew for the ablation that restarts."""
     sizes = dict(hidden_size=64, inner_size=256, n_heads=4, head_size=16, codebook_size=8)
-    model, other = make_experiment("ETEGRec", initial_weights="t5", **sizes).model, make_experiment("TIGER", **sizes).model
+    model, other = (
+        make_experiment("ETEGRec", initial_weights="t5", **sizes).model,
+        make_experiment("TIGER", **sizes).model,
+    )
     for _ in range(2):
         for part in ("token_table", "seq2seq"):
-            ours, theirs = (dict(each.get_submodule(part).named_parameters()) for each in (model, other))
+            ours, theirs = (
+                dict(each.get_submodule(part).named_parameters()) for each in (model, other)
+            )
             assert ours.keys() == theirs.keys()
             for name, weight in ours.items():
-                assert weight.dim() == 1 or weight.std().item() == pytest.approx(theirs[name].std().item(), rel=0.25), name
+                assert weight.dim() == 1 or weight.std().item() == pytest.approx(
+                    theirs[name].std().item(), rel=0.25
+                ), name
                 assert weight.dim() == 2 or bool((weight == 1).all()), name
-        before = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.dim() == 2}
+        before = {
+            name: weight.detach().clone()
+            for name, weight in model.named_parameters()
+            if weight.dim() == 2
+        }
         model.start_recommender()
-        drawn = {name for name, weight in model.named_parameters() if name in before and not torch.equal(weight, before[name])}
-        assert {name.split(".")[0] for name in drawn} == {"token_table", "seq2seq", "sequence_adapter", "preference_adapter"}
+        drawn = {
+            name
+            for name, weight in model.named_parameters()
+            if name in before and not torch.equal(weight, before[name])
+        }
+        assert {name.split(".")[0] for name in drawn} == {
+            "token_table",
+            "seq2seq",
+            "sequence_adapter",
+            "preference_adapter",
+        }
     hidden = torch.randn(3, 64)
     logits = hidden @ model.token_table.weight[1:9].T / 8
     torch.testing.assert_close(model.level_log_probs(hidden, 0), logits.log_softmax(-1))

@@ -22,8 +22,13 @@ def vectors_file(tmp_path):
     """vectors_file(n_columns): the path of a .npy file with vectors of the items i1 to i10."""
 
     def write(n_columns: int) -> str:
-        np.save(tmp_path / "vectors.npy", np.random.default_rng(0).normal(size=(10, n_columns)).astype(np.float32))
-        (tmp_path / "vectors.tokens").write_text("\n".join(f"i{item}" for item in range(1, 11)) + "\n")
+        np.save(
+            tmp_path / "vectors.npy",
+            np.random.default_rng(0).normal(size=(10, n_columns)).astype(np.float32),
+        )
+        (tmp_path / "vectors.tokens").write_text(
+            "\n".join(f"i{item}" for item in range(1, 11)) + "\n"
+        )
         return str(tmp_path / "vectors.npy")
 
     return write
@@ -34,7 +39,9 @@ def ids_file(tmp_path):
     """ids_file(codes): the path of a file with these codes of i1, i2, ..."""
 
     def write(codes) -> str:
-        (tmp_path / "ids.json").write_text(json.dumps({f"i{item}": row for item, row in enumerate(codes, start=1)}))
+        (tmp_path / "ids.json").write_text(
+            json.dumps({f"i{item}": row for item, row in enumerate(codes, start=1)})
+        )
         return str(tmp_path / "ids.json")
 
     return write
@@ -43,15 +50,29 @@ def ids_file(tmp_path):
 UNIQUE = [[item // 4, item % 4, 0] for item in range(10)]
 
 
-# --- the ranking-guided generation loss ---------------------------------------------------------------------
+# --- the ranking-guided generation loss
+# ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "temperature, loss, slope, share", [(1, 0.407606, -0.3348, 0.731), (0.7, 0.260118, -0.3272, 0.807), (0.5, 0.142932, -0.2664, 0.881)]
+    "temperature, loss, slope, share",
+    [
+        (1, 0.407606, -0.3348, 0.731),
+        (0.7, 0.260118, -0.3272, 0.807),
+        (0.5, 0.142932, -0.2664, 0.881),
+    ],
 )
-def test_a_temperature_below_one_looks_at_the_codes_that_are_easily_confused(make_experiment, temperature, loss, slope, share):
+def test_a_temperature_below_one_looks_at_the_codes_that_are_easily_confused(
+    make_experiment, temperature, loss, slope, share
+):
     """Logits 2, 1, 0, the first is right: the loss, its slope, and what part of the push down the second one gets."""
-    model = make_experiment("LETTER", codebook_size=3, generation_temperature=temperature, group_sizes=[1, 2]).name_items().train()
+    model = (
+        make_experiment(
+            "LETTER", codebook_size=3, generation_temperature=temperature, group_sizes=[1, 2]
+        )
+        .name_items()
+        .train()
+    )
     with torch.no_grad():
         model.token_table.weight.zero_()
         model.token_table.weight[1:4, 0] = torch.tensor([2.0, 1.0, 0.0]) * 16**0.5
@@ -61,7 +82,9 @@ def test_a_temperature_below_one_looks_at_the_codes_that_are_easily_confused(mak
     found = -model.level_log_probs(hidden, 0)[0]
     assert found.item() == pytest.approx(loss, abs=1e-6)
     found.backward()
-    gradient = model.token_table.weight.grad[1:4, 0] * 16**0.5 * temperature  # of the logits divided by the temperature
+    gradient = (
+        model.token_table.weight.grad[1:4, 0] * 16**0.5 * temperature
+    )  # of the logits divided by the temperature
     assert gradient[0].item() == pytest.approx(slope * temperature, abs=2e-4)
     assert (gradient[1] / gradient[1:].sum()).item() == pytest.approx(share, abs=1e-3)
 
@@ -73,33 +96,54 @@ def test_loss_is_the_cross_entropy_of_divided_logits(make_experiment, make_batch
     hidden = model.decode_targets(item_ids, *model.encode_history(batch))
     codes = model.semantic_ids.codes[item_ids]
     expected = [
-        F.cross_entropy(hidden[:, level] @ model.token_table.weight[1 + 4 * level : 5 + 4 * level].T / 4 / 0.5, codes[:, level])
+        F.cross_entropy(
+            hidden[:, level] @ model.token_table.weight[1 + 4 * level : 5 + 4 * level].T / 4 / 0.5,
+            codes[:, level],
+        )
         for level in range(3)
     ]
-    assert model.losses(batch)["generation"].item() == pytest.approx(torch.stack(expected).mean().item(), abs=1e-5)
+    assert model.losses(batch)["generation"].item() == pytest.approx(
+        torch.stack(expected).mean().item(), abs=1e-5
+    )
 
 
 def test_beams_are_ranked_as_trained_or_by_a_plain_softmax(make_experiment, make_batch):
     batch = make_batch(HISTORIES, TARGETS)
     found = {}
-    for name, temperature, mode in [("plain", 1.0, "training"), ("trained", 0.3, "training"), ("one", 0.3, "one")]:
+    for name, temperature, mode in [
+        ("plain", 1.0, "training"),
+        ("trained", 0.3, "training"),
+        ("one", 0.3, "one"),
+    ]:
         settings = dict(generation_temperature=temperature, beam_temperature=mode, n_beams=10)
         model = make_experiment("LETTER", **settings).name_items()
-        found[name] = model.search(batch).log_probs, model.train().losses(batch)["generation"].item()
+        found[name] = (
+            model.search(batch).log_probs,
+            model.train().losses(batch)["generation"].item(),
+        )
     assert torch.equal(found["one"][0], found["plain"][0])
     assert not torch.allclose(found["trained"][0], found["plain"][0])
     assert found["one"][1] == found["trained"][1] != found["plain"][1]
 
 
-# --- tokenizer ----------------------------------------------------------------------------------------------
+# --- tokenizer
+# ----------------------------------------------------------------------------------------------
 
 
 def test_reduces_to_tiger(make_experiment, make_batch):
     """Without regularizers, with a counter and a temperature of 1: the same codes and the same losses."""
-    shared = dict(quantization_reduction="mean", residual_gradient="through", restart_every=2, counter_size=10, softmax_scope="full")
+    shared = dict(
+        quantization_reduction="mean",
+        residual_gradient="through",
+        restart_every=2,
+        counter_size=10,
+        softmax_scope="full",
+    )
     shared["feature_scaling"] = "standardize"
     tiger = make_experiment("TIGER", **shared).model
-    letter = make_experiment("LETTER", **shared, collaborative_weight=0, diversity_weight=0, collision_repair="counter").model
+    letter = make_experiment(
+        "LETTER", **shared, collaborative_weight=0, diversity_weight=0, collision_repair="counter"
+    ).model
     item_ids, batch, found = torch.tensor([1, 4, 5, 9]), make_batch(HISTORIES, TARGETS), []
     for model in (tiger, letter):
         torch.manual_seed(3)
@@ -122,13 +166,24 @@ def test_reduces_to_tiger(make_experiment, make_batch):
 
 
 def test_settings_reach_the_tokenizer(make_experiment):
-    given = dict(collaborative_weight=0.3, diversity_weight=0.4, n_groups=3, group_sizes=[1, 2], regroup_every=5)
+    given = dict(
+        collaborative_weight=0.3,
+        diversity_weight=0.4,
+        n_groups=3,
+        group_sizes=[1, 2],
+        regroup_every=5,
+    )
     given.update(last_level="sinkhorn", collision_repair="matching")
     model = make_experiment("LETTER", **given, commitment_weight=0.7, restart_every=6).model
     tokenizer = model.tokenizer
     found = {key: getattr(tokenizer, key) for key in given if key != "group_sizes"}
     assert found == {key: value for key, value in given.items() if key != "group_sizes"}
-    assert (tokenizer.least, tokenizer.most, tokenizer.commitment_weight, tokenizer.restart_every) == (1, 2, 0.7, 6)
+    assert (
+        tokenizer.least,
+        tokenizer.most,
+        tokenizer.commitment_weight,
+        tokenizer.restart_every,
+    ) == (1, 2, 0.7, 6)
     calls = []
     tokenizer.regroup = lambda epoch, seed: calls.append((epoch, seed))
     model.stages()[0].before_epoch(7)
@@ -140,19 +195,26 @@ def test_codes_are_made_of_all_features_but_cf(make_experiment, vectors_file):
     model = make_experiment("LETTER").model
     assert torch.equal(model.item_features, text) and model.collaborative.shape == (11, 4)
     sources = {"mine": vectors_file(5), "cf": "SASRec", "text": "tfidf"}
-    assert make_experiment("LETTER", item_features=sources).model.item_features.shape[1] == 5 + text.shape[1]
+    assert (
+        make_experiment("LETTER", item_features=sources).model.item_features.shape[1]
+        == 5 + text.shape[1]
+    )
     reduced = make_experiment("LETTER", feature_pca=2).model
     assert (reduced.item_features.shape, reduced.collaborative.shape) == ((11, 2), (11, 4))
 
 
 def test_vectors_of_cf_are_as_they_are_but_for_their_mean_length(make_experiment, vectors_file):
     path = vectors_file(4)
-    experiment = make_experiment("LETTER", item_features={"text": "tfidf", "cf": path}, cf_length=None)
+    experiment = make_experiment(
+        "LETTER", item_features={"text": "tfidf", "cf": path}, cf_length=None
+    )
     tokens = experiment.train.dataset.field2id_token["item_id"]
     rows = torch.from_numpy(np.load(path))[[int(token[1:]) - 1 for token in tokens[1:]]]
     torch.testing.assert_close(experiment.model.collaborative[1:], rows)
     assert not experiment.model.collaborative[0].any()
-    scaled = make_experiment("LETTER", item_features={"text": "tfidf", "cf": path}, cf_length=2.5).model.collaborative[1:]
+    scaled = make_experiment(
+        "LETTER", item_features={"text": "tfidf", "cf": path}, cf_length=2.5
+    ).model.collaborative[1:]
     torch.testing.assert_close(scaled, 2.5 / rows.norm(dim=1).mean() * rows)
     assert scaled.norm(dim=1).mean().item() == pytest.approx(2.5)
 
@@ -161,10 +223,14 @@ def test_items_never_trained_on_have_no_vector(make_experiment, vectors_file, mo
     known = torch.ones(11, dtype=torch.bool).index_fill(0, torch.tensor([0, 3, 8]), False)
     monkeypatch.setattr("recbole_genrec.model.letter.letter.trained_items", lambda *given: known)
     with caplog.at_level("INFO"):
-        model = make_experiment("LETTER", item_features={"text": "tfidf", "cf": vectors_file(4)}, cf_length=2.0).model
+        model = make_experiment(
+            "LETTER", item_features={"text": "tfidf", "cf": vectors_file(4)}, cf_length=2.0
+        ).model
     assert torch.equal(model.collaborative.any(1), known)
     assert model.collaborative[known].norm(dim=1).mean().item() == pytest.approx(2.0)
-    assert any(line.startswith("cf: vectors of 8 of 10 items, mean length") for line in caplog.messages)
+    assert any(
+        line.startswith("cf: vectors of 8 of 10 items, mean length") for line in caplog.messages
+    )
 
 
 def test_items_of_the_training_part(make_experiment):
@@ -178,40 +244,76 @@ def test_items_of_the_training_part(make_experiment):
 
 def test_losses_of_a_batch_see_the_right_rows(make_experiment, monkeypatch):
     model, seen = make_experiment("LETTER").model, []
-    monkeypatch.setattr(LetterRQVAE, "regularized_losses", lambda tokenizer, *given: seen.append(given))
+    monkeypatch.setattr(
+        LetterRQVAE, "regularized_losses", lambda tokenizer, *given: seen.append(given)
+    )
     model.stages()[0].losses(torch.tensor([3, 7]))
-    assert torch.equal(seen[0][0], model.item_features[[3, 7]]) and torch.equal(seen[0][1], model.collaborative[[3, 7]])
+    assert torch.equal(seen[0][0], model.item_features[[3, 7]]) and torch.equal(
+        seen[0][1], model.collaborative[[3, 7]]
+    )
 
 
 def test_stages_train_every_parameter_once(make_experiment):
     model = make_experiment("LETTER").model
-    trained = [id(weight) for stage in model.stages() for group in stage.groups for weight in named_parameters(model, group)]
+    trained = [
+        id(weight)
+        for stage in model.stages()
+        for group in stage.groups
+        for weight in named_parameters(model, group)
+    ]
     assert len(trained) == len(set(trained))
     assert set(trained) == {id(weight) for weight in model.parameters()}
 
 
 def test_other_tokenizers_and_ablations_need_no_teacher(make_experiment, ids_file):
     nowhere = {"text": "tfidf", "cf": "nowhere.npy"}
-    assert isinstance(make_experiment("LETTER", tokenizer="random", item_features=nowhere).model.tokenizer, GivenCodes)
-    kmeans = make_experiment("LETTER", tokenizer="residual_kmeans", counter_size=10, item_features=nowhere).model
+    assert isinstance(
+        make_experiment("LETTER", tokenizer="random", item_features=nowhere).model.tokenizer,
+        GivenCodes,
+    )
+    kmeans = make_experiment(
+        "LETTER", tokenizer="residual_kmeans", counter_size=10, item_features=nowhere
+    ).model
     assert isinstance(kmeans.tokenizer, ResidualKMeans) and len(kmeans.stages()) == 2
-    assert make_experiment("LETTER", collaborative_weight=0, item_features={"text": "tfidf"}).model.collaborative.shape == (11, 0)
-    given = make_experiment("LETTER", semantic_ids_file=ids_file(UNIQUE), item_features=nowhere).model
+    assert make_experiment(
+        "LETTER", collaborative_weight=0, item_features={"text": "tfidf"}
+    ).model.collaborative.shape == (11, 0)
+    given = make_experiment(
+        "LETTER", semantic_ids_file=ids_file(UNIQUE), item_features=nowhere
+    ).model
     assert isinstance(given.tokenizer, GivenCodes) and given.stages()[0].epochs == 0
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"item_features": {"cf": "SASRec"}}, "features, but item_features is {'cf': 'SASRec'}: add .*give vectors with"),
-        ({"item_features": {"text": "tfidf"}}, "feature named cf, but item_features is .*: add cf: SASRec .*collaborative_weight to 0"),
-        ({"item_features": "text"}, "item_features is 'text', but LETTER takes auto or names with sources"),
-        ({"cf_length": 0}, "cf_length is 0, but it is the mean length of vectors: give one above 0"),
+        (
+            {"item_features": {"cf": "SASRec"}},
+            "features, but item_features is {'cf': 'SASRec'}: add .*give vectors with",
+        ),
+        (
+            {"item_features": {"text": "tfidf"}},
+            "feature named cf, but item_features is .*: add cf: SASRec .*collaborative_weight to 0",
+        ),
+        (
+            {"item_features": "text"},
+            "item_features is 'text', but LETTER takes auto or names with sources",
+        ),
+        (
+            {"cf_length": 0},
+            "cf_length is 0, but it is the mean length of vectors: give one above 0",
+        ),
         ({"teacher_hidden_size": 8}, "vectors of cf have 8 dimensions, but code_dim is 4"),
-        ({"collision_repair": "counter"}, "counter_size is 0, but the tokenizer may leave items with equal codes"),
+        (
+            {"collision_repair": "counter"},
+            "counter_size is 0, but the tokenizer may leave items with equal codes",
+        ),
         ({"collision_repair": "sinkhorn"}, "set counter_size"),
         ({"tokenizer": "residual_kmeans"}, "set counter_size to 256"),
-        ({"codebook_size": 2, "group_sizes": [1, 1]}, "n_levels and codebook_size give 8 codes, but the catalogue has 10 items"),
+        (
+            {"codebook_size": 2, "group_sizes": [1, 1]},
+            "n_levels and codebook_size give 8 codes, but the catalogue has 10 items",
+        ),
         ({"group_sizes": [3, 4]}, "2 groups of 3 to 4 codewords hold 6 to 8, but there are 4"),
         ({"generation_temperature": 0}, "generation_temperature is 0, but .* above 0"),
         ({"collision_repair": "rank"}, "has to be one of matching, sinkhorn, counter"),
@@ -221,15 +323,23 @@ def test_other_tokenizers_and_ablations_need_no_teacher(make_experiment, ids_fil
         ({"regroup_every": 0}, "regroup_every is 0"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_trained(make_experiment, monkeypatch, settings, message):
-    monkeypatch.setattr("recbole_genrec.features.item_features.teacher_embeddings", lambda *given, **more: pytest.fail("a teacher was trained"))
+def test_what_cannot_work_is_refused_before_anything_is_trained(
+    make_experiment, monkeypatch, settings, message
+):
+    monkeypatch.setattr(
+        "recbole_genrec.features.item_features.teacher_embeddings",
+        lambda *given, **more: pytest.fail("a teacher was trained"),
+    )
     with pytest.raises(ValueError, match=message):
         make_experiment("LETTER", **settings)
 
 
 def test_a_data_set_without_text_is_told_what_to_provide(make_experiment, tiny_data, vectors_file):
     (tiny_data / "tiny" / "tiny.item").unlink()
-    with pytest.raises(ValueError, match="but 'tiny' has no item text: add a text field .*give vectors with .*or ready codes with"):
+    with pytest.raises(
+        ValueError,
+        match="but 'tiny' has no item text: add a text field .*give vectors with .*or ready codes with",
+    ):
         make_experiment("LETTER")
     make_experiment("LETTER", item_features={"mine": vectors_file(6), "cf": "SASRec"})
 
@@ -239,7 +349,8 @@ def test_vectors_of_another_width_are_refused(make_experiment, vectors_file):
         make_experiment("LETTER", item_features={"text": "tfidf", "cf": vectors_file(7)})
 
 
-# --- semantic ids from a file -------------------------------------------------------------------------------
+# --- semantic ids from a file
+# -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["TIGER", "LETTER", "UNGER"])
@@ -253,8 +364,12 @@ def test_items_get_the_codes_of_a_file(make_experiment, ids_file, model):
 
 def test_codes_of_a_file_that_are_not_unique_are_numbered(make_experiment, ids_file):
     twins = [[0, 0, 0], [0, 0, 0], *UNIQUE[2:]]
-    model = make_experiment("LETTER", semantic_ids_file=ids_file(twins), counter_size=2).name_items()
-    assert model.semantic_ids.n_levels == 4 and len(model.semantic_ids.codes[1:].unique(dim=0)) == 10
+    model = make_experiment(
+        "LETTER", semantic_ids_file=ids_file(twins), counter_size=2
+    ).name_items()
+    assert (
+        model.semantic_ids.n_levels == 4 and len(model.semantic_ids.codes[1:].unique(dim=0)) == 10
+    )
     with pytest.raises(ValueError, match="1 items have the id of another item.*raise counter_size"):
         make_experiment("LETTER", semantic_ids_file=ids_file(twins))
 
@@ -263,5 +378,7 @@ def test_codes_of_a_file_that_are_not_unique_are_numbered(make_experiment, ids_f
 def test_a_bad_file_is_refused(make_experiment, ids_file, model):
     with pytest.raises(ValueError, match=r"no id for 1 of 10 items \(such as i10\)"):
         make_experiment(model, semantic_ids_file=ids_file(UNIQUE[:9]), counter_size=0)
-    with pytest.raises(FileNotFoundError, match="no file 'lost.json', but semantic_ids_file names it"):
+    with pytest.raises(
+        FileNotFoundError, match="no file 'lost.json', but semantic_ids_file names it"
+    ):
         make_experiment(model, semantic_ids_file="lost.json", counter_size=0)

@@ -7,7 +7,13 @@ import torch
 from torch.nn import functional as F
 
 from recbole_genrec.model.letter import letter_rqvae
-from recbole_genrec.model.letter.letter_rqvae import LetterRQVAE, collaborative_loss, diversity_losses, draw_siblings, repair_by_sinkhorn
+from recbole_genrec.model.letter.letter_rqvae import (
+    LetterRQVAE,
+    collaborative_loss,
+    diversity_losses,
+    draw_siblings,
+    repair_by_sinkhorn,
+)
 from recbole_genrec.model.letter.sinkhorn import sinkhorn_codes
 from recbole_genrec.tokenizer.rqvae import RQVAE
 
@@ -33,13 +39,20 @@ def vectors():
 
 
 def test_collaborative_loss_by_hand():
-    assert collaborative_loss(torch.eye(2), 2 * torch.eye(2)).item() == pytest.approx(0.126928, abs=1e-6)
-    assert collaborative_loss(torch.zeros(1024, 32), torch.randn(1024, 32)).item() == pytest.approx(math.log(1024), abs=1e-5)
+    assert collaborative_loss(torch.eye(2), 2 * torch.eye(2)).item() == pytest.approx(
+        0.126928, abs=1e-6
+    )
+    assert collaborative_loss(torch.zeros(1024, 32), torch.randn(1024, 32)).item() == pytest.approx(
+        math.log(1024), abs=1e-5
+    )
 
 
 def test_rows_compete_and_columns_do_not():
     """log sum over the other items' vectors, not over the other items' codewords."""
-    quantized, vectors = torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[1.0, 0.0], [2.0, 0.0]])
+    quantized, vectors = (
+        torch.tensor([[1.0, 0.0], [3.0, 0.0]]),
+        torch.tensor([[1.0, 0.0], [2.0, 0.0]]),
+    )
     expected = (math.log(1 + math.exp(1)) + math.log(1 + math.exp(-3))) / 2
     assert collaborative_loss(quantized, vectors).item() == pytest.approx(expected, abs=1e-6)
 
@@ -49,7 +62,9 @@ def test_unknown_items_do_not_count():
     vectors[[1, 4]] = 0
     quantized.requires_grad_()
     loss = collaborative_loss(quantized, vectors)
-    assert loss.item() == pytest.approx(collaborative_loss(quantized[[0, 2, 3]], vectors[[0, 2, 3]]).item(), abs=1e-6)
+    assert loss.item() == pytest.approx(
+        collaborative_loss(quantized[[0, 2, 3]], vectors[[0, 2, 3]]).item(), abs=1e-6
+    )
     loss.backward()
     assert (quantized.grad[[1, 4]] == 0).all() and (quantized.grad[[0, 2, 3]] != 0).any(1).all()
     nothing = collaborative_loss(quantized, torch.zeros(5, 3))
@@ -65,7 +80,9 @@ def test_alignment_is_learned(features):
     vectors = features @ torch.randn(6, 4)
     found = []
     for order in (torch.arange(200), torch.randperm(200)):
-        tokenizer = make_tokenizer(codebook_size=64, hidden_sizes=[64], collaborative_weight=1.0, diversity_weight=0.0)
+        tokenizer = make_tokenizer(
+            codebook_size=64, hidden_sizes=[64], collaborative_weight=1.0, diversity_weight=0.0
+        )
         tokenizer.start(features, 0)
         optimizer = torch.optim.Adam(tokenizer.parameters(), 0.01)
         for _ in range(200):
@@ -74,7 +91,12 @@ def test_alignment_is_learned(features):
             sum(losses.values()).backward()
             optimizer.step()
         scores = tokenizer.autoencode(features).quantized @ vectors[order].T
-        found.append((losses["collaborative"].item(), (scores.argmax(1) == torch.arange(200)).float().mean().item()))
+        found.append(
+            (
+                losses["collaborative"].item(),
+                (scores.argmax(1) == torch.arange(200)).float().mean().item(),
+            )
+        )
     assert found[0][0] < 0.75 * found[1][0] and found[0][1] > found[1][1]
 
 
@@ -89,19 +111,29 @@ def naive_diversity(codebook, groups, codes, siblings) -> float:
 
 
 def test_diversity_against_a_loop(monkeypatch):
-    codebooks, groups = torch.randn(2, 9, 4), torch.stack((torch.arange(9) % 3, torch.arange(9) // 3))
+    codebooks, groups = (
+        torch.randn(2, 9, 4),
+        torch.stack((torch.arange(9) % 3, torch.arange(9) // 3)),
+    )
     codes = torch.randint(9, (20, 2))
     siblings = draw_siblings(groups, codes, 3)
     monkeypatch.setattr(letter_rqvae, "draw_siblings", lambda *given: siblings)
     found = diversity_losses(codebooks, groups, codes, 3)
     for level in range(2):
-        expected = naive_diversity(codebooks[level], groups[level], codes[:, level].tolist(), siblings[0][:, level].tolist())
+        expected = naive_diversity(
+            codebooks[level],
+            groups[level],
+            codes[:, level].tolist(),
+            siblings[0][:, level].tolist(),
+        )
         assert found[level].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_diversity_of_codewords_that_are_all_alike_and_of_tight_groups():
     groups, codes = (torch.arange(256) % 10).unsqueeze(0), torch.randint(256, (500, 1))
-    assert diversity_losses(torch.zeros(1, 256, 32), groups, codes, 10).item() == pytest.approx(math.log(255), abs=1e-5)
+    assert diversity_losses(torch.zeros(1, 256, 32), groups, codes, 10).item() == pytest.approx(
+        math.log(255), abs=1e-5
+    )
     centers = F.pad(torch.eye(10), (0, 22)) * 30
     tight = diversity_losses(centers[groups[0]].unsqueeze(0), groups, codes, 10).item()
     assert tight == pytest.approx(math.log(25), abs=0.05), "a sibling among some 25 equal ones"
@@ -115,7 +147,9 @@ def test_siblings_are_drawn_uniformly_and_never_the_code_itself():
     counts = torch.bincount(siblings.flatten(), minlength=10).double()
     assert has_sibling.all()
     assert counts.nonzero().flatten().tolist() == [1, 3, 6, 7]
-    assert ((counts[[1, 3, 6, 7]] - 25_000).square() / 25_000).sum() < 11.34  # chi squared, 3 degrees of freedom, p = 0.01
+    assert (
+        (counts[[1, 3, 6, 7]] - 25_000).square() / 25_000
+    ).sum() < 11.34  # chi squared, 3 degrees of freedom, p = 0.01
 
 
 def test_codes_alone_in_their_group_do_not_count():
@@ -125,7 +159,9 @@ def test_codes_alone_in_their_group_do_not_count():
     torch.manual_seed(2)
     alone = diversity_losses(codebooks, groups, torch.tensor([[2], [0]]), 2)
     torch.manual_seed(2)
-    assert alone.item() == pytest.approx(diversity_losses(codebooks, groups, torch.tensor([[2]]), 2).item(), abs=1e-6)
+    assert alone.item() == pytest.approx(
+        diversity_losses(codebooks, groups, torch.tensor([[2]]), 2).item(), abs=1e-6
+    )
     assert diversity_losses(codebooks, groups, torch.tensor([[0], [0]]), 2).item() == 0
 
 
@@ -138,14 +174,28 @@ def test_terms_and_their_weights(features, vectors):
     losses = tokenizer.regularized_losses(features, vectors)
     torch.manual_seed(4)
     levels = diversity_losses(tokenizer.codebooks, tokenizer.groups, batch.codes, 3)
-    assert list(losses) == ["reconstruction", "codebook", "commitment", "collaborative", "diversity"]
-    assert {name: losses[name].item() for name in batch.losses} == {name: loss.item() for name, loss in batch.losses.items()}
-    quantized = sum(F.embedding(code, codebook) for code, codebook in zip(batch.codes.T, tokenizer.codebooks))
-    assert losses["collaborative"].item() == pytest.approx(0.1 * collaborative_loss(quantized, vectors).item(), rel=1e-5)
+    assert list(losses) == [
+        "reconstruction",
+        "codebook",
+        "commitment",
+        "collaborative",
+        "diversity",
+    ]
+    assert {name: losses[name].item() for name in batch.losses} == {
+        name: loss.item() for name, loss in batch.losses.items()
+    }
+    quantized = sum(
+        F.embedding(code, codebook) for code, codebook in zip(batch.codes.T, tokenizer.codebooks)
+    )
+    assert losses["collaborative"].item() == pytest.approx(
+        0.1 * collaborative_loss(quantized, vectors).item(), rel=1e-5
+    )
     assert losses["diversity"].item() == pytest.approx(0.2 * levels.mean().item(), rel=1e-6)
     tokenizer.reduction = "sum"
     torch.manual_seed(4)
-    assert tokenizer.regularized_losses(features, vectors)["diversity"].item() == pytest.approx(0.2 * levels.sum().item(), rel=1e-6)
+    assert tokenizer.regularized_losses(features, vectors)["diversity"].item() == pytest.approx(
+        0.2 * levels.sum().item(), rel=1e-6
+    )
 
 
 def test_without_weights_it_is_the_rqvae(features, vectors):
@@ -154,7 +204,9 @@ def test_without_weights_it_is_the_rqvae(features, vectors):
         n_features=6, hidden_sizes=[8], code_dim=4, n_levels=3, codebook_size=12, commitment_weight=0.25, reduction="mean",
         residual_gradient="through", restart_every=0, kmeans_iterations=10,
     )  # fmt: skip
-    plain.load_state_dict({name: value for name, value in tokenizer.state_dict().items() if name != "groups"})
+    plain.load_state_dict(
+        {name: value for name, value in tokenizer.state_dict().items() if name != "groups"}
+    )
     for each in (tokenizer, plain):
         each.start(features, 3)
     tokenizer.regroup(0, 0)
@@ -164,7 +216,10 @@ def test_without_weights_it_is_the_rqvae(features, vectors):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("term, encoder, decoder, codebooks", [("collaborative", True, False, False), ("diversity", False, False, True)])
+@pytest.mark.parametrize(
+    "term, encoder, decoder, codebooks",
+    [("collaborative", True, False, False), ("diversity", False, False, True)],
+)
 def test_who_gets_a_gradient(features, vectors, term, encoder, decoder, codebooks):
     tokenizer = make_tokenizer()
     tokenizer.start(features, 0)
@@ -173,7 +228,9 @@ def test_who_gets_a_gradient(features, vectors, term, encoder, decoder, codebook
     tokenizer.regularized_losses(features, vectors.detach())[term].backward()
 
     def reached(parameters) -> bool:
-        return any(weight.grad is not None and bool(weight.grad.abs().sum() > 0) for weight in parameters)
+        return any(
+            weight.grad is not None and bool(weight.grad.abs().sum() > 0) for weight in parameters
+        )
 
     assert reached(tokenizer.encoder.parameters()) == encoder
     assert reached(tokenizer.decoder.parameters()) == decoder
@@ -182,7 +239,9 @@ def test_who_gets_a_gradient(features, vectors, term, encoder, decoder, codebook
 
 def test_diversity_moves_both_codeword_and_sibling():
     codebooks = torch.randn(1, 4, 3, requires_grad=True)
-    diversity_losses(codebooks, torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0]]), 2).sum().backward()
+    diversity_losses(
+        codebooks, torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0]]), 2
+    ).sum().backward()
     assert (codebooks.grad[0, [0, 1]] != 0).any(1).all()
     direction = -codebooks.grad[0, 1] @ codebooks[0, 0]
     assert direction > 0, "the sibling moves towards the codeword"
@@ -226,7 +285,10 @@ def test_groups_travel_with_the_weights(features):
 
 
 def test_groups_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="3 groups of 5 to 6 codewords hold 15 to 18, but there are 12: change n_groups or group_sizes"):
+    with pytest.raises(
+        ValueError,
+        match="3 groups of 5 to 6 codewords hold 15 to 18, but there are 12: change n_groups or group_sizes",
+    ):
         make_tokenizer(group_sizes=[5, 6])
 
 
@@ -251,10 +313,14 @@ def test_matching_gives_equal_items_codes_of_their_own(features):
     assert len(codes.unique(dim=0)) == 44 > len(plain.unique(dim=0))
     assert len(codes[equal, :2].unique(dim=0)) == 1
     latent = tokenizer.encoder(features[:1])
-    residual = latent - sum(codebook[code] for codebook, code in zip(tokenizer.codebooks[:2], codes[0, :2]))
+    residual = latent - sum(
+        codebook[code] for codebook, code in zip(tokenizer.codebooks[:2], codes[0, :2])
+    )
     distances = (residual - tokenizer.codebooks[2]).square().sum(1)
     bucket = (plain[:, :2] == plain[0, :2]).all(1).sum()
-    assert bucket > 5 or sorted(codes[equal, 2].tolist()) == sorted(distances.argsort()[:5].tolist())
+    assert bucket > 5 or sorted(codes[equal, 2].tolist()) == sorted(
+        distances.argsort()[:5].tolist()
+    )
     alone = [row for row in range(44) if ((plain[:, :2] == plain[row, :2]).all(1).sum() == 1)]
     assert alone and torch.equal(codes[alone], plain[alone])
 
@@ -264,7 +330,9 @@ def test_equal_codes_are_left_to_the_counter(features):
     tokenizer = make_tokenizer(collision_repair="counter")
     tokenizer.start(features, 0)
     codes = tokenizer.encode(features)
-    assert torch.equal(codes, RQVAE.encode(tokenizer, features)) and torch.equal(codes[0], codes[-1])
+    assert torch.equal(codes, RQVAE.encode(tokenizer, features)) and torch.equal(
+        codes[0], codes[-1]
+    )
 
 
 def test_sinkhorn_repair_separates_what_differs_and_no_more():
@@ -279,7 +347,9 @@ def test_sinkhorn_repair_separates_what_differs_and_no_more():
     assert len(repaired[:3].unique(dim=0)) == 3
     distances = torch.cdist(points[:3] - codebooks[0, 0], codebooks[1]).square()
     assert torch.equal(repaired[:3, 1], sinkhorn_codes(distances, 0.003))
-    assert torch.equal(repaired[3], repaired[4]), "equal items stay together, as in the released code"
+    assert torch.equal(repaired[3], repaired[4]), (
+        "equal items stay together, as in the released code"
+    )
     assert codes[0].tolist() == [0, 7], "the given codes stay"
     tokenizer = make_tokenizer(collision_repair="sinkhorn", codebook_size=12)
     points = torch.randn(60, 6)

@@ -45,8 +45,18 @@ GOLDEN_CODES = {
 @pytest.mark.parametrize("preset", ["ours", "released"])
 def test_golden_losses(fixed_model, five_steps_an_epoch, make_batch, preset):
     """Twenty steps on fixed data, ten of each stage, corrected and with the released code's quirks."""
-    quirks = {"residual_gradient": "blocked", "last_level": "sinkhorn", "collision_repair": "sinkhorn", "counter_size": 10}
-    settings = {"generation_temperature": 0.7, "warmup_epochs": 0.5, "regroup_every": 1, **(quirks if preset == "released" else {})}
+    quirks = {
+        "residual_gradient": "blocked",
+        "last_level": "sinkhorn",
+        "collision_repair": "sinkhorn",
+        "counter_size": 10,
+    }
+    settings = {
+        "generation_temperature": 0.7,
+        "warmup_epochs": 0.5,
+        "regroup_every": 1,
+        **(quirks if preset == "released" else {}),
+    }
     model = fixed_model("LETTER", {"text": (0.3, 6), "cf": (1.1, 4)}, cf_length=None, **settings)
     torch.manual_seed(1)
     tokenizer, recommender = model.stages()
@@ -68,24 +78,45 @@ def test_a_whole_run(small_settings, caplog):
     assert "cf: vectors of 10 of 10 items, mean length" in caplog.text
     losses = [line for line in caplog.messages if line.startswith("stage tokenizer epoch")]
     assert len(losses) == 4 and all(f"{term} " in line for line in losses for term in TERMS)
-    assert any(line.startswith("codes: ") and "shared theirs; matching gave other codes to" in line for line in caplog.messages)
+    assert any(
+        line.startswith("codes: ") and "shared theirs; matching gave other codes to" in line
+        for line in caplog.messages
+    )
 
 
 @pytest.mark.parametrize(
     "changes, left_out",
-    [({"collaborative_weight": 0}, "collaborative"), ({"diversity_weight": 0}, "diversity"), ({"residual_gradient": "blocked"}, None)],
+    [
+        ({"collaborative_weight": 0}, "collaborative"),
+        ({"diversity_weight": 0}, "diversity"),
+        ({"residual_gradient": "blocked"}, None),
+    ],
 )
 def test_ablations_run(small_settings, caplog, changes, left_out):
     with caplog.at_level("INFO"):
         run("LETTER", config_dict={**small_settings("LETTER"), "epochs": 1, **changes})
     losses = [line for line in caplog.messages if line.startswith("stage tokenizer epoch")]
     terms = [term for term in TERMS if term != left_out]
-    assert losses and all([f"{term} " in line for term in TERMS] == [term in terms for term in TERMS] for line in losses)
+    assert losses and all(
+        [f"{term} " in line for term in TERMS] == [term in terms for term in TERMS]
+        for line in losses
+    )
 
 
 def test_the_released_way_of_collisions_runs(small_settings):
-    changes = {"last_level": "sinkhorn", "collision_repair": "sinkhorn", "counter_size": 10, "beam_temperature": "one", "epochs": 1}
-    assert run("LETTER", config_dict={**small_settings("LETTER"), **changes})["semantic_ids"]["collisions_after"] == 0
+    changes = {
+        "last_level": "sinkhorn",
+        "collision_repair": "sinkhorn",
+        "counter_size": 10,
+        "beam_temperature": "one",
+        "epochs": 1,
+    }
+    assert (
+        run("LETTER", config_dict={**small_settings("LETTER"), **changes})["semantic_ids"][
+            "collisions_after"
+        ]
+        == 0
+    )
 
 
 class Killed(Exception):
@@ -112,23 +143,37 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(small_settings, monkeyp
     result = run("LETTER", config_dict=settings, command_line=["--resume=auto"])
     for part in ("test_result", "best_valid_result", "semantic_ids"):
         assert result[part] == undisturbed[part]
-    weights = [torch.load(each["checkpoint"], weights_only=True)["state_dict"] for each in (result, undisturbed)]
+    weights = [
+        torch.load(each["checkpoint"], weights_only=True)["state_dict"]
+        for each in (result, undisturbed)
+    ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
 def test_a_loaded_model_needs_neither_teacher_nor_file(small_settings, tmp_path, monkeypatch):
     result = run("LETTER", config_dict=small_settings("LETTER"))
     shutil.rmtree("saved/teacher")
-    monkeypatch.setattr("recbole_genrec.model.letter.letter.read_feature", lambda *given: pytest.fail("features were made"))
+    monkeypatch.setattr(
+        "recbole_genrec.model.letter.letter.read_feature",
+        lambda *given: pytest.fail("features were made"),
+    )
     config, network, *_, test_data = load(result["checkpoint"])
-    assert dict(create_trainer(config, network).evaluate(test_data, load_best_model=False)) == dict(result["test_result"])
+    assert dict(create_trainer(config, network).evaluate(test_data, load_best_model=False)) == dict(
+        result["test_result"]
+    )
     assert cli.main(["ids", result["checkpoint"], "--out", "ids.json"]) == 0
-    given = {**small_settings("LETTER"), "semantic_ids_file": "ids.json", "item_features": {"text": "lost.npy"}}
+    given = {
+        **small_settings("LETTER"),
+        "semantic_ids_file": "ids.json",
+        "item_features": {"text": "lost.npy"},
+    }
     second = run("LETTER", config_dict=given)
     Path("ids.json").unlink()
     config, again, *_, test_data = load(second["checkpoint"])
     assert torch.equal(again.semantic_ids.codes, network.semantic_ids.codes)
-    assert dict(create_trainer(config, again).evaluate(test_data, load_best_model=False)) == dict(second["test_result"])
+    assert dict(create_trainer(config, again).evaluate(test_data, load_best_model=False)) == dict(
+        second["test_result"]
+    )
 
 
 @pytest.mark.parametrize("style", ["own", "letter"])
@@ -146,11 +191,18 @@ def test_ids_go_out_and_come_in_again(small_settings, capsys, style, model, coun
     rows = content["ids"] if style == "own" else content
     assert sorted(rows) == sorted(f"i{item}" for item in range(1, 11))
     assert all(len(row) == (4 if counter_size else 3) for row in rows.values())
-    arguments = [f"--{key}={value}" for key, value in small_settings(model).items() if key != "counter_size"]
+    arguments = [
+        f"--{key}={value}" for key, value in small_settings(model).items() if key != "counter_size"
+    ]
     assert main([f"--model={model}", *arguments, *told[1].split()[1:]]) == 0
-    newest = max(Path("saved").glob(f"{model}-tiny-*[0-9].pth"), key=lambda file: file.stat().st_mtime_ns)
+    newest = max(
+        Path("saved").glob(f"{model}-tiny-*[0-9].pth"), key=lambda file: file.stat().st_mtime_ns
+    )
     assert str(newest) != result["checkpoint"]
-    first, second = (torch.load(file, weights_only=True)["state_dict"]["semantic_ids.codes"] for file in (result["checkpoint"], newest))
+    first, second = (
+        torch.load(file, weights_only=True)["state_dict"]["semantic_ids.codes"]
+        for file in (result["checkpoint"], newest)
+    )
     assert torch.equal(first, second)
 
 
@@ -158,7 +210,10 @@ def test_what_cannot_be_written_is_refused(small_settings, capsys, monkeypatch):
     assert cli.main(["ids", "lost.pth", "--out", "ids.json"]) == 2
     assert "'lost.pth' does not exist" in capsys.readouterr().err
     assert cli.main(["ids", "lost.pth"]) == 2
-    assert capsys.readouterr().err == "the following arguments are required: --out: see recbole-genrec ids --help\n"
+    assert (
+        capsys.readouterr().err
+        == "the following arguments are required: --out: see recbole-genrec ids --help\n"
+    )
     save = GenRecTrainer._save_progress
 
     def save_once(trainer, *given):

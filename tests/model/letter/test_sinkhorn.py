@@ -11,7 +11,9 @@ def released(distances: np.ndarray, temperature: float, dtype) -> np.ndarray:
     """The released code of LETTER, line by line, in numpy."""
     largest, smallest = distances.max(), distances.min()
     middle = (largest + smallest) / 2
-    q = np.exp(-((distances - middle) / (largest - middle + 1e-5)).astype(dtype) / dtype(temperature))
+    q = np.exp(
+        -((distances - middle) / (largest - middle + 1e-5)).astype(dtype) / dtype(temperature)
+    )
     n_rows, n_codes = q.shape
     q /= q.sum()
     for _ in range(50):
@@ -27,7 +29,9 @@ def test_codes_are_used_alike(temperature):
     distances = torch.tensor([[0.0, 1.0], [0.2, 1.0], [0.5, 1.0], [0.9, 1.0]])
     assert distances.argmin(1).tolist() == [0, 0, 0, 0]
     assert sinkhorn_codes(distances, temperature).tolist() == [0, 0, 1, 1]
-    torch.testing.assert_close(sinkhorn_plan(distances, temperature).sum(0), torch.tensor([2.0, 2.0]))
+    torch.testing.assert_close(
+        sinkhorn_plan(distances, temperature).sum(0), torch.tensor([2.0, 2.0])
+    )
 
 
 def test_plan_is_that_of_the_released_code():

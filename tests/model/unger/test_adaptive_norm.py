@@ -24,7 +24,10 @@ def test_scale_and_shift_depend_on_the_input():
         norm.modulation.weight.copy_(torch.tensor([[1.0, 0], [0, 0], [0, 0], [0, 2.0]]))
         norm.modulation.bias.copy_(torch.tensor([0.0, 0.5, 0.25, 0.0]))
     first, second = 3.0, 1.0  # normed: 1, -1
-    scale, shift = [first / (1 + 2.718281828**-first), 0.5], [0.25, 2 * second / (1 + 2.718281828**-second)]
+    scale, shift = (
+        [first / (1 + 2.718281828**-first), 0.5],
+        [0.25, 2 * second / (1 + 2.718281828**-second)],
+    )
     expected = [(1 + scale[0]) * 1 + shift[0], (1 + scale[1]) * -1 + shift[1]]
     assert norm(torch.tensor([[first, second]]))[0].tolist() == pytest.approx(expected, abs=1e-4)
 
@@ -35,6 +38,10 @@ def test_adaption_is_linear_norm_relu_linear(norm, normed):
     layer, features = ModalityAdaption(6, 8, 3, norm), torch.randn(4, 6)
     hidden = features @ layer.widen.weight.T + layer.widen.bias
     hidden = F.layer_norm(hidden, (8,)) if normed else hidden
-    torch.testing.assert_close(layer(features), hidden.clamp(min=0) @ layer.narrow.weight.T + layer.narrow.bias)
+    torch.testing.assert_close(
+        layer(features), hidden.clamp(min=0) @ layer.narrow.weight.T + layer.narrow.bias
+    )
     n_outer, n_modulation = 6 * 8 + 8 + 8 * 3 + 3, 8 * 16 + 16
-    assert sum(weight.numel() for weight in layer.parameters()) == n_outer + (n_modulation if norm == "adaptive" else 0)
+    assert sum(weight.numel() for weight in layer.parameters()) == n_outer + (
+        n_modulation if norm == "adaptive" else 0
+    )

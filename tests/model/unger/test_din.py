@@ -13,7 +13,9 @@ CANDIDATES = torch.tensor([[2, 7], [1, 8], [3, 9]])
 def make_din():
     def make(scorer="mlp", windows=(2, 1, 1), **settings) -> DIN:
         torch.manual_seed(0)
-        given = dict(n_items=10, size=4, attention_hidden_sizes=[6, 3], scorer_hidden_sizes=[5], dropout=0.0)
+        given = dict(
+            n_items=10, size=4, attention_hidden_sizes=[6, 3], scorer_hidden_sizes=[5], dropout=0.0
+        )
         din = DIN(scorer=scorer, windows=list(windows), **{**given, **settings})
         for weight in din.parameters():
             torch.nn.init.normal_(weight, std=0.5)
@@ -27,13 +29,19 @@ def make_din():
 
 def score_by_hand(din: DIN, history: list[int], candidate: int, windows: list[int]) -> float:
     """One pair, with the concatenated first layer and a loop over the history; eval mode."""
-    e_v, table, groups = din.table.weight[candidate], din.table.weight, [torch.zeros(4) for _ in windows]
+    e_v, table, groups = (
+        din.table.weight[candidate],
+        din.table.weight,
+        [torch.zeros(4) for _ in windows],
+    )
     ends = torch.tensor(windows).flip(0).cumsum(0).tolist()
     for recency, item in enumerate(reversed(history)):
         e_t = table[item]
         hidden = din.attention.first(torch.cat((e_v, e_t, e_v - e_t, e_v * e_t)))
         weight = din.attention.rest(hidden.unsqueeze(0))[0, 0]
-        window = next((len(windows) - 1 - place for place, end in enumerate(ends) if recency < end), 0)
+        window = next(
+            (len(windows) - 1 - place for place, end in enumerate(ends) if recency < end), 0
+        )
         groups[window] = groups[window] + weight * e_t
     if din.scorer == "dot":
         return (din.score(torch.cat(groups)) @ e_v).item()
@@ -46,14 +54,21 @@ def test_scores_equal_the_formula_pair_by_pair(make_din, scorer, windows):
     """Also where the history is longer than all windows: its oldest items belong to the first."""
     din = make_din(scorer, windows)
     histories = [[item for item in row if item] for row in HISTORIES.tolist()]
-    expected = [[score_by_hand(din, history, item, list(windows)) for item in row] for history, row in zip(histories, CANDIDATES.tolist())]
-    torch.testing.assert_close(din(HISTORIES, CANDIDATES), torch.tensor(expected), atol=1e-5, rtol=1e-4)
+    expected = [
+        [score_by_hand(din, history, item, list(windows)) for item in row]
+        for history, row in zip(histories, CANDIDATES.tolist())
+    ]
+    torch.testing.assert_close(
+        din(HISTORIES, CANDIDATES), torch.tensor(expected), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_only_one_window_is_blind_to_order(make_din):
     shuffled = HISTORIES.clone()
     shuffled[0] = HISTORIES[0, [4, 2, 0, 1, 3]]
-    torch.testing.assert_close(make_din(windows=[20])(shuffled, CANDIDATES), make_din(windows=[20])(HISTORIES, CANDIDATES))
+    torch.testing.assert_close(
+        make_din(windows=[20])(shuffled, CANDIDATES), make_din(windows=[20])(HISTORIES, CANDIDATES)
+    )
     windows = make_din()
     assert (windows(shuffled, CANDIDATES) - windows(HISTORIES, CANDIDATES))[0].abs().max() > 1e-3
 
@@ -61,7 +76,10 @@ def test_only_one_window_is_blind_to_order(make_din):
 @pytest.mark.parametrize("training", [True, False])
 def test_more_padding_changes_nothing(make_din, training):
     """Not even batch statistics, in which padding has no part."""
-    din, wide = make_din().train(training), torch.cat((HISTORIES, torch.zeros(3, 4, dtype=torch.long)), dim=1)
+    din, wide = (
+        make_din().train(training),
+        torch.cat((HISTORIES, torch.zeros(3, 4, dtype=torch.long)), dim=1),
+    )
     scores = din(HISTORIES, CANDIDATES)
     with torch.no_grad():
         din.table.weight[0] = 100.0

@@ -34,7 +34,9 @@ def test_next_item_loss_of_equal_scores_is_that_of_the_catalogue(make_integratio
     module = make_integration()
     for weight in module.din.score[-1].parameters():
         torch.nn.init.zeros_(weight)
-    assert module.losses(HISTORIES, TARGETS, torch.randn(12, 5))["next_item"].item() == pytest.approx(math.log(11), abs=1e-5)
+    assert module.losses(HISTORIES, TARGETS, torch.randn(12, 5))[
+        "next_item"
+    ].item() == pytest.approx(math.log(11), abs=1e-5)
 
 
 def test_alignment_sees_an_item_once(make_integration):
@@ -43,16 +45,18 @@ def test_alignment_sees_an_item_once(make_integration):
     losses = module.losses(HISTORIES, TARGETS, features)
     assert list(losses) == ["next_item", "alignment"]
     torch.testing.assert_close(losses["alignment"], expected)
-    assert make_integration(alignment_weight=0.3).losses(HISTORIES, TARGETS, features)["alignment"].item() == pytest.approx(
-        0.3 * expected.item(), rel=1e-5
-    )
+    assert make_integration(alignment_weight=0.3).losses(HISTORIES, TARGETS, features)[
+        "alignment"
+    ].item() == pytest.approx(0.3 * expected.item(), rel=1e-5)
 
 
 def test_repeated_targets_with_equal_vectors_leave_log_two(make_integration):
     """Three rows, two items: two anchors and no false negative."""
     module = make_integration()
     torch.nn.init.ones_(module.table)
-    assert module.losses(HISTORIES, TARGETS, torch.ones(12, 5))["alignment"].item() == pytest.approx(math.log(2), abs=1e-6)
+    assert module.losses(HISTORIES, TARGETS, torch.ones(12, 5))[
+        "alignment"
+    ].item() == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_extra_items_align_what_is_no_target(make_integration):
@@ -62,11 +66,17 @@ def test_extra_items_align_what_is_no_target(make_integration):
     assert moved.tolist() == [False] + [True] * 11, "all items, never padding"
 
 
-@pytest.mark.parametrize("setting, change", [("alignment_similarity", "dot"), ("alignment_temperature", 0.1), ("adaption_norm", "none")])
+@pytest.mark.parametrize(
+    "setting, change",
+    [("alignment_similarity", "dot"), ("alignment_temperature", 0.1), ("adaption_norm", "none")],
+)
 def test_settings_of_the_alignment_are_read(make_integration, setting, change):
     features = torch.randn(12, 5)
     first, second = make_integration(), make_integration(**{setting: change})
-    values = [module.losses(HISTORIES, TARGETS, features)["alignment"].item() for module in (first, second)]
+    values = [
+        module.losses(HISTORIES, TARGETS, features)["alignment"].item()
+        for module in (first, second)
+    ]
     assert abs(values[0] - values[1]) > 1e-3
 
 
@@ -79,9 +89,13 @@ def test_who_gets_gradients(make_integration):
     assert all(weight.grad is None for weight in module.adaption.parameters())
     losses["alignment"].backward()
     assert all(weight.grad is not None for weight in module.adaption.parameters())
-    assert list(make_integration(alignment_weight=0).losses(HISTORIES, TARGETS, features)) == ["next_item"]
+    assert list(make_integration(alignment_weight=0).losses(HISTORIES, TARGETS, features)) == [
+        "next_item"
+    ]
     plain = make_integration(n_features=0)
-    assert plain.adaption is None and list(plain.losses(HISTORIES, TARGETS, features)) == ["next_item"]
+    assert plain.adaption is None and list(plain.losses(HISTORIES, TARGETS, features)) == [
+        "next_item"
+    ]
 
 
 def test_mean_and_concatenation(make_integration):
@@ -96,12 +110,17 @@ def test_mean_and_concatenation(make_integration):
     centered = features[1:] - features[1:].mean(0)
     left, sizes, _ = torch.linalg.svd(centered, full_matrices=False)
     components = F.normalize(left[:, :2] * sizes[:2], dim=1)
-    torch.testing.assert_close(joined[1:, :2] @ joined[1:, :2].T, components @ components.T, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        joined[1:, :2] @ joined[1:, :2].T, components @ components.T, atol=1e-4, rtol=0
+    )
 
 
 def test_recall_counts_targets_among_the_first_of_the_catalogue(make_integration, monkeypatch):
     module = make_integration().eval()
-    rows = {"history": torch.randint(0, 12, (150, 5)).sort(1, descending=True).values, "target": torch.randint(1, 12, (150,))}
+    rows = {
+        "history": torch.randint(0, 12, (150, 5)).sort(1, descending=True).values,
+        "target": torch.randint(1, 12, (150,)),
+    }
     rows["history"][:, 0] = 1
     rows["length"] = (rows["history"] > 0).sum(1)
 
@@ -110,11 +129,17 @@ def test_recall_counts_targets_among_the_first_of_the_catalogue(make_integration
             return 150
 
         def __getitem__(self, index):
-            return super().__getitem__(index) if isinstance(index, str) else {name: values[index] for name, values in self.items()}
+            return (
+                super().__getitem__(index)
+                if isinstance(index, str)
+                else {name: values[index] for name, values in self.items()}
+            )
 
     scores = module.din(rows["history"], torch.arange(1, 12).expand(150, -1))
     ranks = (scores >= scores.gather(1, rows["target"][:, None] - 1)).sum(1)
     for k in (1, 4):
         expected = (ranks <= k).float().mean().item()
         assert 0 < expected < 1
-        assert module.recall(Rows(rows), ("history", "length", "target"), k) == pytest.approx(expected)
+        assert module.recall(Rows(rows), ("history", "length", "target"), k) == pytest.approx(
+            expected
+        )

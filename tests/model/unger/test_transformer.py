@@ -6,8 +6,12 @@ from torch import nn
 
 from recbole_genrec.model.unger.transformer import Transformer, TransformerSize
 
-SIZES = dict(hidden_size=12, inner_size=20, n_encoder_layers=1, n_decoder_layers=2, n_heads=3, head_size=4)
-SIZES.update(hidden_dropout_prob=0.0, attn_dropout_prob=0.0, n_source_positions=6, n_target_positions=5)
+SIZES = dict(
+    hidden_size=12, inner_size=20, n_encoder_layers=1, n_decoder_layers=2, n_heads=3, head_size=4
+)
+SIZES.update(
+    hidden_dropout_prob=0.0, attn_dropout_prob=0.0, n_source_positions=6, n_target_positions=5
+)
 
 
 @pytest.fixture
@@ -30,11 +34,23 @@ def copied_attention(ours, theirs: nn.MultiheadAttention) -> None:
 def twin(ours, crosses: bool) -> nn.Module:
     """torch's layer with our weights; both have their norms after the blocks."""
     kind = nn.TransformerDecoderLayer if crosses else nn.TransformerEncoderLayer
-    layer = kind(12, 3, dim_feedforward=20, dropout=0.0, activation="relu", batch_first=True, norm_first=False)
+    layer = kind(
+        12,
+        3,
+        dim_feedforward=20,
+        dropout=0.0,
+        activation="relu",
+        batch_first=True,
+        norm_first=False,
+    )
     copied_attention(ours.self_attention, layer.self_attn)
     layer.linear1.load_state_dict(ours.widen.state_dict())
     layer.linear2.load_state_dict(ours.narrow.state_dict())
-    norms = [ours.self_norm, ours.cross_norm, ours.feed_norm] if crosses else [ours.self_norm, ours.feed_norm]
+    norms = (
+        [ours.self_norm, ours.cross_norm, ours.feed_norm]
+        if crosses
+        else [ours.self_norm, ours.feed_norm]
+    )
     for number, norm in enumerate(norms, start=1):
         getattr(layer, f"norm{number}").load_state_dict(norm.state_dict())
     if crosses:
@@ -43,13 +59,20 @@ def twin(ours, crosses: bool) -> nn.Module:
 
 
 def test_equals_torchs_post_norm_layers(transformer):
-    source, target, mask = torch.randn(2, 5, 12), torch.randn(2, 4, 12), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+    source, target, mask = (
+        torch.randn(2, 5, 12),
+        torch.randn(2, 4, 12),
+        torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool(),
+    )
     recency = torch.tensor([[4, 3, 2, 1, 0], [2, 1, 0, 0, 0]])
     states = transformer.encoder_norm(source + transformer.encoder_positions(recency))
     memory = twin(transformer.encoder[0], False)(states, src_key_padding_mask=~mask)
     ours = transformer.encode(source, mask)
     torch.testing.assert_close(ours[mask], memory[mask], atol=1e-5, rtol=1e-4)
-    states, future = transformer.decoder_norm(target + transformer.decoder_positions(torch.arange(4))), torch.ones(4, 4).triu(1).bool()
+    states, future = (
+        transformer.decoder_norm(target + transformer.decoder_positions(torch.arange(4))),
+        torch.ones(4, 4).triu(1).bool(),
+    )
     for layer in transformer.decoder:
         states = twin(layer, True)(states, ours, tgt_mask=future, memory_key_padding_mask=~mask)
     torch.testing.assert_close(transformer.decode(target, ours, mask), states, atol=1e-5, rtol=1e-4)
@@ -69,10 +92,16 @@ def test_positions_count_from_the_newest_token(transformer):
 
 def test_padding_is_invisible(transformer):
     source, target = torch.randn(1, 3, 12), torch.randn(1, 4, 12)
-    wide, mask = torch.cat((source, 9 * torch.randn(1, 3, 12)), dim=1), torch.tensor([[1, 1, 1, 0, 0, 0]]).bool()
+    wide, mask = (
+        torch.cat((source, 9 * torch.randn(1, 3, 12)), dim=1),
+        torch.tensor([[1, 1, 1, 0, 0, 0]]).bool(),
+    )
     memory, wide_memory = transformer.encode(source, mask[:, :3]), transformer.encode(wide, mask)
     torch.testing.assert_close(wide_memory[:, :3], memory)
-    torch.testing.assert_close(transformer.decode(target, wide_memory, mask), transformer.decode(target, memory, mask[:, :3]))
+    torch.testing.assert_close(
+        transformer.decode(target, wide_memory, mask),
+        transformer.decode(target, memory, mask[:, :3]),
+    )
 
 
 def test_states_do_not_see_later_targets(transformer):
@@ -108,7 +137,9 @@ def test_steps_of_beams_equal_teacher_forcing(transformer):
 
 def test_dropout_acts_in_training_only():
     torch.manual_seed(0)
-    module = Transformer(TransformerSize(**{**SIZES, "hidden_dropout_prob": 0.5, "attn_dropout_prob": 0.5}))
+    module = Transformer(
+        TransformerSize(**{**SIZES, "hidden_dropout_prob": 0.5, "attn_dropout_prob": 0.5})
+    )
     source, mask = torch.randn(1, 4, 12), torch.ones(1, 4).bool()
     assert not torch.equal(module.encode(source, mask), module.encode(source, mask))
     module.eval()

@@ -25,21 +25,29 @@ def test_a_stage_changes_what_it_names_and_nothing_else(make_experiment, monkeyp
     """Bit by bit, batch statistics and codes included; and of what it trains nothing stays as it was."""
     config, model, train, valid, _ = make_experiment("UNGER", alignment_extra_items=50)
     states, run_stage = [], GenRecTrainer._finish
-    monkeypatch.setattr(GenRecTrainer, "_finish", lambda trainer, stage: (run_stage(trainer, stage), states.append(state(model))))
+    monkeypatch.setattr(
+        GenRecTrainer,
+        "_finish",
+        lambda trainer, stage: (run_stage(trainer, stage), states.append(state(model))),
+    )
     states.append(state(model))
     create_trainer(config, model).fit(train, valid)
     for before, after, expected in zip(states, states[1:], CHANGES):
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         assert {name.split(".")[0] for name in changed} == expected
         if expected == GENERATOR:
-            names = {name for name, _ in model.named_parameters() if name.split(".")[0] in GENERATOR}
+            names = {
+                name for name, _ in model.named_parameters() if name.split(".")[0] in GENERATOR
+            }
             assert names == changed
     assert not states[0]["integrated"].any() and states[-1]["integrated"][1:].any()
 
 
 def test_the_best_epoch_of_the_first_stage_is_what_codes_are_made_of(make_experiment, monkeypatch):
     """Its recall, here given, is the largest in the second of four epochs; then two worse ones end it."""
-    config, model, train, valid, _ = make_experiment("UNGER", integration_epochs=9, integration_stopping_step=1)
+    config, model, train, valid, _ = make_experiment(
+        "UNGER", integration_epochs=9, integration_stopping_step=1
+    )
     scores, tables = iter([0.1, 0.3, 0.2, 0.1, 0.9]), []
 
     def recall(valid_data) -> float:
@@ -56,13 +64,15 @@ def test_the_best_epoch_of_the_first_stage_is_what_codes_are_made_of(make_experi
 
 
 def test_the_first_stage_is_validated_by_recall_of_the_same_users(make_experiment):
-    config, model, _, valid, _ = make_experiment("UNGER", topk=[3, 5])
+    _config, model, _, valid, _ = make_experiment("UNGER", topk=[3, 5])
     model.eval()
     assert model._recall(valid) == model._recall(valid)
     rows = valid.dataset.inter_feat
     every = make_experiment("UNGER", integration_valid_users=99).model.eval()
     ranked = every.integration.din.rank(rows["item_id_list"], 5)
-    assert every._recall(valid) == pytest.approx((ranked == rows["item_id"][:, None]).any(1).float().mean().item())
+    assert every._recall(valid) == pytest.approx(
+        (ranked == rows["item_id"][:, None]).any(1).float().mean().item()
+    )
 
 
 @pytest.mark.parametrize("n_saves", [1, 3, 5])
@@ -86,5 +96,8 @@ def test_a_killed_run_goes_on(small_settings, monkeypatch, n_saves):
     assert resumed["checkpoint"] == saves[0].replace(".resume.pth", ".pth")
     for part in ("test_result", "best_valid_result", "best_valid_score", "semantic_ids"):
         assert resumed[part] == undisturbed[part]
-    first, second = (load_checkpoint(result["checkpoint"], "cpu")["state_dict"] for result in (resumed, undisturbed))
+    first, second = (
+        load_checkpoint(result["checkpoint"], "cpu")["state_dict"]
+        for result in (resumed, undisturbed)
+    )
     assert all(torch.equal(first[name], second[name]) for name in second)

@@ -22,7 +22,9 @@ def test_soft_embeddings_are_expected_tokens(make_model):
     scattered = torch.zeros(5, 3, 23)
     for level in range(3):
         scattered[:, level, 1 + 4 * level : 5 + 4 * level] = probabilities[:, level]
-    torch.testing.assert_close(model.soft_embeddings(probabilities), scattered @ model.token_table.weight)
+    torch.testing.assert_close(
+        model.soft_embeddings(probabilities), scattered @ model.token_table.weight
+    )
     codes = torch.randint(4, (5, 3))
     lookup = model.token_table(1 + 4 * torch.arange(3) + codes)
     assert torch.equal(model.soft_embeddings(torch.nn.functional.one_hot(codes, 4).float()), lookup)
@@ -33,7 +35,12 @@ def test_at_a_low_temperature_histories_enter_as_their_hard_tokens(make_model):
     model.tokenizer.temperature.fill_(1e-7)
     model.refresh_semantic_ids()
     tokens = model.semantic_ids.tokens[torch.tensor([2, 9])][:, :3].flatten()
-    torch.testing.assert_close(model.train().embed_history(torch.tensor([[2, 9]]))[0], model.token_table(tokens), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        model.train().embed_history(torch.tensor([[2, 9]]))[0],
+        model.token_table(tokens),
+        atol=1e-4,
+        rtol=0,
+    )
 
 
 def test_cached_item_embeddings_equal_the_training_path(make_model, make_batch):
@@ -44,7 +51,10 @@ def test_cached_item_embeddings_equal_the_training_path(make_model, make_batch):
     with torch.no_grad():
         torch.testing.assert_close(model.embed_history(histories), live)
         assert model.item_embeddings is not None
-        cached, batch = model.predict(make_batch(HISTORIES, TARGETS)), make_batch(HISTORIES, TARGETS)
+        cached, batch = (
+            model.predict(make_batch(HISTORIES, TARGETS)),
+            make_batch(HISTORIES, TARGETS),
+        )
         torch.testing.assert_close(model.train().predict(batch), cached)
 
 
@@ -70,7 +80,9 @@ def test_a_frozen_tokenizer_encodes_once(make_model, make_batch):
         return weight.grad.clone()
 
     expected = gradient()
-    model.tokenizer.encoder.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    model.tokenizer.encoder.register_forward_hook(
+        lambda module, inputs, output: rows.append(len(output))
+    )
     with training_only(model, model.stages()[2].groups):
         torch.testing.assert_close(gradient(), expected)
         torch.testing.assert_close(gradient(), expected)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -55,7 +56,9 @@ def test_equals_softmax_of_distances_along_the_soft_path():
     for level, codebook in enumerate(model.codebooks.double()):
         distances = (residual[:, None] - codebook).square().sum(-1)
         expected = (-distances / 0.3).softmax(-1)
-        torch.testing.assert_close(soft.probabilities[:, level].double(), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            soft.probabilities[:, level].double(), expected, atol=1e-5, rtol=1e-4
+        )
         assert torch.equal(soft.codes[:, level], distances.argmin(-1))
         residual = residual - expected @ codebook
     torch.testing.assert_close(soft.quantized.double(), latent - residual, atol=1e-5, rtol=1e-5)
@@ -86,8 +89,11 @@ def test_high_temperature_is_uniform():
 
 def test_entropy_of_the_first_level_grows_with_temperature():
     model, latent = tokenizer(), torch.randn(20, 4)
-    entropies = [entropy(model.quantize(latent, t).probabilities[:, 0]) for t in (0.001, 0.01, 0.1, 1.0, 10.0)]
-    assert all((hotter >= colder - 1e-6).all() for colder, hotter in zip(entropies, entropies[1:]))
+    entropies = [
+        entropy(model.quantize(latent, t).probabilities[:, 0])
+        for t in (0.001, 0.01, 0.1, 1.0, 10.0)
+    ]
+    assert all((hotter >= colder - 1e-6).all() for colder, hotter in itertools.pairwise(entropies))
     assert (entropies[-1] > entropies[0] + 0.1).all()
 
 
@@ -113,9 +119,12 @@ def test_constant_added_to_all_distances_changes_nothing():
     model = tokenizer(n_levels=1, code_dim=4)
     model.codebooks.data[..., 3] = 0
     latent = torch.randn(20, 4)
-    # The last coordinate is alike in all codewords: it adds the same amount to every distance of a row.
+    # The last coordinate is alike in all codewords: it adds the same amount to every distance of a
+    # row.
     moved = latent + torch.tensor([0.0, 0.0, 0.0, 3.0])
-    torch.testing.assert_close(model.quantize(latent).probabilities, model.quantize(moved).probabilities)
+    torch.testing.assert_close(
+        model.quantize(latent).probabilities, model.quantize(moved).probabilities
+    )
 
 
 def test_codes_of_encode_are_those_of_training():
@@ -154,8 +163,12 @@ def test_losses_by_hand():
     model, batch = tokenizer(), features()
     losses = model.losses(batch)
     soft = model.quantize(model.encoder(batch))
-    torch.testing.assert_close(losses["reconstruction"], (model.decoder(soft.quantized) - batch).square().mean())
-    torch.testing.assert_close(losses["reconstruction"], (model.reconstruct(batch) - batch).square().mean())
+    torch.testing.assert_close(
+        losses["reconstruction"], (model.decoder(soft.quantized) - batch).square().mean()
+    )
+    torch.testing.assert_close(
+        losses["reconstruction"], (model.reconstruct(batch) - batch).square().mean()
+    )
     usage = soft.probabilities.mean(dim=0)
     torch.testing.assert_close(losses["uniformity"], -0.5 * entropy(usage).mean())
 
@@ -173,7 +186,8 @@ def test_uniformity_values():
     assert codeword_uniformity(uniform).item() == pytest.approx(-math.log(256), abs=1e-6)
     assert codeword_uniformity(balanced).item() == pytest.approx(-math.log(256), abs=1e-6)
     assert codeword_uniformity(balanced[:1].expand(9, -1, -1)).item() == pytest.approx(0, abs=1e-6)
-    # Two items on the same of four codes at one level, on different codes at the other: the mean of 0 and -log 2.
+    # Two items on the same of four codes at one level, on different codes at the other: the mean of
+    # 0 and -log 2.
     two = torch.tensor([[[1.0, 0, 0, 0], [1.0, 0, 0, 0]], [[1.0, 0, 0, 0], [0, 0, 1.0, 0]]])
     assert codeword_uniformity(two).item() == pytest.approx(-math.log(2) / 2, abs=1e-6)
 
@@ -209,7 +223,8 @@ def test_start_places_codewords_on_soft_residuals():
     assert after["distance_level_0"] < before["distance_level_0"]
     assert after["distance_level_2"] < before["distance_level_2"]
     assert model.end_epoch(points, epoch=0, seed=0) == 0
-    # Each first-level codeword is the mean of the latents nearest to it: the fixed point of k-means.
+    # Each first-level codeword is the mean of the latents nearest to it: the fixed point of
+    # k-means.
     latent = model.encoder(points).detach()
     nearest = torch.cdist(latent, model.codebooks[0].detach()).argmin(1)
     means = torch.stack([latent[nearest == code].mean(0) for code in range(10)])
@@ -226,13 +241,21 @@ def test_report_of_sharpness():
     report = model.report(features())
     for level in range(3):
         probabilities = soft.probabilities[:, level]
-        assert report[f"entropy_level_{level}"] == pytest.approx(entropy(probabilities).mean().item(), abs=1e-5)
-        assert report[f"max_probability_level_{level}"] == pytest.approx(probabilities.amax(1).mean().item(), abs=1e-5)
+        assert report[f"entropy_level_{level}"] == pytest.approx(
+            entropy(probabilities).mean().item(), abs=1e-5
+        )
+        assert report[f"max_probability_level_{level}"] == pytest.approx(
+            probabilities.amax(1).mean().item(), abs=1e-5
+        )
 
 
 def test_parameter_count_of_the_paper():
-    model = tokenizer(n_features=768, hidden_sizes=[512, 256, 128, 64], code_dim=32, codebook_size=256)
-    count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    model = tokenizer(
+        n_features=768, hidden_sizes=[512, 256, 128, 64], code_dim=32, codebook_size=256
+    )
+    count = {
+        name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()
+    }
     assert count == {"encoder": 568_288, "decoder": 569_024}
     assert sum(parameter.numel() for parameter in model.parameters()) == 1_161_888
 

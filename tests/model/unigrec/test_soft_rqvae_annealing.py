@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from recbole_genrec.model.unigrec.soft_rqvae import SoftRQVAE
 
 SIZES = dict(n_features=6, hidden_sizes=[8], code_dim=4, n_levels=3, codebook_size=5)
-TEMPERATURE = dict(temperature_max=0.4, temperature_min=0.1, temperature_unit="absolute", annealing_epochs=10)
+TEMPERATURE = dict(
+    temperature_max=0.4, temperature_min=0.1, temperature_unit="absolute", annealing_epochs=10
+)
 
 
 def tokenizer(**changes) -> SoftRQVAE:
     torch.manual_seed(0)
-    return SoftRQVAE(**SIZES, uniformity_weight=0.5, kmeans_iterations=20, **{**TEMPERATURE, **changes})
+    return SoftRQVAE(
+        **SIZES, uniformity_weight=0.5, kmeans_iterations=20, **{**TEMPERATURE, **changes}
+    )
 
 
 def features() -> torch.Tensor:
@@ -30,7 +36,7 @@ def test_annealing_is_linear_per_epoch_then_constant():
     assert temperatures[0] == pytest.approx(0.01)
     assert temperatures[1500] == pytest.approx(0.0055)
     assert temperatures[2999] == pytest.approx(0.001003)
-    assert all(later < earlier for earlier, later in zip(temperatures, temperatures[1:]))
+    assert all(later < earlier for earlier, later in itertools.pairwise(temperatures))
     assert model.temperature.item() == pytest.approx(0.001003)
     assert annealed(model, 3000) == annealed(model, 9999) == pytest.approx(0.001)
 
@@ -49,7 +55,9 @@ def test_temperature_in_units_of_the_latent_variance():
     model.codebooks.data *= 3
     assert annealed(model, 5) == pytest.approx(0.25 * 9 * variance, rel=1e-5)
     torch.testing.assert_close(model.soft_codes(items).probabilities, before, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(model.distributions(3 * latent, 0.5, "minus", "soft"), compared, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        model.distributions(3 * latent, 0.5, "minus", "soft"), compared, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_a_large_catalogue_is_measured_by_evenly_spaced_items(monkeypatch):
@@ -61,7 +69,10 @@ def test_a_large_catalogue_is_measured_by_evenly_spaced_items(monkeypatch):
 
 
 def test_a_checkpoint_without_a_unit_has_an_absolute_temperature():
-    model, old = tokenizer(), {name: value for name, value in tokenizer().state_dict().items() if name != "unit"}
+    model, old = (
+        tokenizer(),
+        {name: value for name, value in tokenizer().state_dict().items() if name != "unit"},
+    )
     model.unit.fill_(7)
     model.load_state_dict(old)
     assert model.unit.item() == 1
@@ -81,7 +92,10 @@ def test_temperature_is_saved_and_used():
     copy = tokenizer()
     copy.load_state_dict(model.state_dict())
     assert copy.temperature.item() == pytest.approx(0.4 - 0.3 * 0.7)
-    soft, explicit = copy.soft_codes(features()), copy.quantize(copy.encoder(features()), 0.4 - 0.3 * 0.7)
+    soft, explicit = (
+        copy.soft_codes(features()),
+        copy.quantize(copy.encoder(features()), 0.4 - 0.3 * 0.7),
+    )
     torch.testing.assert_close(soft.probabilities, explicit.probabilities)
     assert not torch.allclose(soft.probabilities, tokenizer().soft_codes(features()).probabilities)
 
@@ -91,7 +105,10 @@ def test_temperature_is_saved_and_used():
     [
         (dict(temperature_min=0.0), "temperature_min 0.0 must satisfy"),
         (dict(temperature_min=0.5), "temperature_max 0.4 and temperature_min 0.5 must satisfy"),
-        (dict(temperature_unit="std"), "temperature_unit is 'std' but must be one of variance, absolute"),
+        (
+            dict(temperature_unit="std"),
+            "temperature_unit is 'std' but must be one of variance, absolute",
+        ),
         (dict(annealing_epochs=0), "annealing_epochs is 0 but must be at least 1"),
     ],
 )

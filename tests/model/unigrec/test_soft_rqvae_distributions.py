@@ -13,8 +13,17 @@ from recbole_genrec.model.unigrec.soft_rqvae import SoftRQVAE
 @pytest.fixture
 def tokenizer() -> SoftRQVAE:
     torch.manual_seed(0)
-    settings = dict(n_features=6, hidden_sizes=[8], code_dim=4, n_levels=3, codebook_size=5, uniformity_weight=0.0)
-    settings.update(temperature_max=0.4, temperature_min=0.1, temperature_unit="absolute", annealing_epochs=10)
+    settings = dict(
+        n_features=6,
+        hidden_sizes=[8],
+        code_dim=4,
+        n_levels=3,
+        codebook_size=5,
+        uniformity_weight=0.0,
+    )
+    settings.update(
+        temperature_max=0.4, temperature_min=0.1, temperature_unit="absolute", annealing_epochs=10
+    )
     return SoftRQVAE(**settings, kmeans_iterations=20)
 
 
@@ -32,14 +41,20 @@ def test_equal_a_softmax_of_squared_distances(tokenizer, sign, factor, residual)
     for level, codebook in enumerate(tokenizer.codebooks):
         distances = (rest[:, None] - codebook).square().sum(-1)
         torch.testing.assert_close(found[:, level], (factor * distances / 0.3).softmax(-1))
-        rest = rest - (codebook[distances.argmin(-1)] if residual == "hard" else (-distances / 0.3).softmax(-1) @ codebook)
+        rest = rest - (
+            codebook[distances.argmin(-1)]
+            if residual == "hard"
+            else (-distances / 0.3).softmax(-1) @ codebook
+        )
 
 
 def test_the_released_sign_favors_the_farthest_codeword(tokenizer):
     tokenizer.codebooks.data = torch.zeros(3, 5, 4)
     tokenizer.codebooks.data[0, 3, 0] = 2.0  # squared distance 4 from the origin, the others 0
     plus = tokenizer.distributions(torch.zeros(1, 4), 1.0, "plus", "hard")
-    assert plus[0, 0].tolist() == pytest.approx([1 / (4 + math.e**4)] * 3 + [math.e**4 / (4 + math.e**4), 1 / (4 + math.e**4)])
+    assert plus[0, 0].tolist() == pytest.approx(
+        [1 / (4 + math.e**4)] * 3 + [math.e**4 / (4 + math.e**4), 1 / (4 + math.e**4)]
+    )
     assert tokenizer.distributions(torch.zeros(1, 4), 1.0, "minus", "hard")[0, 0].argmin() == 3
 
 
@@ -56,4 +71,6 @@ def test_do_not_see_autocast(tokenizer):
     latent = torch.randn(7, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = tokenizer.distributions(latent.bfloat16().float(), 0.003, "minus", "soft")
-    assert torch.equal(found, tokenizer.distributions(latent.bfloat16().float(), 0.003, "minus", "soft"))
+    assert torch.equal(
+        found, tokenizer.distributions(latent.bfloat16().float(), 0.003, "minus", "soft")
+    )

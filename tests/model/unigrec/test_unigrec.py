@@ -12,10 +12,15 @@ from recbole_genrec.trainer.optimizer import StageOptimizer, named_parameters
 HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7]]
 TARGETS = [4, 5, 8, 5]
 PARTS = (
-    ["tokenizer.encoder", "tokenizer.codebooks", "tokenizer.decoder", "token_table", "seq2seq.encoder", "seq2seq.decoder"]
-    + ["history_adapter", "teacher_adapter", "decoder_adapter"]
+    ["tokenizer.encoder", "tokenizer.codebooks", "tokenizer.decoder", "token_table", "seq2seq.encoder", "seq2seq.decoder", "history_adapter", "teacher_adapter", "decoder_adapter"]
 )  # fmt: skip
-TERMS = ["generation", "reconstruction", "uniformity", "tokenizer_distillation", "recommender_distillation"]
+TERMS = [
+    "generation",
+    "reconstruction",
+    "uniformity",
+    "tokenizer_distillation",
+    "recommender_distillation",
+]
 
 
 @pytest.fixture
@@ -23,7 +28,11 @@ def make_model(make_experiment):
     """UniGRec with all five terms, named items, in training mode; `double` to compare gradients."""
 
     def make(double: bool = False, **settings):
-        model = make_experiment("UniGRec", **{"uniformity_weight": 0.3, **settings}).name_items().train()
+        model = (
+            make_experiment("UniGRec", **{"uniformity_weight": 0.3, **settings})
+            .name_items()
+            .train()
+        )
         model.distills = True
         return model.double() if double else model
 
@@ -36,9 +45,14 @@ def slot_by_slot(model, batch) -> dict[str, torch.Tensor]:
     histories = [[item for item in row if item] for row in batch["item_id_list"].tolist()]
     targets, students, pooled = batch["item_id"].tolist(), [], []
     for history, target in zip(histories, targets):
-        slots = [model.tokenizer.soft_codes(model.item_features[item : item + 1]).probabilities[0] for item in history]
+        slots = [
+            model.tokenizer.soft_codes(model.item_features[item : item + 1]).probabilities[0]
+            for item in history
+        ]
         tables = [model.token_table.weight[1 + 4 * level : 5 + 4 * level] for level in range(3)]
-        source = torch.stack([slot[level] @ tables[level] for slot in slots for level in range(3)]).unsqueeze(0)
+        source = torch.stack(
+            [slot[level] @ tables[level] for slot in slots for level in range(3)]
+        ).unsqueeze(0)
         mask = torch.ones(1, source.shape[1], dtype=torch.bool)
         memory = model.seq2seq.encode(source, mask)
         hidden = model.decode_targets(torch.tensor([target]), memory, mask)
@@ -47,17 +61,28 @@ def slot_by_slot(model, batch) -> dict[str, torch.Tensor]:
         pooled.append(memory[0].mean(0))
     for item in {*targets, *(item for history in histories for item in history)}:
         features = model.item_features[item : item + 1]
-        terms["reconstruction"].append((model.tokenizer.reconstruct(features) - features).square().mean())
+        terms["reconstruction"].append(
+            (model.tokenizer.reconstruct(features) - features).square().mean()
+        )
         terms["uniformity"].append(model.tokenizer.soft_codes(features).probabilities[0])
     for state, target in zip(pooled, targets):
         temperature = config["distillation_temperature"]
         p = model.tokenizer.quantize(model.history_adapter(state)[None], temperature).probabilities
-        q = model.tokenizer.quantize(model.teacher_adapter(model.teacher[target])[None], temperature).probabilities
-        terms["tokenizer_distillation"].append(((p * (p / q).log() + q * (q / p).log()).sum(-1)).mean())
+        q = model.tokenizer.quantize(
+            model.teacher_adapter(model.teacher[target])[None], temperature
+        ).probabilities
+        terms["tokenizer_distillation"].append(
+            ((p * (p / q).log() + q * (q / p).log()).sum(-1)).mean()
+        )
     terms["recommender_distillation"] = in_batch_contrast(model, students, targets)
     usage = torch.stack(terms["uniformity"]).mean(0)
     terms["uniformity"] = [(usage * usage.log()).sum(-1).mean()]
-    keys = ("generation_weight", "reconstruction_weight", "uniformity_weight", "tokenizer_distillation_weight")
+    keys = (
+        "generation_weight",
+        "reconstruction_weight",
+        "uniformity_weight",
+        "tokenizer_distillation_weight",
+    )
     weights = [config[key] for key in (*keys, "recommender_distillation_weight")]
     return {term: weight * torch.stack(terms[term]).mean() for term, weight in zip(TERMS, weights)}
 
@@ -67,8 +92,13 @@ def in_batch_contrast(model, students, targets) -> list[torch.Tensor]:
     cosine, terms = torch.nn.CosineSimilarity(dim=0), []
     for row, target in enumerate(targets):
         others = [other for other, item in enumerate(targets) if item != target or other == row]
-        forward = torch.stack([cosine(students[row], model.teacher[targets[other]]) for other in others]) / 0.07
-        backward = torch.stack([cosine(students[other], model.teacher[target]) for other in others]) / 0.07
+        forward = (
+            torch.stack([cosine(students[row], model.teacher[targets[other]]) for other in others])
+            / 0.07
+        )
+        backward = (
+            torch.stack([cosine(students[other], model.teacher[target]) for other in others]) / 0.07
+        )
         own = others.index(row)
         terms.append(forward.logsumexp(0) - forward[own] + backward.logsumexp(0) - backward[own])
     return terms
@@ -77,7 +107,10 @@ def in_batch_contrast(model, students, targets) -> list[torch.Tensor]:
 def gradients(model, loss) -> dict[str, torch.Tensor]:
     model.zero_grad()
     loss.backward(retain_graph=True)
-    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    return {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for name, p in model.named_parameters()
+    }
 
 
 def test_joint_losses_equal_the_formulas_slot_by_slot(make_model, make_batch):
@@ -91,7 +124,13 @@ def test_joint_losses_equal_the_formulas_slot_by_slot(make_model, make_batch):
         assert abs(losses[term].item()) > 1e-6
         ours, theirs = gradients(model, losses[term]), gradients(model, expected[term])
         for name in ours:
-            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6, msg=lambda text: f"{term}, {name}: {text}")  # noqa: B023
+            torch.testing.assert_close(
+                ours[name],
+                theirs[name],
+                rtol=1e-4,
+                atol=1e-6,
+                msg=lambda text: f"{term}, {name}: {text}",
+            )
 
 
 def test_fine_tuning_loss_is_the_joint_generation_term(make_model, make_batch):
@@ -118,10 +157,14 @@ def test_what_a_term_trains(make_model, make_batch, term, reached):
     found = gradients(model, model.joint_losses(make_batch(HISTORIES, TARGETS))[term])
     assert all(torch.isfinite(gradient).all() for gradient in found.values())
     for part in PARTS:
-        size = sum(gradient.abs().sum().item() for name, gradient in found.items() if name.startswith(part))
+        size = sum(
+            gradient.abs().sum().item() for name, gradient in found.items() if name.startswith(part)
+        )
         assert (size > 0) == (part in reached), f"{term}: {part}"
     assert not model.teacher.requires_grad
-    assert set(PARTS) == {next(part for part in PARTS if name.startswith(part)) for name in found}, "the table names all parameters"
+    assert set(PARTS) == {
+        next(part for part in PARTS if name.startswith(part)) for name in found
+    }, "the table names all parameters"
 
 
 def test_generation_trains_every_layer_and_codebook(make_model, make_batch):
@@ -133,12 +176,22 @@ def test_generation_trains_every_layer_and_codebook(make_model, make_batch):
     assert (found["tokenizer.codebooks"].abs().sum((1, 2)) > 0).all(), "all levels"
 
 
-def test_without_gradient_through_soft_codes_the_tokenizer_gets_none(make_model, make_batch, monkeypatch):
+def test_without_gradient_through_soft_codes_the_tokenizer_gets_none(
+    make_model, make_batch, monkeypatch
+):
     model = make_model()
     soft_codes = model.tokenizer.soft_codes
-    monkeypatch.setattr(model.tokenizer, "soft_codes", lambda features: SoftCodes(*(part.detach() for part in soft_codes(features))))
+    monkeypatch.setattr(
+        model.tokenizer,
+        "soft_codes",
+        lambda features: SoftCodes(*(part.detach() for part in soft_codes(features))),
+    )
     found = gradients(model, model.losses(make_batch(HISTORIES, TARGETS))["generation"])
-    assert all(gradient.abs().sum() == 0 for name, gradient in found.items() if name.startswith("tokenizer"))
+    assert all(
+        gradient.abs().sum() == 0
+        for name, gradient in found.items()
+        if name.startswith("tokenizer")
+    )
     assert found["token_table.weight"].abs().sum() > 0
 
 
@@ -147,7 +200,9 @@ def test_gradient_of_a_codeword_is_the_finite_difference(make_model, make_batch,
     model, batch = make_model(double=True), make_batch(HISTORIES, TARGETS)
     model.tokenizer.temperature.fill_(0.1)
     codebooks, code = model.tokenizer.codebooks, int(model.semantic_ids.codes[2, level])
-    gradient = gradients(model, model.losses(batch)["generation"])["tokenizer.codebooks"][level, code]
+    gradient = gradients(model, model.losses(batch)["generation"])["tokenizer.codebooks"][
+        level, code
+    ]
     for place in range(4):
         values = []
         for move in (1e-5, -1e-5):
@@ -155,12 +210,16 @@ def test_gradient_of_a_codeword_is_the_finite_difference(make_model, make_batch,
                 codebooks[level, code, place] += move
                 values.append(model.losses(batch)["generation"].item())
                 codebooks[level, code, place] -= move
-        assert (values[0] - values[1]) / 2e-5 == pytest.approx(gradient[place].item(), rel=1e-4, abs=1e-9)
+        assert (values[0] - values[1]) / 2e-5 == pytest.approx(
+            gradient[place].item(), rel=1e-4, abs=1e-9
+        )
 
 
 def test_every_term_ignores_padding(make_model, make_batch):
     model = make_model()
-    narrow, wide = (model.joint_losses(make_batch(HISTORIES, TARGETS, width=width)) for width in (4, 20))
+    narrow, wide = (
+        model.joint_losses(make_batch(HISTORIES, TARGETS, width=width)) for width in (4, 20)
+    )
     for term in TERMS:
         assert wide[term].item() == pytest.approx(narrow[term].item(), rel=1e-5), term
 
@@ -170,13 +229,17 @@ def test_features_of_padding_change_nothing(make_model, make_batch):
     before = {term: loss.item() for term, loss in model.joint_losses(batch).items()}
     model.item_features[0] = 1.0
     model.teacher[0] = 1.0
-    assert {term: loss.item() for term, loss in model.joint_losses(batch).items()} == pytest.approx(before, rel=1e-6)
+    assert {term: loss.item() for term, loss in model.joint_losses(batch).items()} == pytest.approx(
+        before, rel=1e-6
+    )
 
 
 def test_reconstruction_counts_an_item_once(make_model, make_batch):
     model = make_model(reconstruction_weight=2.0)
     few = model.joint_losses(make_batch([[1, 2], [3]], [4, 5]))["reconstruction"]
-    many = model.joint_losses(make_batch([[1, 2, 1, 2], [3, 3, 3]], [4, 5], width=9))["reconstruction"]
+    many = model.joint_losses(make_batch([[1, 2, 1, 2], [3, 3, 3]], [4, 5], width=9))[
+        "reconstruction"
+    ]
     features = model.item_features[1:6]
     expected = 2 * (model.tokenizer.reconstruct(features) - features).square().mean()
     torch.testing.assert_close(few, expected)
@@ -187,9 +250,14 @@ def test_rows_do_not_depend_on_their_batch(make_model, make_batch):
     """The mean over rows of a term that has no negatives is the mean of its rows' own losses, in any order."""
     model = make_model()
     together = model.joint_losses(make_batch(HISTORIES, TARGETS))
-    alone = [model.joint_losses(make_batch([history], [target])) for history, target in zip(HISTORIES, TARGETS)]
+    alone = [
+        model.joint_losses(make_batch([history], [target]))
+        for history, target in zip(HISTORIES, TARGETS)
+    ]
     for term in ("generation", "tokenizer_distillation"):
-        assert together[term].item() == pytest.approx(np.mean([losses[term].item() for losses in alone]), rel=1e-5)
+        assert together[term].item() == pytest.approx(
+            np.mean([losses[term].item() for losses in alone]), rel=1e-5
+        )
     backwards = model.joint_losses(make_batch(HISTORIES[::-1], TARGETS[::-1]))
     for term in TERMS:
         assert together[term].item() == pytest.approx(backwards[term].item(), rel=1e-5)
@@ -203,7 +271,9 @@ def test_distillation_starts_after_its_warm_up(make_model, make_batch):
         before_epoch(epoch)
         counts.append([term for term in model.joint_losses(batch) if "distillation" in term])
     assert counts == [[], [], TERMS[3:], TERMS[3:]]
-    assert make_model(uniformity_weight=0.0).joint_losses(batch).keys() == set(TERMS) - {"uniformity"}
+    assert make_model(uniformity_weight=0.0).joint_losses(batch).keys() == set(TERMS) - {
+        "uniformity"
+    }
 
 
 def test_the_first_decoder_state_does_not_depend_on_the_target(make_model, make_batch):
@@ -220,7 +290,9 @@ def test_a_joint_step_moves_everything_but_the_teacher(make_model, make_batch):
     before = {name: values.clone() for name, values in model.state_dict().items()}
     optimizer = StageOptimizer(model, model.stages()[1], "adamw", 1.0, 1)
     optimizer.step(sum(model.joint_losses(make_batch(HISTORIES, TARGETS)).values()), 0)
-    moved = {name for name, values in model.state_dict().items() if not torch.equal(values, before[name])}
+    moved = {
+        name for name, values in model.state_dict().items() if not torch.equal(values, before[name])
+    }
     assert moved == {name for name, _ in model.named_parameters()}
     codebooks = model.state_dict()["tokenizer.codebooks"] != before["tokenizer.codebooks"]
     assert codebooks.flatten(1).any(1).all()
@@ -228,25 +300,56 @@ def test_a_joint_step_moves_everything_but_the_teacher(make_model, make_batch):
 
 def test_stages_train_every_parameter_once(make_model):
     model = make_model()
-    trained = [[id(p) for group in stage.groups for p in named_parameters(model, group)] for stage in model.stages()]
+    trained = [
+        [id(p) for group in stage.groups for p in named_parameters(model, group)]
+        for stage in model.stages()
+    ]
     assert all(len(ids) == len(set(ids)) for ids in trained)
     everything = {id(weight) for weight in model.parameters()}
     assert set(trained[1]) == everything
     assert set(trained[0]) == {id(weight) for weight in model.tokenizer.parameters()}
-    assert set(trained[2]) == {id(weight) for part in (model.token_table, model.seq2seq) for weight in part.parameters()}
+    assert set(trained[2]) == {
+        id(weight) for part in (model.token_table, model.seq2seq) for weight in part.parameters()
+    }
 
 
 def test_numbers_of_parameters_at_the_papers_sizes(make_experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(UniGRec, "_check_catalogue", lambda model: None, raising=False)  # ten items fill no codebook of 256
-    np.save(tmp_path / "text.npy", np.random.default_rng(0).normal(size=(10, 768)).astype(np.float32))
+    monkeypatch.setattr(
+        UniGRec, "_check_catalogue", lambda model: None, raising=False
+    )  # ten items fill no codebook of 256
+    np.save(
+        tmp_path / "text.npy", np.random.default_rng(0).normal(size=(10, 768)).astype(np.float32)
+    )
     (tmp_path / "text.tokens").write_text("\n".join(f"i{item}" for item in range(1, 11)) + "\n")
-    sizes = dict(n_levels=3, codebook_size=256, counter_size=101, code_dim=32, tokenizer_hidden_sizes=[512, 256, 128, 64])
-    sizes.update(hidden_size=128, inner_size=512, n_layers=6, n_heads=4, head_size=64, teacher_hidden_size=256)
-    model = make_experiment("UniGRec", item_features={"text": str(tmp_path / "text.npy")}, **sizes).model
-    counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
+    sizes = dict(
+        n_levels=3,
+        codebook_size=256,
+        counter_size=101,
+        code_dim=32,
+        tokenizer_hidden_sizes=[512, 256, 128, 64],
+    )
+    sizes.update(
+        hidden_size=128,
+        inner_size=512,
+        n_layers=6,
+        n_heads=4,
+        head_size=64,
+        teacher_hidden_size=256,
+    )
+    model = make_experiment(
+        "UniGRec", item_features={"text": str(tmp_path / "text.npy")}, **sizes
+    ).model
+    counts = {
+        name: sum(weight.numel() for weight in part.parameters())
+        for name, part in model.named_children()
+    }
     assert counts["tokenizer"] == 1_161_888
     assert counts["seq2seq"] + counts["token_table"] == 4_047_872
-    assert (counts["history_adapter"], counts["teacher_adapter"], counts["decoder_adapter"]) == (10_336, 43_232, 33_024)
+    assert (counts["history_adapter"], counts["teacher_adapter"], counts["decoder_adapter"]) == (
+        10_336,
+        43_232,
+        33_024,
+    )
 
 
 def test_adapters_do_not_see_the_scale_of_their_source(make_model):

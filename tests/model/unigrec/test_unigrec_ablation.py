@@ -17,15 +17,24 @@ HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7]]
 TARGETS = [4, 5, 8, 5]
 DISTILLED = ["tokenizer_distillation", "recommender_distillation"]
 JOINT = ["generation", "reconstruction"]
-# The terms of the second stage, all weights above 0, and the parts that it trains besides the recommender.
+# The terms of the second stage, all weights above 0, and the parts that it trains besides the
+# recommender.
 SECOND_STAGE = {
     "M0": ("recommender", ["generation"], set()),
     "M1": ("recommender", ["generation"], set()),
     "M2": ("joint", JOINT, {"tokenizer"}),
     "M3": ("joint", [*JOINT, "uniformity"], {"tokenizer"}),
-    "M4": ("joint", [*JOINT, "uniformity", DISTILLED[0]], {"tokenizer", "history_adapter", "teacher_adapter"}),
+    "M4": (
+        "joint",
+        [*JOINT, "uniformity", DISTILLED[0]],
+        {"tokenizer", "history_adapter", "teacher_adapter"},
+    ),
     "M5": ("joint", [*JOINT, "uniformity", DISTILLED[1]], {"tokenizer", "decoder_adapter"}),
-    "M6": ("joint", [*JOINT, "uniformity", *DISTILLED], {"tokenizer", "history_adapter", "teacher_adapter", "decoder_adapter"}),
+    "M6": (
+        "joint",
+        [*JOINT, "uniformity", *DISTILLED],
+        {"tokenizer", "history_adapter", "teacher_adapter", "decoder_adapter"},
+    ),
 }
 
 
@@ -34,7 +43,11 @@ def make_row(make_experiment):
     """make_row(row, **settings): UniGRec with named items, in training mode, as after the distillation's warm-up."""
 
     def make(row: str, **settings):
-        model = make_experiment("UniGRec", **{"ablation": row, "uniformity_weight": 0.3, **settings}).name_items().train()
+        model = (
+            make_experiment("UniGRec", **{"ablation": row, "uniformity_weight": 0.3, **settings})
+            .name_items()
+            .train()
+        )
         model.distills = True
         return model
 
@@ -62,10 +75,16 @@ def test_a_row_trains_what_it_names(make_row, make_batch, row):
         losses = stages[1].losses(make_batch(HISTORIES, TARGETS))
         StageOptimizer(model, stages[1], "adamw", 1.0, 1).step(sum(losses.values()), 0)
     assert list(losses) == terms
-    moved = {name.split(".")[0] for name, values in model.state_dict().items() if not torch.equal(values, before[name])}
+    moved = {
+        name.split(".")[0]
+        for name, values in model.state_dict().items()
+        if not torch.equal(values, before[name])
+    }
     assert moved == {"token_table", "seq2seq", *parts}
     adapters = {name for name, _ in model.named_children() if name.endswith("adapter")}
-    assert adapters == {part for part in parts if part.endswith("adapter")}, "no adapter without a loss"
+    assert adapters == {part for part in parts if part.endswith("adapter")}, (
+        "no adapter without a loss"
+    )
     assert hasattr(model, "teacher") == bool(adapters)
 
 
@@ -81,7 +100,9 @@ def test_terms_are_those_of_the_whole_model(make_row, make_batch, row):
 def test_frozen_soft_identifiers_enter_as_those_of_the_whole_model(make_row, make_batch):
     whole, model, batch = make_row("M6"), make_row("M1"), make_batch(HISTORIES, TARGETS)
     model.load_state_dict(whole.state_dict(), strict=False)
-    torch.testing.assert_close(model.losses(batch)["generation"], whole.joint_losses(batch)["generation"])
+    torch.testing.assert_close(
+        model.losses(batch)["generation"], whole.joint_losses(batch)["generation"]
+    )
     embeddings = model.embed_history(batch["item_id_list"])
     assert embeddings.shape[1] == 3 * 4, "three levels, no counter"
 
@@ -91,21 +112,34 @@ def test_the_first_row_is_tiger(make_row, make_experiment, make_batch):
     model, batch = make_row("M0"), make_batch(HISTORIES, TARGETS)
     tiger = make_experiment("TIGER", feature_scaling="unit_norm").model
     tiger.load_state_dict(model.state_dict())
-    assert tiger.losses(batch)["generation"].item() == pytest.approx(model.losses(batch)["generation"].item(), abs=1e-6)
+    assert tiger.losses(batch)["generation"].item() == pytest.approx(
+        model.losses(batch)["generation"].item(), abs=1e-6
+    )
     items = torch.arange(1, 11)
     ours, theirs = (each.stages()[0].losses(items) for each in (model, tiger))
-    assert {name: loss.item() for name, loss in ours.items()} == {name: loss.item() for name, loss in theirs.items()}
+    assert {name: loss.item() for name, loss in ours.items()} == {
+        name: loss.item() for name, loss in theirs.items()
+    }
     assert torch.equal(model.eval().recommend_topk(batch, 5), tiger.eval().recommend_topk(batch, 5))
 
 
 def test_uniformity_of_the_tokenizer_comes_with_its_row(make_row):
-    weights = [make_row(row, tokenizer_uniformity_weight=0.7).tokenizer.uniformity_weight for row in ("M1", "M2", "M3", "M6")]
+    weights = [
+        make_row(row, tokenizer_uniformity_weight=0.7).tokenizer.uniformity_weight
+        for row in ("M1", "M2", "M3", "M6")
+    ]
     assert weights == [0.0, 0.0, 0.7, 0.7]
 
 
 def test_no_teacher_is_trained_where_no_loss_needs_it(make_row, monkeypatch):
-    monkeypatch.setattr(unigrec, "teacher_embeddings", lambda *given: pytest.fail("a teacher was made"))
-    for settings in ({"ablation": "M0"}, {"ablation": "M3"}, {"ablation": "M4", "tokenizer_distillation_target": "item"}):
+    monkeypatch.setattr(
+        unigrec, "teacher_embeddings", lambda *given: pytest.fail("a teacher was made")
+    )
+    for settings in (
+        {"ablation": "M0"},
+        {"ablation": "M3"},
+        {"ablation": "M4", "tokenizer_distillation_target": "item"},
+    ):
         make_row(settings.pop("ablation"), **settings)
 
 
@@ -117,7 +151,10 @@ def test_a_teacher_whose_losses_weigh_nothing_changes_nothing(make_row, make_bat
     assert totals[0] == totals[1]
 
 
-@pytest.mark.parametrize("settings, warns", [({"epochs": 1}, True), ({"epochs": 2}, False), ({"epochs": 1, "ablation": "M3"}, False)])
+@pytest.mark.parametrize(
+    "settings, warns",
+    [({"epochs": 1}, True), ({"epochs": 2}, False), ({"epochs": 1, "ablation": "M3"}, False)],
+)
 def test_a_run_too_short_to_distill_says_so(make_experiment, caplog, settings, warns):
     make_experiment("UniGRec", distillation_warmup_epochs=1, **settings)
     assert ("this run distills nothing, as the row M3" in caplog.text) == warns
@@ -126,30 +163,69 @@ def test_a_run_too_short_to_distill_says_so(make_experiment, caplog, settings, w
 @pytest.mark.parametrize("row", ["M0", "M1", "M4"])
 def test_rows_run_to_the_test(small_settings, caplog, row):
     """With a restored checkpoint; the log of the second stage has the row's terms."""
-    settings = {**small_settings("UniGRec"), "ablation": row, "distillation_warmup_epochs": 0, "uniformity_weight": 0.1}
+    settings = {
+        **small_settings("UniGRec"),
+        "ablation": row,
+        "distillation_warmup_epochs": 0,
+        "uniformity_weight": 0.1,
+    }
     with caplog.at_level("INFO"):
         result = run("UniGRec", config_dict=settings)
     name, terms, _ = SECOND_STAGE[row]
     assert list(result["stage_seconds"]) == ["tokenizer", name, "finetune"]
-    lines = [line for line in caplog.messages if line.startswith(f"stage {name} epoch") and "losses: " in line]
-    assert lines and all([part.split()[0] for part in line.split("losses: ")[1].split(", ")] == terms for line in lines)
+    lines = [
+        line
+        for line in caplog.messages
+        if line.startswith(f"stage {name} epoch") and "losses: " in line
+    ]
+    assert lines and all(
+        [part.split()[0] for part in line.split("losses: ")[1].split(", ")] == terms
+        for line in lines
+    )
     assert result["semantic_ids"]["collisions_after"] == 0
 
 
 @pytest.mark.parametrize(
     "settings, sentence",
     [
-        ({"temperature_min": 0.6}, "temperature_max is 0.5 and temperature_min 0.6, but the temperature falls from one to the other"),
-        ({"ablation": "M7"}, "ablation is 'M7', but has to be one of M0, M1, M2, M3, M4, M5, M6: choose one"),
-        ({"ablation": "M2", "joint_tokenizer_learning_rate": 0}, "ablation is M2, but what it adds is switched off by joint_tok"),
-        ({"ablation": "M3", "tokenizer_uniformity_weight": 0}, "switched off by tokenizer_uniformity_weight, which is 0: raise"),
-        ({"ablation": "M4", "tokenizer_distillation_weight": 0}, "switched off by tokenizer_distillation_weight"),
-        ({"ablation": "M5", "recommender_distillation_weight": 0.0}, "switched off by recommender_distillation_weight"),
-        ({"ablation": "M5", "epochs": 1}, "distillation_warmup_epochs is 1 of 1 epochs, so nothing would be distilled: lower"),
+        (
+            {"temperature_min": 0.6},
+            "temperature_max is 0.5 and temperature_min 0.6, but the temperature falls from one to the other",
+        ),
+        (
+            {"ablation": "M7"},
+            "ablation is 'M7', but has to be one of M0, M1, M2, M3, M4, M5, M6: choose one",
+        ),
+        (
+            {"ablation": "M2", "joint_tokenizer_learning_rate": 0},
+            "ablation is M2, but what it adds is switched off by joint_tok",
+        ),
+        (
+            {"ablation": "M3", "tokenizer_uniformity_weight": 0},
+            "switched off by tokenizer_uniformity_weight, which is 0: raise",
+        ),
+        (
+            {"ablation": "M4", "tokenizer_distillation_weight": 0},
+            "switched off by tokenizer_distillation_weight",
+        ),
+        (
+            {"ablation": "M5", "recommender_distillation_weight": 0.0},
+            "switched off by recommender_distillation_weight",
+        ),
+        (
+            {"ablation": "M5", "epochs": 1},
+            "distillation_warmup_epochs is 1 of 1 epochs, so nothing would be distilled: lower",
+        ),
         ({"ablation": "M4", "epochs": 1}, "nothing would be distilled"),
-        ({"recommender_distillation_weight": -1}, "recommender_distillation_weight is -1, but has to be at least 0"),
+        (
+            {"recommender_distillation_weight": -1},
+            "recommender_distillation_weight is -1, but has to be at least 0",
+        ),
         ({"adapters": "fixed"}, "adapters is 'fixed', but has to be one of trained, drawn"),
-        ({"tokenizer_distillation_target": "cf"}, "tokenizer_distillation_target is 'cf', but has to be one of teacher, item"),
+        (
+            {"tokenizer_distillation_target": "cf"},
+            "tokenizer_distillation_target is 'cf', but has to be one of teacher, item",
+        ),
     ],
 )
 def test_contradictions_are_refused(small_settings, settings, sentence):
@@ -158,5 +234,9 @@ def test_contradictions_are_refused(small_settings, settings, sentence):
 
 
 def test_short_runs_of_the_whole_model_and_of_other_rows_pass(small_settings):
-    for settings in ({"epochs": 1}, {"ablation": "M3", "epochs": 1}, {"ablation": "M4", "recommender_distillation_weight": 0}):
+    for settings in (
+        {"epochs": 1},
+        {"ablation": "M3", "epochs": 1},
+        {"ablation": "M4", "recommender_distillation_weight": 0},
+    ):
         GenRecConfig("UniGRec", config_dict={**small_settings("UniGRec"), **settings})

@@ -6,14 +6,37 @@ import torch
 
 from recbole_genrec.trainer.optimizer import StageOptimizer
 
-HISTORIES = [[1, 2], [2, 1], [3], [4, 5, 6], [6, 5, 4], [7, 8], [9], [10, 1, 1], [8], [2, 2], [5], [3, 9], [7, 1], [6]]
+HISTORIES = [
+    [1, 2],
+    [2, 1],
+    [3],
+    [4, 5, 6],
+    [6, 5, 4],
+    [7, 8],
+    [9],
+    [10, 1, 1],
+    [8],
+    [2, 2],
+    [5],
+    [3, 9],
+    [7, 1],
+    [6],
+]
 TARGETS = [5, 3, 8, 8, 1, 2, 10, 4, 9, 6, 7, 1, 10, 4]
 
 
 def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
     """By all five terms; every item has a code of its own, so hard inputs tell as much as soft ones."""
-    settings = dict(temperature_max=1e-5, temperature_min=1e-5, scheduler="constant", warmup_epochs=0, weight_decay=0.0)
-    settings.update(n_levels=1, codebook_size=10, uniformity_weight=0.001, joint_tokenizer_learning_rate=1e-6)
+    settings = dict(
+        temperature_max=1e-5,
+        temperature_min=1e-5,
+        scheduler="constant",
+        warmup_epochs=0,
+        weight_decay=0.0,
+    )
+    settings.update(
+        n_levels=1, codebook_size=10, uniformity_weight=0.001, joint_tokenizer_learning_rate=1e-6
+    )
     model = make_experiment("UniGRec", **settings).name_items().train()
     stage, batch = model.stages()[1], make_batch(HISTORIES, TARGETS)
     model.distills = True
@@ -41,7 +64,10 @@ def test_codes_and_probabilities_do_not_see_autocast(make_experiment, make_batch
     soft, latent = model.tokenizer.soft_codes(model.item_features), torch.randn(9, 4)
     quantized = model.tokenizer.quantize(latent)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        again, requantized = model.tokenizer.soft_codes(model.item_features), model.tokenizer.quantize(latent)
+        again, requantized = (
+            model.tokenizer.soft_codes(model.item_features),
+            model.tokenizer.quantize(latent),
+        )
         assert model.refresh_semantic_ids() == 0
         lower = model.encode_history(batch)[0]
     assert soft.probabilities.dtype == again.probabilities.dtype == torch.float32
@@ -55,7 +81,11 @@ def test_codes_and_probabilities_do_not_see_autocast(make_experiment, make_batch
 
 def test_joint_training_does_not_see_autocast_in_its_codes(make_experiment, make_batch):
     """The same inside the joint loss, whose other parts may be of lower precision."""
-    model, batch, seen = make_experiment("UniGRec").name_items().train(), make_batch(HISTORIES, TARGETS), []
+    model, batch, seen = (
+        make_experiment("UniGRec").name_items().train(),
+        make_batch(HISTORIES, TARGETS),
+        [],
+    )
     soft_codes = model.tokenizer.soft_codes
     model.tokenizer.soft_codes = lambda features: seen.append(soft_codes(features)) or seen[-1]
     model.joint_losses(batch)

@@ -10,8 +10,15 @@ from recbole_genrec.quick_start import create_trainer, load, run
 
 HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7], [3, 2], [10, 9, 8]]
 TARGETS = [4, 5, 8, 5, 9, 1]
-TERMS = ("generation", "reconstruction", "uniformity", "tokenizer_distillation", "recommender_distillation")
-# The terms of steps 0, 4 and 9 of the tokenizer and of the joint stage, and of steps 0 and 4 of fine-tuning; then the codes.
+TERMS = (
+    "generation",
+    "reconstruction",
+    "uniformity",
+    "tokenizer_distillation",
+    "recommender_distillation",
+)
+# The terms of steps 0, 4 and 9 of the tokenizer and of the joint stage, and of steps 0 and 4 of
+# fine-tuning; then the codes.
 GOLDEN = {
     "ours": [
         [1.6280794, -0.1356785],
@@ -54,14 +61,25 @@ GOLDEN_CODES = {
 @pytest.mark.parametrize("preset", GOLDEN)
 def test_golden_losses(fixed_model, five_steps_an_epoch, make_batch, released_unigrec, preset):
     """Twenty-five steps on fixed data."""
-    settings = {"uniformity_weight": 0.1, "tokenizer_uniformity_weight": 0.1, "distillation_warmup_epochs": 0, "warmup_epochs": 0.5}
-    changes = {"ours": {}, "anchored": {"tokenizer_distillation_target": "item"}, "released": {**released_unigrec, "softmax_scope": "full"}}
+    settings = {
+        "uniformity_weight": 0.1,
+        "tokenizer_uniformity_weight": 0.1,
+        "distillation_warmup_epochs": 0,
+        "warmup_epochs": 0.5,
+    }
+    changes = {
+        "ours": {},
+        "anchored": {"tokenizer_distillation_target": "item"},
+        "released": {**released_unigrec, "softmax_scope": "full"},
+    }
     model = fixed_model("UniGRec", **{**settings, "MAX_ITEM_LIST_LENGTH": 6, **changes[preset]})
     tokenizer, joint, finetune = model.stages()
     found = five_steps_an_epoch(model, tokenizer, torch.arange(1, 11), 2)
     model.refresh_semantic_ids()
     batch = make_batch(HISTORIES, TARGETS)
-    found += five_steps_an_epoch(model, joint, batch, 2) + five_steps_an_epoch(model, finetune, batch, 1)
+    found += five_steps_an_epoch(model, joint, batch, 2) + five_steps_an_epoch(
+        model, finetune, batch, 1
+    )
     codes = ["".join(map(str, row)) for row in model.semantic_ids.codes[1:].tolist()]
     terms = [("reconstruction", "uniformity")] * 3 + [TERMS] * 3 + [TERMS[:1]] * 2
     assert [tuple(row) for row in found] == terms
@@ -76,5 +94,7 @@ def test_a_run_with_the_released_quirks_and_its_checkpoint(small_settings, relea
     result = run("UniGRec", config_dict={**small_settings("UniGRec"), **quirks})
     assert list(result["stage_seconds"]) == ["tokenizer", "joint", "finetune"]
     config, model, *_, test_data = load(result["checkpoint"])
-    assert dict(create_trainer(config, model).evaluate(test_data, load_best_model=False)) == dict(result["test_result"])
+    assert dict(create_trainer(config, model).evaluate(test_data, load_best_model=False)) == dict(
+        result["test_result"]
+    )
     assert not model.decoder_adapter.is_trained
