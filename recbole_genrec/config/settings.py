@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import ast
 import copy
-import difflib
-import importlib
-import importlib.util
 import os
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import recbole
 import torch
-import yaml
 from recbole.config import Config
-from recbole.utils import ModelType, get_model
+from recbole.utils import ModelType
 
-from recbole_genrec.compat import add_numpy_aliases, count_every_interaction
+from recbole_genrec.compat import add_numpy_aliases
+from recbole_genrec.config.models import find_model, find_variant
+from recbole_genrec.config.reading import (
+    RECBOLE_PROPERTIES,
+    Loader,
+    nearest,
+    parse_command_line,
+    parse_value,
+    properties_folder,
+    read_yaml,
+)
 from recbole_genrec.config.rules import check_rules
-from recbole_genrec.errors import MissingFileError, UserError
+from recbole_genrec.errors import UserError
 from recbole_genrec.runtime import distributed
 
 # Read by RecBole 1.2.1 although none of its argument lists or property files holds them (the last
@@ -63,87 +65,6 @@ _READ_UNSET = frozenset(
 )
 # RecBole's POINTWISE sequential models that learn from labels: they need sampled negatives.
 _LABEL_MODELS = ("DIN", "DIEN")
-_WORDS = {"true": True, "false": False, "none": None, "null": None, "~": None}
-_RECBOLE_PROPERTIES = Path(recbole.__file__).parent / "properties"
-
-
-class _Loader(yaml.FullLoader):
-    """YAML as RecBole reads it (1e-3 is a number), without changing yaml.FullLoader for everybody."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)"
-        r"|\.[0-9_]+(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-    list("-+0123456789."),
-)
-
-
-def properties_folder() -> Path:
-    """The folder of this package's property files: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).parent.parent
-    installed = package / "properties"
-    return installed if installed.is_dir() else package.parent / "properties"
-
-
-def parse_command_line(arguments: Iterable[str]) -> dict[str, str]:
-    """Read `--key=value` (split at the first =) and `--key value`.
-
-    Raises:
-        ValueError: an argument without --, a key without a value, or a key with two values.
-    """
-    given: dict[str, str] = {}
-    remaining = list(arguments)
-    while remaining:
-        argument = remaining.pop(0)
-        key, has_value, value = argument[2:].partition("=")
-        if not argument.startswith("--") or not key:
-            raise UserError(f"the argument {argument!r} is not a setting: write --key=value")
-        if not has_value:
-            if not remaining or remaining[0].startswith("--"):
-                raise UserError(f"the argument {argument!r} has no value: write {argument}=value")
-            value = remaining.pop(0)
-        if given.setdefault(key, value) != value:
-            raise UserError(
-                f"--{key} is given twice, as {given[key]!r} and as {value!r}: give it once"
-            )
-    return given
-
-
-def find_model(name: str) -> type:
-    """The class of a model of this package or of RecBole.
-
-    Raises:
-        ValueError: there is no model of this name.
-    """
-    if name.isidentifier():
-        module = f"recbole_genrec.model.{name.lower()}"
-        if importlib.util.find_spec(module):
-            found = getattr(importlib.import_module(module), name, None)
-            if hasattr(
-                found, "input_type"
-            ):  # as every recommender has, and nothing else in that folder
-                return found
-    folders = (properties_folder(), _RECBOLE_PROPERTIES)
-    # RecBole's Random is its one model without a property file.
-    names = sorted(
-        {file.stem for folder in folders for file in (folder / "model").glob("*.yaml")} | {"Random"}
-    )
-    # RecBole's look-up of a name that it does not have imports packages that it does not require.
-    if name in names:
-        return count_every_interaction(get_model(name)) if name == "Pop" else get_model(name)
-    raise UserError(
-        f"the model {name!r} is not known{nearest(name, names)}: use a model of this package or of RecBole"
-    )
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """ ", did you mean ...?" with the most similar name, or nothing if none is similar."""
-    by_lower = {candidate.lower(): candidate for candidate in names}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f" (did you mean {by_lower[found[0]]!r}?)" if found else ""
 
 
 class GenRecConfig(Config):
@@ -196,30 +117,13 @@ class GenRecConfig(Config):
         self.parameters = {category: list(keys) for category, keys in self.parameters.items()}
 
     def _build_yaml_loader(self):
-        return _Loader
+        return Loader
 
     def _load_config_files(self, file_list):
         settings: dict[str, Any] = {}
         for file in file_list:
-            settings.update(self._read_yaml(file))
+            settings.update(read_yaml(file))
         return settings
-
-    def _read_yaml(self, file: str | os.PathLike) -> dict[str, Any]:
-        if not os.path.isfile(file):
-            raise MissingFileError(
-                f"the config file {str(file)!r} does not exist: check the path given by config_files"
-            )
-        try:
-            content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=self.yaml_loader)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"the config file {str(file)!r} is not valid YAML ({' '.join(str(error).split())}): mend it"
-            ) from error
-        if content is not None and not isinstance(content, dict):
-            raise UserError(
-                f"the config file {str(file)!r} holds a {type(content).__name__}, not settings: write lines `key: value`"
-            )
-        return content or {}
 
     def _convert_config_dict(self, config_dict):
         is_parsed = {
@@ -227,7 +131,7 @@ class GenRecConfig(Config):
             for key, value in config_dict.items()
         }
         return {
-            key: _parse_value(value) if is_parsed[key] else value
+            key: parse_value(value) if is_parsed[key] else value
             for key, value in config_dict.items()
         }
 
@@ -236,7 +140,7 @@ class GenRecConfig(Config):
 
     def _get_model_and_dataset(self, model, dataset):
         defaults = {
-            **self._read_yaml(properties_folder() / "overall.yaml"),
+            **read_yaml(properties_folder() / "overall.yaml"),
             **self.external_config_dict,
         }
         model = defaults["model"] if model is None else model
@@ -268,6 +172,9 @@ class GenRecConfig(Config):
             "recipe", not list((folder / "recipe").glob(f"{model.lower()}_{recipe}.yaml"))
         ):
             self._add_layer(self._recipe_file(folder / "recipe", model.lower(), str(recipe)))
+        path = {**self.internal_config_dict, **self.external_config_dict}["model_class"]
+        if path is not None:
+            self.model_class = find_variant(path, model_class)
 
     def _leave_out(self, key: str, is_foreign: bool) -> bool:
         """Drop a given setting that other models have and this one has not; says whether it did."""
@@ -277,7 +184,7 @@ class GenRecConfig(Config):
         return key in self.left_out
 
     def _add_layer(self, file: Path) -> None:
-        layer = self._read_yaml(file)
+        layer = read_yaml(file)
         if "load_col" in layer:
             layer["load_col"] = {
                 **(self.internal_config_dict["load_col"] or {}),
@@ -350,7 +257,7 @@ class GenRecConfig(Config):
         elif final["MODEL_TYPE"] in (ModelType.CONTEXT, ModelType.DECISIONTREE):
             # RecBole trains these on rating labels; ranking the catalogue wants negatives, as for
             # its other models.
-            final["train_neg_sample_args"] = self._read_yaml(_RECBOLE_PROPERTIES / "overall.yaml")[
+            final["train_neg_sample_args"] = read_yaml(RECBOLE_PROPERTIES / "overall.yaml")[
                 "train_neg_sample_args"
             ]
 
@@ -386,23 +293,3 @@ class GenRecConfig(Config):
                 f"the setting {item!r} is read but no property file of {self.model} defines it{nearest(item, final)}"
             )
         return final.get(item)
-
-
-def _parse_value(text: str) -> Any:
-    """A Python literal, or one of true, false, none, null, ~; anything else stays a string and nothing is evaluated."""
-    if text.strip().lower() in _WORDS:
-        return _WORDS[text.strip().lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return _flow_mapping(text)
-
-
-def _flow_mapping(text: str) -> Any:
-    """A mapping or list as YAML writes it, such as {text: tfidf}; any other text stays text."""
-    if not text.lstrip().startswith(("{", "[")):
-        return text
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        return text

@@ -9,39 +9,7 @@ import recbole
 import yaml
 from recbole.utils import argument_list
 
-from recbole_genrec.config.settings import (
-    _READ_UNSET,
-    GenRecConfig,
-    _parse_value,
-    find_model,
-    parse_command_line,
-    properties_folder,
-)
-
-
-def test_command_line_takes_both_forms_and_splits_at_the_first_equals_sign():
-    arguments = ["--model=SASRec", "--data_path", "a=b", "--note=x=y", "--shift", "-1", "--gpu_id="]
-    assert parse_command_line(arguments) == {
-        "model": "SASRec",
-        "data_path": "a=b",
-        "note": "x=y",
-        "shift": "-1",
-        "gpu_id": "",
-    }
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["SASRec"], "'SASRec' is not a setting"),
-        (["--epochs"], "'--epochs' has no value"),
-        (["--epochs", "--seed=1"], "'--epochs' has no value"),
-        (["--seed=1", "--seed=2"], "--seed is given twice"),
-    ],
-)
-def test_command_line_refuses(arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        parse_command_line(arguments)
+from recbole_genrec.config.settings import _READ_UNSET, GenRecConfig
 
 
 def test_values_are_read_as_literals_and_never_evaluated():
@@ -65,19 +33,6 @@ def test_values_are_read_as_literals_and_never_evaluated():
     assert config["recipe"] is None
     assert config["user_inter_num_interval"] == "[5,inf)"
     assert config.settings()["data_path"] == "os.getcwd()"
-
-
-@pytest.mark.parametrize(
-    "text, value",
-    [
-        ("{text: tfidf}", {"text": "tfidf"}),
-        ("{'max_norm': 1.0}", {"max_norm": 1.0}),
-        ("[5,inf)", "[5,inf)"),
-        ("{a: b", "{a: b"),
-    ],
-)
-def test_mappings_may_be_written_as_in_yaml(text, value):
-    assert _parse_value(text) == value
 
 
 def test_layers_files_then_dict_then_command_line(tmp_path):
@@ -183,18 +138,6 @@ def test_bad_config_files_are_refused(tmp_path):
     assert GenRecConfig("SASRec", config_file_list=[tmp_path / "empty.yaml"])["model"] == "SASRec"
 
 
-@pytest.mark.parametrize("name", ["sasrec", "SASrec", "SASRek"])
-def test_unknown_model_gives_the_nearest_name(name):
-    with pytest.raises(ValueError, match=f"'{name}' is not known .did you mean 'SASRec'"):
-        find_model(name)
-
-
-@pytest.mark.parametrize("name", ["Stage", "Generation", "", "os.path", "../secret", "Nothing"])
-def test_what_is_no_model_is_refused(name):
-    with pytest.raises(ValueError, match="is not known"):
-        find_model(name)
-
-
 def test_settings_give_the_same_config_again():
     first = GenRecConfig("SASRec", config_dict={"seed": 5, "topk": [3], "valid_metric": "MRR@3"})
     second = GenRecConfig(config_dict=first.settings())
@@ -252,10 +195,6 @@ def test_settings_that_recbole_reads_unset_are_known():
     assert len(read) > 50
     for key in read - written - _READ_UNSET:
         config[key]
-
-
-def test_property_files_are_found_in_a_checkout():
-    assert (properties_folder() / "overall.yaml").is_file()
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):

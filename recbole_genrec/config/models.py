@@ -1,0 +1,66 @@
+"""Names to classes: models of this package, models of RecBole, and classes given by their path."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+from recbole.utils import get_model
+
+from recbole_genrec.compat import count_every_interaction
+from recbole_genrec.config.reading import RECBOLE_PROPERTIES, nearest, properties_folder
+from recbole_genrec.errors import UserError
+
+
+def find_model(name: str) -> type:
+    """Return the class of a model of this package or of RecBole.
+
+    Raises:
+        UserError: there is no model of this name.
+    """
+    if name.isidentifier():
+        module = f"recbole_genrec.model.{name.lower()}"
+        if importlib.util.find_spec(module):
+            found = getattr(importlib.import_module(module), name, None)
+            # Every recommender has an input type, and nothing else in that folder has.
+            if hasattr(found, "input_type"):
+                return found
+    folders = (properties_folder(), RECBOLE_PROPERTIES)
+    # RecBole's Random is its one model without a property file.
+    names = sorted(
+        {file.stem for folder in folders for file in (folder / "model").glob("*.yaml")} | {"Random"}
+    )
+    # RecBole's look-up of a name that it does not have imports packages that it does not require.
+    if name in names:
+        return count_every_interaction(get_model(name)) if name == "Pop" else get_model(name)
+    raise UserError(
+        f"the model {name!r} is not known{nearest(name, names)}: "
+        "use a model of this package or of RecBole"
+    )
+
+
+def find_variant(path: object, model_class: type) -> type:
+    """Return the subclass of a model that the setting `model_class` names.
+
+    Only this package is imported from, since recipes and checkpoints may come from elsewhere.
+
+    Args:
+        path: "module:Class".
+        model_class: the model.
+
+    Raises:
+        UserError: the path is no class of this package, or no subclass of the model.
+    """
+    module, _, name = str(path).partition(":")
+    is_own = module.split(".")[0] == "recbole_genrec"
+    try:
+        found = getattr(importlib.import_module(module), name, None) if is_own else None
+    except ModuleNotFoundError:
+        found = None
+    if not isinstance(found, type) or not issubclass(found, model_class):
+        raise UserError(
+            f"model_class is {path!r}, but has to name a subclass of {model_class.__name__} in "
+            "this package, as in recbole_genrec.module:Class: correct it, or give your own class "
+            "by --model=module:Class"
+        )
+    return found
