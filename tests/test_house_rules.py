@@ -192,10 +192,10 @@ def test_recipes_only_change_settings_that_have_a_default():
 IMPORT_EVERYTHING = """
 import importlib, io, logging, os, pkgutil, random, sys, warnings
 import numpy, torch, yaml, pandas
-import recbole.config, recbole.data, recbole.evaluator, recbole.trainer,
-recbole.model.sequential_recommender
-import sklearn.cluster, sklearn.decomposition, sklearn.feature_extraction.text, scipy.optimize,
-scipy.sparse
+import recbole.config, recbole.data, recbole.evaluator, recbole.trainer
+import recbole.model.sequential_recommender
+import sklearn.cluster, sklearn.decomposition, sklearn.feature_extraction.text
+import scipy.optimize, scipy.sparse
 
 def state():
     root = logging.getLogger()
