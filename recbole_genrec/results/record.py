@@ -24,7 +24,7 @@ from recbole_genrec.results.outcomes import Outcomes, outcomes_path, write_outco
 from recbole_genrec.results.table import as_csv, as_markdown, table
 from recbole_genrec.storage import replacing
 from recbole_genrec.trainer.collector import TopKCollector
-from recbole_genrec.trainer.progress import OF_THE_PLACE
+from recbole_genrec.trainer.progress import SETTINGS_WITHOUT_EFFECT
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,9 @@ def run_digest(config: GenRecConfig) -> str:
 
     The former are looked for as <data set's folder>/<name>.*, as RecBole does.
     """
-    settings = {key: value for key, value in config.settings().items() if key not in OF_THE_PLACE}
+    settings = {
+        key: value for key, value in config.settings().items() if key not in SETTINGS_WITHOUT_EFFECT
+    }
     versions = {
         "recbole_genrec": recbole_genrec.__version__,
         "recbole": recbole.__version__,

@@ -1,0 +1,1 @@
+"""Training: stages, optimizers, checkpoints, resume and evaluation."""

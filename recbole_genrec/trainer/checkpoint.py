@@ -1,4 +1,4 @@
-"""Checkpoints of this package: tensors and plain Python values, written whole or not at all."""
+"""Checkpoints: tensors and plain Python values, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT = "recbole_genrec checkpoint 1"
 
 
 def new_checkpoint_path(config) -> Path:
-    """A path that is not taken yet: <checkpoint_dir>/<model>-<data set>-<time>[-<number>].pth."""
+    """Return an unused path: <checkpoint_dir>/<model>-<data set>-<time>[-<number>].pth."""
     stem = f"{config['model']}-{config['dataset']}-{get_local_time()}"
     folder = Path(config["checkpoint_dir"])
     path, number = folder / f"{stem}.pth", 1
@@ -28,10 +28,9 @@ def new_checkpoint_path(config) -> Path:
 
 
 def resume_files(config, suffix: str) -> list[str]:
-    """The files ending with `suffix` that runs of this model on this data set have written, newest first."""
+    """Return the files of this model and data set that end with `suffix`, newest first."""
     stem = re.escape(f"{config['model']}-{config['dataset']}-")
-    # After the data set comes new_checkpoint_path's time; `amazon` must not find runs on
-    # `amazon-beauty`.
+    # The time follows the data set: `amazon` must not find runs on `amazon-beauty`.
     name = re.compile(rf"{stem}[^-]+-\d+-\d+_\d+-\d+-\d+(-\d+)?{re.escape(suffix)}")
     files = (
         file for file in Path(config["checkpoint_dir"]).glob("*.pth") if name.fullmatch(file.name)
@@ -42,23 +41,20 @@ def resume_files(config, suffix: str) -> list[str]:
 
 
 def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
-    """Write a checkpoint through a temporary file in the same folder: `path` holds the old content or the whole new one.
+    """Write a checkpoint atomically: `path` holds the old content or the whole new one.
 
     Args:
         path: the file to write or replace; its folder is made if needed.
         content: tensors, numbers, strings, None, and dicts, lists and tuples of them. The keys
-            `model` (str) and
-            `dataset_fingerprint` (str) say what the checkpoint belongs to.
+            `model` (str) and `dataset_fingerprint` (str) name the model and the data.
 
     Raises:
-        ValueError: `model` or `dataset_fingerprint` is missing.
+        KeyError: `model` or `dataset_fingerprint` is missing.
         TypeError: a value is neither a tensor nor plain.
     """
     missing = sorted({"model", "dataset_fingerprint"} - set(content))
     if missing:
-        raise UserError(
-            f"the checkpoint {str(path)!r} lacks {missing}, which say what it belongs to: add them to its content"
-        )
+        raise KeyError(f"the content of the checkpoint {str(path)!r} lacks {missing}")
     plain = to_plain({**content, "format": FORMAT})
     with replacing(path) as temporary:
         torch.save(plain, temporary)
@@ -74,30 +70,34 @@ def load_checkpoint(
 
     Args:
         path: the file.
-        device: where its tensors go.
-        model: the model's name that the checkpoint must have; None accepts any.
-        dataset_fingerprint: the data set's fingerprint that it must have; None accepts any.
+        device: device of its tensors.
+        model: name of the model that the checkpoint must have; None accepts any.
+        dataset_fingerprint: fingerprint that its data set must have; None accepts any.
 
     Returns:
         The content given to save_checkpoint.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a checkpoint of this package, or of another model or data set.
+        MissingFileError: there is no such file.
+        UserError: the file is no checkpoint of this package, or of another model or data set.
     """
     content = load_plain(path, device)
     found = content.pop("format", None) if isinstance(content, dict) else None
     if found != FORMAT:
         raise UserError(
-            f"{str(path)!r} has the format {found!r}, not {FORMAT!r}: give a .pth file that a generative model has written"
+            f"{str(path)!r} has the format {found!r}, not {FORMAT!r}: "
+            "give a .pth file that a generative model has written"
         )
     if model is not None and content["model"] != model:
         raise UserError(
-            f"{str(path)!r} is a checkpoint of {content['model']}, not of {model}: use --model={content['model']}"
+            f"{str(path)!r} is a checkpoint of {content['model']}, not of {model}: "
+            f"use --model={content['model']}"
         )
-    if dataset_fingerprint is not None and content["dataset_fingerprint"] != dataset_fingerprint:
+    trained_on = content["dataset_fingerprint"]
+    if dataset_fingerprint is not None and trained_on != dataset_fingerprint:
         raise UserError(
-            f"{str(path)!r} was trained on data with the fingerprint {content['dataset_fingerprint'][:12]}, but the data set has "
-            f"{dataset_fingerprint[:12]}: use the data, filters and split of the training run"
+            f"{str(path)!r} was trained on data with the fingerprint {trained_on[:12]}, but the "
+            f"data set has {dataset_fingerprint[:12]}: use the data, filters and split of the "
+            "training run"
         )
     return content

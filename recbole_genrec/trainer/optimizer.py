@@ -1,4 +1,4 @@
-"""The optimizer of a stage and how its learning rates move."""
+"""The optimizer of a stage and the schedule of its learning rates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ LEARNERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.o
 
 
 class StageOptimizer:
-    """Trains exactly the parameters that a stage or phase names, with scheduled learning rates and clipped gradients.
+    """Train exactly the parameters that a stage or phase names.
+
+    Learning rates follow the schedule, gradients are clipped.
 
     Args:
         model: the model that the groups' names refer to.
@@ -28,7 +30,7 @@ class StageOptimizer:
         steps_per_epoch: optimizer steps in an epoch.
 
     Raises:
-        ValueError: if learner or scheduler is unknown.
+        UserError: learner or scheduler is unknown.
     """
 
     def __init__(
@@ -41,7 +43,8 @@ class StageOptimizer:
     ) -> None:
         if learner not in LEARNERS:
             raise UserError(
-                f"learner '{learner}' is unknown for a generative model; choose one of {', '.join(LEARNERS)}."
+                f"learner '{learner}' is unknown for a generative model; "
+                f"choose one of {', '.join(LEARNERS)}."
             )
         if stage.scheduler not in SCHEDULERS:
             raise UserError(
@@ -63,7 +66,12 @@ class StageOptimizer:
         self.total_steps = stage.epochs * steps_per_epoch
 
     def step(self, loss: torch.Tensor, step: int) -> None:
-        """Descend along the gradient of `loss`; `step` counts from 0 over the whole stage or all turns of the phase."""
+        """Descend along the gradient of `loss`.
+
+        Args:
+            loss: a scalar.
+            step: number of the step, from 0, over the whole stage or all turns of the phase.
+        """
         factor = learning_rate_factor(self.scheduler, step, self.warmup_steps, self.total_steps)
         for group, base_rate in zip(self.optimizer.param_groups, self.base_rates):
             group["lr"] = base_rate * factor
@@ -76,7 +84,7 @@ class StageOptimizer:
 
 
 def named_parameters(model: nn.Module, group: Group) -> list[nn.Parameter]:
-    """The parameters of a group, in the order of its names."""
+    """Return the parameters of a group, in the order of its names."""
     return [
         parameter for name in group.names for parameter in model.get_submodule(name).parameters()
     ]
@@ -84,7 +92,11 @@ def named_parameters(model: nn.Module, group: Group) -> list[nn.Parameter]:
 
 @contextmanager
 def training_only(model: nn.Module, groups: tuple[Group, ...]) -> Iterator[None]:
-    """Within it only the groups' parameters ask for gradients, and parts without any of them are in evaluation mode."""
+    """Let only the groups' parameters require gradients while active.
+
+    A child of the model without any of these parameters is in evaluation mode, unless it has no
+    parameters at all.
+    """
     trained = {id(parameter) for group in groups for parameter in named_parameters(model, group)}
     frozen = [
         parameter
@@ -93,7 +105,8 @@ def training_only(model: nn.Module, groups: tuple[Group, ...]) -> Iterator[None]
     ]
     model.train()
     for part in model.children():
-        part.train(any(id(parameter) in trained for parameter in part.parameters()))
+        parameters = {id(parameter) for parameter in part.parameters()}
+        part.train(not parameters or not parameters.isdisjoint(trained))
     for parameter in frozen:
         parameter.requires_grad_(False)
     try:
@@ -104,11 +117,11 @@ def training_only(model: nn.Module, groups: tuple[Group, ...]) -> Iterator[None]
 
 
 def learning_rate_factor(scheduler: str, step: int, warmup_steps: int, total_steps: int) -> float:
-    """What the learning rate is multiplied with at a step counted from 0.
+    """Return the factor of the learning rate at a step counted from 0.
 
     Returns:
-        0 to 1: rising linearly over the warm-up, then constant, falling to 0 (linear, cosine) or as
-        sqrt(warmup_steps / step) (inverse_sqrt).
+        0 to 1: rising linearly over the warm-up; then constant, falling to 0 (linear, cosine) or
+        falling like sqrt(warmup_steps / step) (inverse_sqrt).
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

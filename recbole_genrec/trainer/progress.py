@@ -1,4 +1,4 @@
-"""How far a run has come, and whether another run may go on from there."""
+"""The progress of a run, and the check whether another run may continue it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from recbole_genrec.errors import UserError
 
-# Where things are and what is shown: no result depends on it.
-OF_THE_PLACE = frozenset(
+# Folders, devices and display: no result depends on these.
+SETTINGS_WITHOUT_EFFECT = frozenset(
     [
         "checkpoint_dir",
         "data_path",
@@ -30,15 +30,14 @@ OF_THE_PLACE = frozenset(
 
 @dataclass
 class Progress:
-    """With weights, optimizers and random state all that a killed run needs to go on.
+    """The state that a killed run needs, beside weights, optimizers and random state.
 
     Attributes:
         stage: number of the stage in progress.
-        epoch: epochs of it that are done; 0: it has not started.
+        epoch: number of its epochs that are done; 0 if it has not started.
         bad_validations: validations of it since the last improvement.
-        best_score: best value of the validation metric, over all stages unless a stage does not
-            keep the best one before it;
-            None before the first validation.
+        best_score: best value of the validation metric, over all stages since the last one that
+            does not keep the best of the stages before it; None before the first validation.
         best_result: all metrics of that validation.
         stopped: whether early stopping has ended the stage.
         seconds: wall time by stage name.
@@ -56,13 +55,10 @@ class Progress:
 def changed_settings(
     saved: dict[str, Any], given: dict[str, Any], may_change: frozenset[str] = frozenset()
 ) -> list[str]:
-    """Names of the settings that differ, but for those that no result depends on and those that may change."""
-    free = OF_THE_PLACE | may_change
-    return sorted(
-        key
-        for key in saved.keys() | given.keys()
-        if saved.get(key) != given.get(key) and key not in free
-    )
+    """Return the names of settings that differ and have an effect, without those in may_change."""
+    free = SETTINGS_WITHOUT_EFFECT | may_change
+    keys = (saved.keys() | given.keys()) - free
+    return sorted(key for key in keys if saved.get(key) != given.get(key))
 
 
 def check_same_settings(
@@ -71,16 +67,16 @@ def check_same_settings(
     resume_file: str,
     may_change: frozenset[str] = frozenset(),
 ) -> None:
-    """A run that goes on with other settings would be neither the old run nor a new one.
+    """Refuse to resume with other settings: that would repeat neither the old run nor a new one.
 
     Raises:
-        ValueError: if a setting differs that a result depends on, unless it is one of those that
-            may change.
+        UserError: a setting with an effect differs and is not in may_change.
     """
     changed = changed_settings(saved, given, may_change)
     if changed:
         key = changed[0]
         raise UserError(
-            f"{key} is {given.get(key)!r}, but the run that {str(resume_file)!r} belongs to has {saved.get(key)!r}; "
-            f"resume with the same settings (different are: {', '.join(changed)}), or start anew."
+            f"{key} is {given.get(key)!r}, but the run that {str(resume_file)!r} belongs to has "
+            f"{saved.get(key)!r}; resume with the same settings (different are: "
+            f"{', '.join(changed)}), or start anew."
         )

@@ -1,12 +1,12 @@
-"""Runs the stages of a generative model: one loop for epochs, early stopping, checkpoints, log and resume."""
+"""The one training loop: stages, epochs, early stopping, checkpoints, logging and resume."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,20 @@ from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_pa
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.optimizer import StageOptimizer, training_only
 from recbole_genrec.trainer.progress import Progress, check_same_settings
+from recbole_genrec.trainer.ranker import Ranker
 
 logger = logging.getLogger(__name__)
 
 
 class GenRecTrainer(Trainer):
-    """Trains a GenerativeRecommender stage by stage; evaluates ranked lists with RecBole's evaluator.
+    """Train a model stage by stage and evaluate it with RecBole's evaluator.
 
-    `saved_model_file` holds the best weights, `resume_file` what a killed run goes on from.
+    `saved_model_file` holds the best weights; a killed run continues from `resume_file`.
+
+    A model needs `stages()`, `dataset_fingerprint` and RecBole's `n_items`, `USER_ID`, `ITEM_SEQ`,
+    `ITEM_SEQ_LEN` and `ITEM_ID`. If it has a `seq2seq`, several processes share the rows of a
+    batch. If it has a `search`, its ranked lists are evaluated, otherwise the scores of its
+    `full_sort_predict`.
     """
 
     def __init__(self, config, model) -> None:
@@ -47,16 +53,15 @@ class GenRecTrainer(Trainer):
         self.progress = Progress()
         self.proven_share: float | None = None  # of the ranked lists of the last evaluation
         self.optimizer_states: list[dict[str, Any]] = []
-        self._ranked: deque[torch.Tensor] = (
-            deque()
-        )  # lists of the next batches, where several processes have made them
+        self._ranker: Ranker | None = None
+        if hasattr(model, "search"):
+            self._ranker = Ranker(model, max(config["topk"]), self.device)
         self._clock = time.time()
 
     def _build_optimizer(self, **kwargs) -> None:
-        """Every stage builds its own."""
+        """Build nothing: every stage has optimizers of its own."""
 
-    # --- the story
-    # ----------------------------------------------------------------------------------------
+    # --- stages
 
     def fit(
         self,
@@ -67,27 +72,29 @@ class GenRecTrainer(Trainer):
         show_progress=False,
         callback_fn=None,
     ):
-        """Run all stages that are not done; arguments and result as RecBole's Trainer.fit.
+        """Run all stages that are not done; arguments and result as in RecBole's Trainer.fit.
+
+        Only `dataset` is read of train_data: the stages cut their own batches.
 
         Raises:
-            ValueError: if a loss becomes NaN or infinite.
+            UserError: if a loss becomes NaN or infinite.
         """
         self.eval_collector.data_collect(train_data)
-        stages = self.model.stages()
-        for stage in stages[self.progress.stage :]:
+        for stage in self.model.stages()[self.progress.stage :]:
             self._clock = time.time()
             self._run(stage, train_data, valid_data, show_progress, callback_fn)
             self._finish(stage)
         return self.progress.best_score, self.progress.best_result
 
     def _run(self, stage: Stage, train_data, valid_data, show_progress: bool, callback_fn) -> None:
-        """The epochs of one stage that are not done."""
+        """Run the epochs of a stage that are not done."""
         progress = self.progress
         if progress.epoch == 0:
             self._start(stage)
         batches = self._batches(stage, train_data)
+        max_norm = None if self.clip_grad_norm is None else self.clip_grad_norm["max_norm"]
         optimizers = [
-            StageOptimizer(self.model, phase, self.learner, self._max_norm(), len(batches))
+            StageOptimizer(self.model, phase, self.learner, max_norm, len(batches))
             for phase in stage.phases or (stage,)
         ]
         for optimizer, state in zip(optimizers, self.optimizer_states):
@@ -114,7 +121,7 @@ class GenRecTrainer(Trainer):
                     break
 
     def _start(self, stage: Stage) -> None:
-        """What comes before the first epoch."""
+        """Prepare the first epoch."""
         if stage.start is not None:
             stage.start()
             distributed.copy_state(self.model)
@@ -122,7 +129,7 @@ class GenRecTrainer(Trainer):
             self.progress.best_score = self.progress.best_result = None
 
     def _finish(self, stage: Stage) -> None:
-        """Go back to the best weights if there are any, and hand over to the next stage."""
+        """Return to the best weights if there are any, and hand over to the next stage."""
         progress = self.progress
         validated = stage.stopping_step is not None and progress.best_score is not None
         if validated:
@@ -139,27 +146,21 @@ class GenRecTrainer(Trainer):
             progress.epoch,
             progress.seconds[stage.name],
         )
-        progress.stage, progress.epoch, progress.bad_validations, progress.stopped = (
-            progress.stage + 1,
-            0,
-            0,
-            False,
-        )
+        progress.stage += 1
+        progress.epoch = progress.bad_validations = 0
+        progress.stopped = False
         self._save_progress([])
 
     def _count_seconds(self, stage: Stage) -> None:
-        """Add the time since the last call to the stage's."""
-        now = time.time()
-        self.progress.seconds[stage.name] = (
-            self.progress.seconds.get(stage.name, 0.0) + now - self._clock
-        )
+        """Add the time since the last call to the stage's total."""
+        now, seconds = time.time(), self.progress.seconds
+        seconds[stage.name] = seconds.get(stage.name, 0.0) + now - self._clock
         self._clock = now
 
     # --- one epoch
-    # ----------------------------------------------------------------------------------------
 
     def _epochs(self, stage: Stage, show_progress: bool) -> Iterable[int]:
-        """Epochs left; an epoch over items is short, so there the bar counts epochs."""
+        """Return the epochs left, with a bar over them where an epoch is short."""
         if self.progress.stopped:
             return ()
         epochs = range(self.progress.epoch, stage.epochs)
@@ -186,25 +187,22 @@ class GenRecTrainer(Trainer):
         optimizers: list[StageOptimizer],
         show_progress: bool,
     ) -> dict[str, float]:
-        """One pass over the batches; returns the mean of every loss term."""
+        """Train on every batch once and return the mean of every loss term."""
         if stage.before_epoch is not None:
             stage.before_epoch(epoch)
         number, n_earlier = stage.turn(epoch)
         phase, optimizer = stage.phases[number] if stage.phases else stage, optimizers[number]
         totals: dict[str, torch.Tensor] = {}
         bar = show_progress and stage.rows != "items"
-        rows = tqdm(
+        steps = tqdm(
             batches.epoch(epoch),
             total=len(batches),
             desc=f"{stage.name} {epoch}",
             ncols=100,
             disable=not bar,
         )
-        with (
-            training_only(self.model, phase.groups),
-            distributed.split_rows(self.model.seq2seq, batches.seed, epoch),
-        ):
-            for step, batch in enumerate(rows, start=n_earlier * len(batches)):
+        with training_only(self.model, phase.groups), self._split_rows(batches.seed, epoch):
+            for step, batch in enumerate(steps, start=n_earlier * len(batches)):
                 with mixed_precision(self.device, self.enable_amp):
                     losses = phase.losses(to_device(batch, self.device))
                 optimizer.step(sum(losses.values()), step)
@@ -213,16 +211,22 @@ class GenRecTrainer(Trainer):
         means = {name: float(total) / len(batches) for name, total in totals.items()}
         if not all(math.isfinite(mean) for mean in means.values()):
             raise UserError(
-                f"stage {stage.name}, epoch {epoch}: a loss is not finite ({means}); lower its learning rate."
+                f"stage {stage.name}, epoch {epoch}: a loss is not finite ({means}); "
+                "lower its learning rate."
             )
         if stage.after_epoch is not None:
             stage.after_epoch(epoch)
         return means
 
+    def _split_rows(self, seed: int, epoch: int) -> AbstractContextManager:
+        """Let several processes share the rows of a batch, if the model has a seq2seq."""
+        seq2seq = getattr(self.model, "seq2seq", None)
+        return nullcontext() if seq2seq is None else distributed.split_rows(seq2seq, seed, epoch)
+
     def _validate(
         self, stage: Stage, epoch: int, valid_data, show_progress: bool, callback_fn
     ) -> None:
-        """Measure on the validation part, keep the best weights, and say when to stop."""
+        """Measure on the validation part, keep the best weights and decide whether to stop."""
         progress = self.progress
         score, result, bigger = self._score(stage, valid_data, show_progress)
         logger.info("stage %s epoch %d: valid %s", stage.name, epoch, dict2str(result))
@@ -232,10 +236,8 @@ class GenRecTrainer(Trainer):
             score, best, progress.bad_validations, max_step=stage.stopping_step, bigger=bigger
         )
         if improved:
-            progress.best_score, progress.best_result = (
-                float(best),
-                {name: float(value) for name, value in result.items()},
-            )
+            progress.best_score = float(best)
+            progress.best_result = {name: float(value) for name, value in result.items()}
             self._save_weights()
         self.tensorboard.add_scalar(
             f"{stage.name}/{'validation' if stage.validate else self.valid_metric}", score, epoch
@@ -247,15 +249,18 @@ class GenRecTrainer(Trainer):
         self, stage: Stage, valid_data, show_progress: bool
     ) -> tuple[float, dict[str, float], bool]:
         if stage.validate is None:
-            return *self._valid_epoch(
-                valid_data, show_progress=show_progress
-            ), self.valid_metric_bigger
+            score, result = self._valid_epoch(valid_data, show_progress=show_progress)
+            return score, result, self.valid_metric_bigger
         self.model.eval()
         score = distributed.from_main(stage.validate(valid_data))
         return score, {stage.name: score}, True
 
     def _validates(self, stage: Stage, epoch: int, valid_data) -> bool:
-        """After every `eval_step` epochs (cycles of epochs, if there are phases) and the last one; never if `eval_step` is 0."""
+        """Tell whether an epoch ends with a validation.
+
+        That is every `eval_step`-th epoch (or cycle of epochs, if there are phases) and the last
+        one; none if `eval_step` is 0.
+        """
         due = self.eval_step > 0 and (
             (epoch + 1) % (self.eval_step * stage.cycle_epochs()) == 0 or epoch + 1 == stage.epochs
         )
@@ -263,67 +268,38 @@ class GenRecTrainer(Trainer):
 
     def _report(self, stage: Stage, epoch: int, losses: dict[str, float], seconds: float) -> None:
         terms = ", ".join(f"{name} {loss:.5g}" for name, loss in losses.items())
-        place = (
-            f"{stage.name}/{stage.phases[stage.turn(epoch)[0]].name}"
-            if stage.phases
-            else stage.name
-        )
-        logger.info("stage %s epoch %d: %.1f s, losses: %s", place, epoch, seconds, terms)
-        for name, loss in losses.items():
-            self.tensorboard.add_scalar(f"{place}/{name}", loss, epoch)
-
-    def _max_norm(self) -> float | None:
-        return None if self.clip_grad_norm is None else self.clip_grad_norm["max_norm"]
+        phase = f"/{stage.phases[stage.turn(epoch)[0]].name}" if stage.phases else ""
+        name = f"{stage.name}{phase}"
+        logger.info("stage %s epoch %d: %.1f s, losses: %s", name, epoch, seconds, terms)
+        for term, loss in losses.items():
+            self.tensorboard.add_scalar(f"{name}/{term}", loss, epoch)
 
     # --- evaluation
-    # ---------------------------------------------------------------------------------------
 
     def _full_sort_batch_eval(self, batched_data):
-        """Ranked item ids in place of RecBole's dense scores."""
-        interaction, _, positive_users, positive_items = batched_data
-        ranked = self._ranked.popleft() if self._ranked else self._rank(interaction)
-        return interaction, ranked, positive_users, positive_items
-
-    def _rank(self, interaction) -> torch.Tensor:
-        """Item ids, int64 [B, K], best first, 0 where there is none; counts what is empty and what is proven."""
-        history, lengths = self.model.ITEM_SEQ, interaction[self.model.ITEM_SEQ_LEN]
-        interaction.interaction[history] = interaction[history][:, : int(lengths.max())]
-        longest = max(self.config["topk"])
-        beams = self.model.search(to_device(interaction, self.device), longest)
-        ranked = beams.item_ids[:, :longest]
-        self.n_empty += (ranked == 0).sum()
-        self.n_proven += beams.proven(longest).sum()
-        self.n_ranked += len(ranked)
-        return ranked
+        """Return a Ranking in place of RecBole's dense scores, if the model searches."""
+        if self._ranker is None:
+            return super()._full_sort_batch_eval(batched_data)
+        batch, _, positive_users, positive_items = batched_data
+        return batch, self._ranker.rank(batch), positive_users, positive_items
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """As RecBole's Trainer.evaluate; the checkpoint must belong to this model and data set."""
+        """Evaluate as RecBole's Trainer.evaluate.
+
+        Raises:
+            UserError: the checkpoint belongs to another model or data set.
+        """
         if eval_data and load_best_model:
             self._load_weights(model_file or self.saved_model_file)
-        self.n_empty, self.n_proven = torch.zeros(2, dtype=torch.long, device=self.device)
-        self.n_ranked = 0
         self.model.eval()
-        self._ranked = distributed.in_shares(
-            eval_data or (), self._rank, max(self.config["topk"]), self.device
-        )
+        if self._ranker is not None:
+            self._ranker.start(eval_data or ())
         result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-        self.n_empty, self.n_proven, self.n_ranked = distributed.summed(
-            self.n_empty, self.n_proven, self.n_ranked
-        )
-        if self.n_empty:
-            logger.info(
-                "%d places of the ranked lists hold codes of no item; they count as misses",
-                self.n_empty,
-            )
-        if self.n_ranked:
-            self.proven_share = float(self.n_proven) / self.n_ranked
-            logger.info(
-                "ranked lists proven exact: %.2f%% of %d", 100 * self.proven_share, self.n_ranked
-            )
+        if self._ranker is not None:
+            self.proven_share = self._ranker.finish()
         return result
 
     # --- checkpoints
-    # --------------------------------------------------------------------------------------
 
     def _save_weights(self) -> None:
         content = {
@@ -358,11 +334,13 @@ class GenRecTrainer(Trainer):
             save_checkpoint(self.resume_file, content)
 
     def resume_checkpoint(self, resume_file: str) -> None:
-        """Go on where a run was when it wrote `resume_file`; on a CPU the result is that of an undisturbed run.
+        """Continue where a run was when it wrote `resume_file`.
+
+        On a CPU the result equals the result of an undisturbed run.
 
         Raises:
-            FileNotFoundError, ValueError: if the file or that of the best weights is missing, or of
-                another model or data set.
+            MissingFileError: the file or the file of the best weights is missing.
+            UserError: the file belongs to another model, data set or settings.
         """
         content = load_checkpoint(resume_file, "cpu", **self._identity())
         check_same_settings(
@@ -371,14 +349,14 @@ class GenRecTrainer(Trainer):
         self.model.load_state_dict(content["state_dict"])
         self.progress = Progress(**content["progress"])
         self.optimizer_states = content["optimizer"]
-        self._go_on_in(str(resume_file))
+        self._set_files(str(resume_file))
         torch.set_rng_state(content["random_state"])
         if content.get("cuda_random_state") is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(content["cuda_random_state"], self.device)
         n_processes = content.get("n_processes", 1)
         if n_processes != distributed.size():
             logger.warning(
-                "%s is of %d processes, and %d go on: dropout draws other numbers",
+                "%s was written by %d processes and %d continue: dropout draws other numbers",
                 resume_file,
                 n_processes,
                 distributed.size(),
@@ -390,12 +368,13 @@ class GenRecTrainer(Trainer):
             self.progress.epoch,
         )
 
-    def _go_on_in(self, resume_file: str) -> None:
-        """Write where the run's files are now; they may have been moved together."""
+    def _set_files(self, resume_file: str) -> None:
+        """Write to the files of the run that is resumed; they may have been moved together."""
         weights = resume_file.removesuffix(".resume.pth") + ".pth"
         if self.progress.best_score is not None and not Path(weights).is_file():
             raise MissingFileError(
-                f"{resume_file!r} needs the best weights so far, but there is no {weights!r}: move both files together"
+                f"{resume_file!r} needs the best weights so far, but there is no {weights!r}: "
+                "move both files together"
             )
         self.saved_model_file, self.resume_file = weights, _resume_file(weights)
 

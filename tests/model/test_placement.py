@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad
 
 from recbole_genrec.compat import without_anomaly_detection
 from recbole_genrec.trainer.optimizer import StageOptimizer
+from recbole_genrec.trainer.ranker import Ranker
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 _spec = importlib.util.spec_from_file_location(
@@ -32,7 +33,7 @@ CASES = [
     ("ETEGRec", {"alignment_warmup_epochs": 0}),
     ("UNGER", {}),
 ]
-# As many as the values say: distinct items, the real ones among them, and the real places of
+# As many as the values say: distinct items, the real ones among them, and the real positions of
 # histories that a DIN normalizes over.
 INHERENT = {
     "UniGRec": {
@@ -122,11 +123,10 @@ def train(trainer, experiment) -> dict[str, set]:
 def search(trainer, experiment):
     """The ranked lists of a batch, and who waited for them."""
     trainer.model.eval()
-    trainer.n_empty, trainer.n_proven = torch.zeros(2, dtype=torch.long, device=trainer.device)
-    trainer.n_ranked = 0
+    trainer._ranker = Ranker(trainer.model, max(trainer.config["topk"]), trainer.device)
     batch = next(iter(experiment.test))
     pretend.noted.clear()
-    ranked = trainer._full_sort_batch_eval(batch)[1]
+    ranked = trainer._full_sort_batch_eval(batch)[1].item_ids
     return ranked, list(pretend.noted)
 
 

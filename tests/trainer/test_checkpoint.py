@@ -54,7 +54,7 @@ def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
 def test_content_that_could_not_be_loaded_is_refused_before_writing(tmp_path):
     with pytest.raises(TypeError, match="but got object"):
         save_checkpoint(tmp_path / "model.pth", {**CONTENT, "extra": [object()]})
-    with pytest.raises(ValueError, match=r"lacks \['dataset_fingerprint'\]"):
+    with pytest.raises(KeyError, match=r"lacks \['dataset_fingerprint'\]"):
         save_checkpoint(tmp_path / "model.pth", {"model": "UniGRec"})
     assert list(tmp_path.iterdir()) == []
 

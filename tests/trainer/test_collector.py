@@ -7,7 +7,7 @@ import torch
 from recbole.evaluator import Collector, Evaluator
 
 from recbole_genrec.compat import add_numpy_aliases
-from recbole_genrec.trainer.collector import TopKCollector
+from recbole_genrec.trainer.collector import Ranking, TopKCollector
 
 RANKING = ["Recall", "NDCG", "MRR", "Hit", "Precision", "MAP"]
 DIVERSITY = ["ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercentage", "ShannonEntropy"]
@@ -56,8 +56,8 @@ def batches(n_batches=3, n_rows=40, n_items=30, n_positives=1):
 
 def collect(collector, n_positives, ranked_items=None):
     for scores, rows, items in batches(n_positives=n_positives):
-        given = scores if ranked_items is None else scores.topk(ranked_items).indices
-        collector.eval_batch_collect(given, users(len(given)), rows, items)
+        given = scores if ranked_items is None else Ranking(scores.topk(ranked_items).indices)
+        collector.eval_batch_collect(given, users(len(scores)), rows, items)
     return collector.get_data_struct()
 
 
@@ -78,12 +78,12 @@ def test_dense_scores_are_collected_as_recbole_does():
     )
 
 
-def test_empty_places_are_never_hits():
+def test_empty_positions_are_never_hits():
     config = settings(["Recall", "MRR"], topk=(3,))
     collector = TopKCollector(config)
     ranked = torch.tensor([[4, 0, 0], [5, 2, 0]])
     collector.eval_batch_collect(
-        ranked[:, :2], users(len(ranked)), torch.tensor([0, 1]), torch.tensor([9, 2])
+        Ranking(ranked[:, :2]), users(len(ranked)), torch.tensor([0, 1]), torch.tensor([9, 2])
     )
     struct = collector.get_data_struct()
     assert struct["rec.topk"].tolist() == [[0, 0, 0, 1], [0, 1, 0, 1]]
@@ -93,7 +93,7 @@ def test_empty_places_are_never_hits():
 def test_a_positive_that_is_named_twice_counts_once():
     collector = TopKCollector(settings(["Recall"], topk=(2,)))
     collector.eval_batch_collect(
-        torch.tensor([[4, 5]]), users(1), torch.tensor([0, 0]), torch.tensor([5, 5])
+        Ranking(torch.tensor([[4, 5]])), users(1), torch.tensor([0, 0]), torch.tensor([5, 5])
     )
     assert collector.get_data_struct()["rec.topk"].tolist() == [[0, 1, 1]]
 
@@ -106,7 +106,7 @@ def test_metrics_beyond_accuracy_by_hand():
     collector.data_struct.set("data.count_items", Counter({1: 10, 2: 4, 3: 1, 4: 7}))
     for _ in range(2):  # A second evaluation finds the counts again.
         collector.eval_batch_collect(
-            torch.tensor([[1, 2], [2, 1], [2, 3]]),
+            Ranking(torch.tensor([[1, 2], [2, 1], [2, 3]])),
             users(3),
             torch.arange(3),
             torch.tensor([1, 4, 4]),
@@ -126,7 +126,7 @@ def test_metrics_that_need_every_score_are_refused(metric):
     collector = TopKCollector(settings([metric]))
     with pytest.raises(ValueError, match=f"{metric}.*need the rank or score of every item"):
         collector.eval_batch_collect(
-            torch.tensor([[1, 2]]), users(1), torch.tensor([0]), torch.tensor([1])
+            Ranking(torch.tensor([[1, 2]])), users(1), torch.tensor([0]), torch.tensor([1])
         )
 
 
@@ -134,13 +134,14 @@ def test_metrics_that_need_every_score_are_refused(metric):
 def test_users_and_hits_of_the_last_evaluation_stay(is_ranking):
     collector = TopKCollector(settings(["NDCG"], topk=[2]))
     scores = torch.tensor([[-1.0, 0.1, 0.3, 0.2], [-1.0, 0.3, 0.2, 0.1], [-1.0, 0.1, 0.2, 0.3]])
-    given = scores.topk(2).indices if is_ranking else scores
     for _ in range(2):
         for rows in (slice(0, 2), slice(2, 3)):
             interaction = {"user_id": torch.tensor([7, 5, 9])[rows]}
-            n_rows = len(given[rows])
+            n_rows, given = len(scores[rows]), scores[rows]
+            if is_ranking:
+                given = Ranking(given.topk(2).indices)
             collector.eval_batch_collect(
-                given[rows], interaction, torch.arange(n_rows), torch.tensor([3, 3, 3])[rows]
+                given, interaction, torch.arange(n_rows), torch.tensor([3, 3, 3])[rows]
             )
         collector.get_data_struct()
         assert collector.users.tolist() == [7, 5, 9]

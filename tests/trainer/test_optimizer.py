@@ -178,6 +178,13 @@ def test_within_training_only_the_rest_neither_asks_for_gradients_nor_drops_out(
     )
 
 
+def test_a_child_without_parameters_trains_with_the_model():
+    """A dropout directly below the model drops, though it holds nothing that is trained."""
+    model = nn.ModuleDict({"table": nn.Linear(2, 2), "dropout": nn.Dropout(0.5)}).eval()
+    with training_only(model, (Group(("",), 0.1, 0.0),)):
+        assert model["table"].training and model["dropout"].training
+
+
 def test_training_only_gives_gradients_back_after_an_error():
     model = make_model()
     with pytest.raises(RuntimeError), training_only(model, (Group(("first",), 0.1, 0.0),)):

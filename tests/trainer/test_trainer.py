@@ -350,9 +350,8 @@ def test_metrics_equal_a_loop_over_users(make_experiment, tiny_sequences):
     result = trainer.evaluate(experiment.test)
     for items in tiny_sequences:
         ids = [int(data.token2id("item_id", f"i{item}")) for item in items]
-        ranked = trainer.model.recommend_topk({"item_id_list": torch.tensor([ids[:-1]])}, 5)[
-            0
-        ].tolist()
+        beams = trainer.model.search({"item_id_list": torch.tensor([ids[:-1]])}, 5)
+        ranked = beams.item_ids[0].tolist()
         rank = ranked.index(ids[-1]) + 1 if ids[-1] in ranked else 99
         for k in (3, 5):
             sums[f"recall@{k}"] += rank <= k
@@ -376,20 +375,6 @@ def test_evaluation_does_not_depend_on_the_batch_size(make_experiment, name):
         trainer.model.load_state_dict(state)
         results.append(dict(trainer.evaluate(experiment.test, load_best_model=False)))
     assert results[0] == results[1] == results[2]
-
-
-def test_histories_are_cut_to_the_longest_of_the_batch(make_experiment, monkeypatch):
-    experiment, widths = make_experiment("TIGER", eval_batch_size=1), []
-    trainer, search = GenRecTrainer(experiment.config, experiment.model), experiment.model.search
-    experiment.name_items()
-
-    def record(batch, k):
-        widths.append(batch["item_id_list"].shape[1])
-        return search(batch, k)
-
-    monkeypatch.setattr(trainer.model, "search", record)
-    trainer.evaluate(experiment.test, load_best_model=False)
-    assert sorted(widths) == [4] * 9 + [5] * 2 + [6]
 
 
 def test_files_of_a_run(make_experiment):
