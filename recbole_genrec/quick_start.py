@@ -61,7 +61,7 @@ and their defaults: properties/*.yaml.
 """
 
 
-@distributed.joined()
+@distributed.process_group()
 def run(
     model=None, dataset=None, config_file_list=None, config_dict=None, command_line=None
 ) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def run(
 
 
 def _run(config: GenRecConfig) -> dict[str, Any]:
-    with distributed.of_main(own_log_file(config)), without_anomaly_detection():
+    with distributed.on_main_process(own_log_file(config)), without_anomaly_detection():
         started = time.time()
         keep_freed_memory()
         init_seed(config["seed"], config["reproducibility"])
@@ -129,7 +129,7 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
             write_test_outcomes(trainer.eval_collector, data, result["checkpoint"])
             write_record(config, data, n_interactions, result, time.time() - started)
         log_summary(config, data, n_interactions, result, time.time() - started)
-        distributed.wait()
+        distributed.barrier()
         return result
 
 
@@ -140,7 +140,7 @@ def _check_processes(config: GenRecConfig) -> None:
         )
 
 
-@distributed.joined()
+@distributed.process_group()
 def compare(
     models: list[str], dataset=None, config_file_list=None, config_dict=None, command_line=None
 ) -> list[dict[str, Any]]:
@@ -172,7 +172,7 @@ def compare(
     for config in configs:
         _check_processes(config)
     for config in configs:
-        record = distributed.from_main(find_record(config))
+        record = distributed.broadcast(find_record(config))
         if record is not None:
             logger.info("%s is done already: %s", config["model"], record["checkpoint"])
         records.append(record or _try(config))
@@ -232,7 +232,7 @@ def _resume(config: GenRecConfig, trainer) -> None:
     )
     given = config.settings() if is_generative else plain_settings(config)
     if path == "auto":
-        path = distributed.from_main(
+        path = distributed.broadcast(
             _newest_alike(config, suffix, key, given, may_change) if distributed.is_main() else None
         )
     if path is not None:

@@ -1,7 +1,11 @@
-"""What tests/runtime/test_distributed.py lets torchrun start: runs of a file of settings, one after another, and their results."""
+"""Run every entry of a file of settings and write the results.
+
+tests/runtime/test_distributed.py starts this script with torchrun.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -9,6 +13,7 @@ from pathlib import Path
 import torch
 
 from recbole_genrec import quick_start
+from recbole_genrec.errors import UserError
 from recbole_genrec.quick_start import create_trainer, run
 from recbole_genrec.runtime import distributed
 from recbole_genrec.trainer.trainer import GenRecTrainer
@@ -16,36 +21,35 @@ from recbole_genrec.trainer.trainer import GenRecTrainer
 torch.set_num_threads(1)
 
 
-def stopped(settings: dict, n_epochs: int) -> None:
-    """A run that is stopped after so many epochs of all its stages."""
-    save, left = GenRecTrainer._save_progress, [n_epochs]
+def run_and_stop(settings: dict, n_epochs: int) -> None:
+    """Run and stop after n_epochs epochs, counted over all stages."""
+    save, n_saved = GenRecTrainer._save_progress, itertools.count(1)
 
     def save_and_stop(trainer, states):
         save(trainer, states)
-        left[0] -= 1
-        if not left[0]:
+        if next(n_saved) == n_epochs:
             raise KeyboardInterrupt
 
     GenRecTrainer._save_progress = save_and_stop
     try:
         run(config_dict=settings)
     except KeyboardInterrupt:
-        distributed.wait()
+        distributed.barrier()
     GenRecTrainer._save_progress = save
 
 
 def main(path: Path) -> None:
-    """Run all and write what came out."""
+    """Run all settings of the file and write their results beside it."""
     results = []
-    quick_start.create_trainer = disturbed
+    quick_start.create_trainer = create_disturbed_trainer
     for settings in json.loads(path.read_text()):
         n_epochs = settings.pop("stop_after", None)
         if n_epochs:
-            stopped(settings, n_epochs)
+            run_and_stop(settings, n_epochs)
             settings["resume"] = "auto"
         try:
             result = run(config_dict=settings)
-        except ValueError as error:
+        except UserError as error:
             result = {"refusal": str(error)}
         results.append(result)
         path.with_name(f"rank-{distributed.rank()}-of-{distributed.size()}.json").write_text(
@@ -54,8 +58,8 @@ def main(path: Path) -> None:
 
 
 @torch.no_grad()
-def disturbed(config, network):
-    """The trainer of a model that, in all processes but the first, has other weights and other random numbers before it."""
+def create_disturbed_trainer(config, network):
+    """Create a trainer after changing weights and random state on all ranks but the first."""
     if distributed.rank():
         torch.rand(distributed.rank())
         for weight in network.parameters():

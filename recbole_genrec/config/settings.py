@@ -267,7 +267,7 @@ class GenRecConfig(Config):
         if visible is not None and "gpu_id" not in self.external_config_dict:
             final["gpu_id"] = visible
         if distributed.size() > 1:
-            distributed.place(final)
+            distributed.set_device(final)
         elif "local_rank" in final or (
             final["use_gpu"] and str(final["gpu_id"]) and torch.cuda.is_available()
         ):

@@ -1,14 +1,13 @@
-"""One run on several processes, as torchrun starts them: what each of them computes, and how they come to the same.
+"""One run on several processes, as torchrun starts them.
 
-All processes hold the whole model, see the same batches and draw the same numbers. In training each
-encodes and decodes its share of a
-batch's rows; the states are then exchanged, so that every loss, also one that compares rows with
-each other, is that of the whole batch.
-In evaluation each ranks its share of the batches. Without such processes nothing here does
-anything.
+All processes hold the whole model, see the same batches and draw the same random numbers. While
+training, each rank encodes and decodes its share of a batch's rows. The states are then exchanged,
+so every loss covers the whole batch, also a loss that compares rows with each other. While
+evaluating, each rank ranks its share of the batches. In a single process nothing here has any
+effect.
 """
 
-# Shapes: B batch, S source tokens, T target tokens, D hidden size, K length of the ranked lists
+# Shapes: B batch, T target tokens, D hidden size, K length of the ranked lists
 
 from __future__ import annotations
 
@@ -27,87 +26,82 @@ from torch import Tensor, distributed, nn
 
 from recbole_genrec.errors import UserError
 
-PATIENCE = timedelta(
-    days=7
-)  # one process may train a teacher while the others wait; torchrun ends them all if one fails
-
-# --- who is there
-# ---------------------------------------------------------------------------------------------
+# The other ranks may wait while the main process trains a teacher; torchrun ends all if one fails.
+TIMEOUT = timedelta(days=7)
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """The processes that torchrun has started know each other from now on; nothing in any other launch, or of a single process."""
-    started = (
+def process_group() -> Iterator[None]:
+    """Join the processes that torchrun has started; without torchrun, do nothing."""
+    is_launched = (
         distributed.is_available()
         and distributed.is_torchelastic_launched()
         and int(os.environ["WORLD_SIZE"]) > 1
     )
-    if not started or distributed.is_initialized():
+    if not is_launched or distributed.is_initialized():
         yield
         return
     distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT
     )
-    # Not before the end: who leaves and joins again may meet the address that another process has
-    # just left.
+    # The group lasts until the process ends: a second group of this process could connect to the
+    # address that another process has just left.
     atexit.register(distributed.destroy_process_group)
     try:
         yield
-    except BaseException:  # the others may be waiting for this one, and it for them
+    except BaseException:
+        # Destroying the group would wait for the other ranks, which may be waiting for this one.
         atexit.unregister(distributed.destroy_process_group)
         raise
 
 
 def size() -> int:
-    """Number of processes."""
-    return (
-        distributed.get_world_size()
-        if distributed.is_available() and distributed.is_initialized()
-        else 1
-    )
+    """Return the number of processes."""
+    is_initialized = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if is_initialized else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return distributed.get_rank() if size() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this process writes files, logs and shows progress."""
+    """Return True in the one process that writes files, logs and shows progress."""
     return rank() == 0
 
 
-def place(settings: dict[str, Any]) -> None:
-    """Give this process its device, and keep it quiet unless it is the main one: changes settings of RecBole in place.
+def set_device(settings: dict[str, Any]) -> None:
+    """Choose this process's device and silence all processes but the main one.
 
-    Each process of a machine gets the GPU of its number there; CUDA_VISIBLE_DEVICES says which
-    there are.
+    The process with local rank r gets GPU r of those that CUDA_VISIBLE_DEVICES lists. RecBole's
+    settings are changed in place.
 
     Raises:
-        ValueError: the machine has fewer GPUs than processes.
+        UserError: The machine has fewer GPUs than processes.
     """
-    number = int(os.environ.get("LOCAL_RANK", rank()))
+    local_rank = int(os.environ.get("LOCAL_RANK", rank()))
     n_gpus = torch.cuda.device_count() if settings["use_gpu"] and str(settings["gpu_id"]) else 0
     if n_gpus:
-        if number >= n_gpus:
+        if local_rank >= n_gpus:
             raise UserError(
-                f"torchrun has started process {number} of this machine, but it has {n_gpus} GPUs: lower --nproc_per_node"
+                f"torchrun has started process {local_rank} of this machine, "
+                f"but it has {n_gpus} GPUs: lower --nproc_per_node"
             )
-        torch.cuda.set_device(number)
-    device = torch.device("cuda", number) if n_gpus else torch.device("cpu")
-    settings.update(device=device, use_gpu=bool(n_gpus), local_rank=number, single_spec=True)
+        torch.cuda.set_device(local_rank)
+    device = torch.device("cuda", local_rank) if n_gpus else torch.device("cpu")
+    settings.update(device=device, use_gpu=bool(n_gpus), local_rank=local_rank, single_spec=True)
     if not is_main():
         settings.update(show_progress=False, log_wandb=False)
 
 
-def of_main(context: AbstractContextManager) -> AbstractContextManager:
-    """The context, such as a log file; of the other processes one in which only errors are logged."""
-    return context if is_main() else _silent()
+def on_main_process(context: AbstractContextManager[Any]) -> AbstractContextManager[Any]:
+    """Return the context on the main process; elsewhere, one in which only errors are logged."""
+    return context if is_main() else _only_errors_logged()
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def _only_errors_logged() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -140,28 +134,24 @@ def one_tensorboard() -> Iterator[None]:
         trainer.get_tensorboard = opened
 
 
-# --- waiting and agreeing
-# -------------------------------------------------------------------------------------
-
-
-def wait() -> None:
-    """Go on when all processes are here."""
+def barrier() -> None:
+    """Wait until every process has reached this call."""
     if size() > 1:
         distributed.all_reduce(torch.zeros(1))
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Within it the main process does alone what leaves files; the others follow when it is done, and find them."""
+    """Let the main process run the block alone; the others run it afterwards and find its files."""
     if not is_main():
-        wait()
+        barrier()
     yield
     if is_main():
-        wait()
+        barrier()
 
 
-def from_main(value: Any) -> Any:
-    """The main process's value of anything that can be pickled."""
+def broadcast(value: Any) -> Any:
+    """Return the main process's value, which may be anything that can be pickled."""
     if size() == 1:
         return value
     values = [value]
@@ -169,39 +159,37 @@ def from_main(value: Any) -> Any:
     return values[0]
 
 
-def copy_state(model: nn.Module) -> None:
-    """Give all processes the parameters and buffers of the main one, and what follows from them."""
+def broadcast_state(model: nn.Module) -> None:
+    """Copy the main process's parameters and buffers to all processes."""
     if size() == 1:
         return
     state = model.state_dict()
     for tensor in state.values():
         if tensor.numel():
             distributed.broadcast(tensor, src=0)
-    model.load_state_dict(state)
+    model.load_state_dict(state)  # its hooks derive what a model computes from its buffers
 
 
-def start_alike(model: nn.Module) -> None:
-    """Let all processes begin with the model and the random state of the main one, which may have trained a teacher before."""
-    copy_state(model)
+def synchronize(model: nn.Module) -> None:
+    """Copy the main process's model and random state to all processes.
+
+    A teacher trained by the main process alone may have advanced its random state.
+    """
+    broadcast_state(model)
     if size() > 1:
-        torch.set_rng_state(from_main(torch.get_rng_state()))
+        torch.set_rng_state(broadcast(torch.get_rng_state()))
 
 
-def summed(*counts: Tensor | int) -> tuple[Tensor | int, ...]:
-    """The sums of all processes' counts."""
-    if size() == 1:
-        return counts
+def all_reduce_sum(*counts: Tensor | int) -> tuple[int, ...]:
+    """Return the sum of each count over all processes."""
     totals = torch.tensor([int(count) for count in counts])
-    distributed.all_reduce(totals)
+    if size() > 1:
+        distributed.all_reduce(totals)
     return tuple(totals.tolist())
 
 
-# --- training
-# -------------------------------------------------------------------------------------------------
-
-
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace the gradients by their means over the processes, so that all of them take the same step."""
+    """Replace the gradients by their means over the processes, so that all take the same step."""
     if size() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -216,81 +204,72 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 @contextmanager
 def split_rows(seq2seq: nn.Module, seed: int, epoch: int) -> Iterator[None]:
-    """Within it `encode` and `decode` of a seq2seq compute this process's rows, and give those of the whole batch.
+    """Let each rank encode and decode its own rows of a batch, and all-gather the states.
 
-    What is dropped follows from (seed, epoch, process) and takes nothing from the numbers that all
-    processes draw alike. A batch of
-    fewer rows than processes is not split.
+    While active, `encode` and `decode` of the model are replaced. They take and return the whole
+    batch. Dropout uses a generator per rank, seeded by (seed, epoch, rank), so the shared generator
+    stays in step on all ranks. A batch with fewer rows than processes is not split.
     """
     if size() == 1:
         yield
         return
-    encode, decode, draws = (
-        seq2seq.encode,
-        seq2seq.decode,
-        _OwnDraws(next(seq2seq.parameters()).device, seed, epoch),
-    )
+    encode, decode = seq2seq.encode, seq2seq.decode
+    generator = _RankGenerator(next(seq2seq.parameters()).device, seed, epoch)
 
-    def encode_share(embeddings: Tensor, mask: Tensor) -> Tensor:
-        if len(embeddings) < size():
-            return draws.within(encode, embeddings, mask)
-        own = _share(len(embeddings))
-        states = draws.within(
-            encode, embeddings[own], mask[own] if len(mask) == len(embeddings) else mask
-        )
-        return _Gather.apply(states, len(embeddings))
+    def encode_own(embeddings: Tensor, mask: Tensor) -> Tensor:
+        n_rows = len(embeddings)
+        if n_rows < size():
+            return generator.run(encode, embeddings, mask)
+        own = _own_rows(n_rows)
+        own_mask = mask[own] if len(mask) == n_rows else mask
+        return _AllGather.apply(generator.run(encode, embeddings[own], own_mask), n_rows)
 
-    def decode_share(embeddings: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        if len(memory) < size():
-            return draws.within(decode, embeddings, memory, mask)
-        own, n_targets = _share(len(memory)), len(embeddings) // len(memory)
-        states = draws.within(
-            decode,
-            embeddings.unflatten(0, (-1, n_targets))[own].flatten(0, 1),
-            memory[own],
-            mask[own],
-        )
-        return _Gather.apply(states.unflatten(0, (-1, n_targets)), len(memory)).flatten(0, 1)
+    def decode_own(embeddings: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        n_rows = len(memory)
+        if n_rows < size():
+            return generator.run(decode, embeddings, memory, mask)
+        own, n_targets = _own_rows(n_rows), len(embeddings) // n_rows
+        own_embeddings = embeddings.unflatten(0, (n_rows, n_targets))[own].flatten(0, 1)
+        states = generator.run(decode, own_embeddings, memory[own], mask[own])
+        return _AllGather.apply(states.unflatten(0, (-1, n_targets)), n_rows).flatten(0, 1)
 
-    seq2seq.encode, seq2seq.decode = encode_share, decode_share
+    seq2seq.encode, seq2seq.decode = encode_own, decode_own
     try:
         yield
     finally:
-        del seq2seq.encode, seq2seq.decode
+        del seq2seq.encode, seq2seq.decode  # the class's methods show again
 
 
-def _share(n_rows: int) -> slice:
-    """This process's part of as many rows; the parts differ by at most one row."""
+def _own_rows(n_rows: int) -> slice:
+    """Return this rank's share of a batch's rows; the shares differ by at most one row."""
     return slice(rank() * n_rows // size(), (rank() + 1) * n_rows // size())
 
 
-class _Gather(torch.autograd.Function):
-    """Rows of all processes from each one's share; the gradient of a share is the sum of all processes' gradients of it."""
+class _AllGather(torch.autograd.Function):
+    """Join the rows of all ranks; the gradient of a share is summed over the ranks."""
 
     @staticmethod
-    def forward(ctx, share: Tensor, n_rows: int) -> Tensor:
+    def forward(ctx: Any, share: Tensor, n_rows: int) -> Tensor:
         ctx.n_rows = n_rows
-        rows = torch.zeros(
-            n_rows, *share.shape[1:], dtype=_long_enough(share.dtype), device=share.device
-        )
-        rows[_share(n_rows)] = share
+        dtype = _accumulation_dtype(share.dtype)
+        rows = torch.zeros(n_rows, *share.shape[1:], dtype=dtype, device=share.device)
+        rows[_own_rows(n_rows)] = share
         distributed.all_reduce(rows)
         return rows.to(share.dtype)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        total = gradient.to(_long_enough(gradient.dtype), copy=True).contiguous()
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.to(_accumulation_dtype(gradient.dtype), copy=True).contiguous()
         distributed.all_reduce(total)
-        return total[_share(ctx.n_rows)].to(gradient.dtype), None
+        return total[_own_rows(ctx.n_rows)].to(gradient.dtype), None
 
 
-def _long_enough(dtype: torch.dtype) -> torch.dtype:
-    """A type to add in."""
+def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
-class _OwnDraws:
-    """Random numbers of this process alone."""
+class _RankGenerator:
+    """Random numbers of this rank alone, seeded by (seed, epoch, rank)."""
 
     def __init__(self, device: torch.device, seed: int, epoch: int) -> None:
         self.shared = (
@@ -301,8 +280,8 @@ class _OwnDraws:
         state = np.random.SeedSequence((seed, epoch, rank())).generate_state(1, np.uint64)[0]
         self.state = torch.Generator(device).manual_seed(int(state >> np.uint64(1))).get_state()
 
-    def within(self, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-        """The function's result, with its random numbers from here."""
+    def run(self, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+        """Call the function with this rank's random numbers; the shared ones do not advance."""
         shared_state = self.shared.get_state()
         self.shared.set_state(self.state)
         try:
@@ -312,24 +291,23 @@ class _OwnDraws:
             self.shared.set_state(shared_state)
 
 
-# --- evaluation
-# -----------------------------------------------------------------------------------------------
-
-
-def in_shares(
-    batches: Iterable, ranked: Callable[[Any], Tensor], width: int, device: torch.device
+def rank_in_parallel(
+    batches: Iterable[tuple[Any, ...]],
+    rank_batch: Callable[[Any], Tensor],
+    width: int,
+    device: torch.device,
 ) -> deque[Tensor]:
-    """The ranked lists of all batches, each made by one of the processes.
+    """Rank the batches of an evaluation, each on one of the processes, and share the lists.
 
     Args:
-        batches: of an evaluation: tuples that begin with an interaction; the same in all processes.
-        ranked: interaction -> int64 [B, at most K].
+        batches: Tuples that begin with an interaction; the same on all processes.
+        rank_batch: Function from an interaction to item ids, int64 [B, at most K].
         width: K.
-        device: where the lists are.
+        device: Device of the lists.
 
     Returns:
-        int64 [B, K] of every batch, 0 on the right where there is no item; nothing if there is a
-        single process.
+        Item ids of every batch, int64 [B, K], filled up with 0 on the right; nothing in a single
+        process.
     """
     if size() == 1:
         return deque()
@@ -337,11 +315,11 @@ def in_shares(
     for number, (interaction, *_) in enumerate(batches):
         rows = torch.zeros(len(interaction), width, dtype=torch.long, device=device)
         if number % size() == rank():
-            own = ranked(interaction)
+            own = rank_batch(interaction)
             rows[:, : own.shape[1]] = own
         lists.append(rows)
     if not lists:
         return deque()
-    whole = torch.cat(lists)
-    distributed.all_reduce(whole)
-    return deque(whole.split([len(rows) for rows in lists]))
+    all_rows = torch.cat(lists)
+    distributed.all_reduce(all_rows)
+    return deque(all_rows.split([len(rows) for rows in lists]))

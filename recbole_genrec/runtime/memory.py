@@ -1,4 +1,4 @@
-"""How the process of a run treats memory."""
+"""How a run's process uses memory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # the parameters' numbers in glibc's ma
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library reuse large blocks instead of giving them back to the kernel after every operation.
+    """Let the C library reuse large blocks instead of returning them to the kernel when freed.
 
-    torch allocates every intermediate result anew; on a CPU the page faults of fresh memory cost
-    about a fifth of a small
-    model's training step. This concerns the whole process and lasts, so a run asks for it and an
-    import does not.
+    torch allocates a new block for every intermediate result. On a CPU, page faults of fresh memory
+    cost about a fifth of a small model's training step. The setting holds for the whole process
+    until it ends, so a run makes it and an import does not.
 
     Returns:
-        Whether the C library has this setting; glibc on Linux does.
+        True if the C library has this setting; glibc on Linux does.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and bool(

@@ -46,7 +46,7 @@ class Ranker:
             batches: tuples that begin with an Interaction, the same in all processes.
         """
         self._reset()
-        self._shared = distributed.in_shares(batches, self._search, self.k, self.device)
+        self._shared = distributed.rank_in_parallel(batches, self._search, self.k, self.device)
 
     def rank(self, batch: Interaction) -> Ranking:
         """Return the lists of the evaluation's next batch."""
@@ -58,7 +58,7 @@ class Ranker:
         Returns:
             The share of lists proven to be exact (0 to 1), or None without any list.
         """
-        n_empty, n_proven, n_lists = distributed.summed(
+        n_empty, n_proven, n_lists = distributed.all_reduce_sum(
             self._n_empty, self._n_proven, self._n_lists
         )
         if n_empty:

@@ -46,9 +46,9 @@ class GenRecTrainer(Trainer):
     def __init__(self, config, model) -> None:
         with distributed.one_tensorboard():
             super().__init__(config, model)
-        distributed.start_alike(model)
+        distributed.synchronize(model)
         self.eval_collector = TopKCollector(config)
-        self.saved_model_file = distributed.from_main(str(new_checkpoint_path(config)))
+        self.saved_model_file = distributed.broadcast(str(new_checkpoint_path(config)))
         self.resume_file = _resume_file(self.saved_model_file)
         self.progress = Progress()
         self.proven_share: float | None = None  # of the ranked lists of the last evaluation
@@ -124,7 +124,7 @@ class GenRecTrainer(Trainer):
         """Prepare the first epoch."""
         if stage.start is not None:
             stage.start()
-            distributed.copy_state(self.model)
+            distributed.broadcast_state(self.model)
         if stage.epochs and not stage.keeps_best:
             self.progress.best_score = self.progress.best_result = None
 
@@ -136,7 +136,7 @@ class GenRecTrainer(Trainer):
             self._load_weights(self.saved_model_file)
         if stage.finish is not None:
             stage.finish()
-            distributed.copy_state(self.model)
+            distributed.broadcast_state(self.model)
         if not validated:
             self._save_weights()
         self._count_seconds(stage)
@@ -252,7 +252,7 @@ class GenRecTrainer(Trainer):
             score, result = self._valid_epoch(valid_data, show_progress=show_progress)
             return score, result, self.valid_metric_bigger
         self.model.eval()
-        score = distributed.from_main(stage.validate(valid_data))
+        score = distributed.broadcast(stage.validate(valid_data))
         return score, {stage.name: score}, True
 
     def _validates(self, stage: Stage, epoch: int, valid_data) -> bool:
@@ -315,7 +315,7 @@ class GenRecTrainer(Trainer):
             self.model.load_state_dict(
                 load_checkpoint(path, self.device, **self._identity())["state_dict"]
             )
-        distributed.copy_state(self.model)
+        distributed.broadcast_state(self.model)
 
     def _save_progress(self, optimizer_states: list[dict[str, Any]]) -> None:
         content = {

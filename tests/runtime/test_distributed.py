@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.quick_start import run
 from recbole_genrec.runtime import distributed
 from recbole_genrec.seq2seq.t5 import T5, T5Size
@@ -37,22 +38,22 @@ DROPOUT = {"model": "TIGER", "hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.
 
 @pytest.fixture(scope="module")
 def launched():
-    """What two processes gave, made by the first test that asks."""
+    """Hold the results of the two processes; the first test that needs them fills it."""
     return {}
 
 
 @pytest.fixture
 def two_processes(launched, small_settings, tmp_path_factory):
-    """Results by name of all CASES, a run with dropout, the same stopped and resumed, and a model of RecBole's; of both processes."""
+    """Run all CASES, dropout, dropout stopped and resumed, and SASRec on two processes."""
     if launched:
         return launched
     folder = tmp_path_factory.mktemp("two_processes")
-    place = {"checkpoint_dir": str(folder / "saved")}
+    saved = {"checkpoint_dir": str(folder / "saved")}
     runs = {
-        name: {**small_settings(case["model"]), **PLAIN, **case, **place}
+        name: {**small_settings(case["model"]), **PLAIN, **case, **saved}
         for name, case in CASES.items()
     }
-    runs["dropout"] = {**small_settings("TIGER"), **DROPOUT, **place}
+    runs["dropout"] = {**small_settings("TIGER"), **DROPOUT, **saved}
     runs["resumed"] = {
         **runs["dropout"],
         "stop_after": 6,
@@ -87,8 +88,9 @@ def two_processes(launched, small_settings, tmp_path_factory):
     return launched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_give_what_one_gives(name, two_processes, small_settings):
+def test_two_processes_match_one(name, two_processes, small_settings):
     alone = run(config_dict={**small_settings(CASES[name]["model"]), **PLAIN, **CASES[name]})
     first, second = (results[name] for results in two_processes["ranks"])
     for part in (
@@ -128,7 +130,8 @@ def test_two_processes_give_what_one_gives(name, two_processes, small_settings):
     }
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(two_processes):
+@pytest.mark.slow
+def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_run(two_processes):
     undisturbed, resumed = (
         two_processes["ranks"][0][name]["checkpoint"] for name in ("dropout", "resumed")
     )
@@ -137,23 +140,25 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(two_processes):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+@pytest.mark.slow
 def test_only_the_main_process_writes(two_processes):
     folder = two_processes["folder"]
-    n_runs = len(CASES) + 3  # those with dropout are three: the stopped one, too
+    n_runs = len(CASES) + 3  # undisturbed, stopped and resumed with dropout
     assert len(list((folder / "saved").glob("*.users.tsv"))) == len(CASES) + 1
     assert len(list((folder / "log").rglob("*.log"))) == n_runs
     assert len(list((folder / "log_tensorboard").rglob("events*"))) == n_runs
     assert two_processes["output"].count("stage recommender: done") == 6
 
 
-def test_a_model_of_recbole_is_refused(two_processes):
+@pytest.mark.slow
+def test_recbole_models_are_refused(two_processes):
     sentences = {results["SASRec"]["refusal"] for results in two_processes["ranks"]}
     assert sentences == {
         "SASRec is a model of RecBole, and those are trained by one process here: start it without torchrun"
     }
 
 
-def test_a_single_process_changes_nothing(monkeypatch):
+def test_nothing_changes_in_a_single_process(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("WORLD_SIZE", "1")
     layer = nn.Linear(2, 2)
@@ -161,7 +166,7 @@ def test_a_single_process_changes_nothing(monkeypatch):
     layer.weight.grad = gradient = torch.ones(2, 2)
     state = torch.get_rng_state()
     with (
-        distributed.joined(),
+        distributed.process_group(),
         distributed.main_first(),
         distributed.split_rows(layer, 0, 0),
         distributed.one_tensorboard(),
@@ -169,68 +174,69 @@ def test_a_single_process_changes_nothing(monkeypatch):
         assert (distributed.size(), distributed.rank(), distributed.is_main()) == (1, 0, True)
         assert layer.encode is kept
         distributed.average_gradients(layer.parameters())
-        distributed.copy_state(layer)
-        distributed.start_alike(layer)
-        distributed.wait()
+        distributed.broadcast_state(layer)
+        distributed.synchronize(layer)
+        distributed.barrier()
     assert layer.weight.grad is gradient and gradient.eq(1).all()
     assert torch.equal(torch.get_rng_state(), state)
-    assert distributed.from_main(layer) is layer
-    assert distributed.summed(1, 2) == (1, 2)
-    assert distributed.of_main(context := distributed.joined()) is context
-    assert not distributed.in_shares([1], lambda batch: None, 3, torch.device("cpu"))
+    assert distributed.broadcast(layer) is layer
+    assert distributed.all_reduce_sum(1, 2) == (1, 2)
+    assert distributed.on_main_process(context := distributed.process_group()) is context
+    assert not distributed.rank_in_parallel([1], lambda batch: None, 3, torch.device("cpu"))
 
 
 @pytest.fixture
-def machine(monkeypatch):
-    """A machine with two GPUs, of which this process gets the one of its number."""
+def chosen_gpus(monkeypatch):
+    """Pretend that the machine has two GPUs; return the list of those that are chosen."""
     chosen = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     return chosen
 
 
-def test_every_process_gets_its_gpu(machine, monkeypatch):
+def test_each_process_gets_its_gpu(chosen_gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     settings = {"use_gpu": True, "gpu_id": "0", "show_progress": True}
-    distributed.place(settings)
-    assert machine == [1]
+    distributed.set_device(settings)
+    assert chosen_gpus == [1]
     assert (
         settings["device"] == torch.device("cuda", 1)
         and settings["local_rank"] == 1
         and settings["single_spec"]
     )
     settings = {"use_gpu": True, "gpu_id": ""}
-    distributed.place(settings)
+    distributed.set_device(settings)
     assert settings["device"] == torch.device("cpu") and not settings["use_gpu"]
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(
-        ValueError, match="process 2 of this machine, but it has 2 GPUs: lower --nproc_per_node"
+        UserError, match="process 2 of this machine, but it has 2 GPUs: lower --nproc_per_node"
     ):
-        distributed.place({"use_gpu": True, "gpu_id": "0"})
+        distributed.set_device({"use_gpu": True, "gpu_id": "0"})
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_every_process_drops_its_own_and_leaves_the_shared_numbers_alone(number, monkeypatch):
+def test_each_rank_draws_its_own_numbers_and_the_shared_ones_stay(number, monkeypatch):
     monkeypatch.setattr(distributed, "rank", lambda: 0)
-    of_main = distributed._OwnDraws(torch.device("cpu"), 7, 3)
-    main_numbers = [of_main.within(torch.rand, 4) for _ in range(2)]
+    of_rank_0 = distributed._RankGenerator(torch.device("cpu"), 7, 3)
+    main_numbers = [of_rank_0.run(torch.rand, 4) for _ in range(2)]
     monkeypatch.setattr(distributed, "rank", lambda: number)
     torch.manual_seed(5)
     expected = torch.rand(4)
     torch.manual_seed(5)
-    draws = distributed._OwnDraws(torch.device("cpu"), 7, 3)
-    numbers = [draws.within(torch.rand, 4) for _ in range(2)]
+    draws = distributed._RankGenerator(torch.device("cpu"), 7, 3)
+    numbers = [draws.run(torch.rand, 4) for _ in range(2)]
     assert torch.equal(torch.rand(4), expected)
     assert not torch.equal(*numbers)
     assert all(
-        torch.equal(own, of_main) == (number == 0) for own, of_main in zip(numbers, main_numbers)
+        torch.equal(own, of_rank_0) == (number == 0)
+        for own, of_rank_0 in zip(numbers, main_numbers)
     )
     assert not torch.equal(
-        distributed._OwnDraws(torch.device("cpu"), 7, 4).within(torch.rand, 4), numbers[0]
+        distributed._RankGenerator(torch.device("cpu"), 7, 4).run(torch.rand, 4), numbers[0]
     )
 
 
-def test_dropout_in_shared_rows_differs_by_process(monkeypatch):
+def test_dropout_of_split_rows_differs_by_rank(monkeypatch):
     monkeypatch.setattr(distributed, "size", lambda: 2)
     monkeypatch.setattr(distributed.distributed, "all_reduce", lambda tensor: None)
     seq2seq = T5(T5Size(8, 8, 1, 1, 8, 0.5, 0.5))
@@ -242,7 +248,7 @@ def test_dropout_in_shared_rows_differs_by_process(monkeypatch):
             encoded.append(seq2seq.encode(alike, mask))
             decoded.append(seq2seq.decode(alike, alike, mask))
     for states in (encoded, decoded):
-        assert states[0][1].eq(0).all() and states[1][0].eq(0).all()  # each has its own row only
+        assert states[0][1].eq(0).all() and states[1][0].eq(0).all()  # each rank has one row
         assert not torch.equal(states[0][0], states[1][1])
     assert torch.equal(torch.get_rng_state(), state)
     assert seq2seq.encode == T5.encode.__get__(seq2seq)

@@ -9,18 +9,18 @@ LEFT, RIGHT = torch.full((2, 64), 1 / 3), torch.full((64, 2), 1 / 3)
 
 
 @pytest.mark.parametrize(("enabled", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_matrix_products_are_short_where_it_is_enabled(enabled, dtype):
+def test_matrix_products_run_in_bfloat16_only_if_enabled(enabled, dtype):
     with mixed_precision(torch.device("cpu"), enabled):
         assert (LEFT @ RIGHT).dtype == dtype
     assert (LEFT @ RIGHT).dtype == torch.float32
 
 
-def test_within_full_precision_products_are_exact():
+def test_full_precision_switches_bfloat16_off():
     with mixed_precision(torch.device("cpu"), True), full_precision(LEFT):
         assert (LEFT @ RIGHT).dtype == torch.float32
 
 
-def test_a_function_in_full_precision_lengthens_its_arguments_and_its_products():
+def test_a_function_in_full_precision_upcasts_its_arguments_and_products():
     exact = LEFT.bfloat16().float() @ RIGHT
     seen = []
 
@@ -35,7 +35,7 @@ def test_a_function_in_full_precision_lengthens_its_arguments_and_its_products()
     assert torch.equal(found, exact)
 
 
-def test_integers_and_longer_numbers_stay_what_they_are():
+def test_integers_and_wider_floats_keep_their_type():
     @in_full_precision
     def types(*tensors):
         return [tensor.dtype for tensor in tensors]
