@@ -1,0 +1,130 @@
+"""The commands and snippets of README and docs do what they say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recbole_genrec.config.settings import GenRecConfig, parse_command_line
+from recbole_genrec.quick_start import compare
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "README_CN.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SHORT = [
+    "--epochs=1",
+    "--tokenizer_epochs=1",
+    "--tokenizer_warmup_epochs=0",
+    "--show_progress=False",
+]
+START = "python run_recbole_genrec.py"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page in one language."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def run_commands(page: Path) -> list[list[str]]:
+    """The arguments of every command of a page that runs an experiment."""
+    lines = "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    lines += [line for line in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))]
+    found = []
+    for line in lines:
+        _, start, rest = line.replace("recbole-genrec run", START).partition(START)
+        if start and "..." not in rest:
+            found.append(shlex.split(rest, comments=True))
+    return found
+
+
+COMMANDS = [
+    pytest.param(arguments, id=f"{page.relative_to(ROOT)}: {' '.join(arguments)}")
+    for page in PAGES
+    for arguments in run_commands(page)
+]
+IN_SECONDS = {
+    tuple(argument for argument in command.values[0] if not argument.startswith("--n_beams"))
+    for command in COMMANDS
+    if "--dataset=ml-100k" in command.values[0]
+}
+
+
+def names_of(arguments: list[str]) -> list[str]:
+    return parse_command_line(arguments).get("model", "UniGRec").split(",")
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_settings_of_every_command_are_known(arguments):
+    rest = [argument for argument in arguments if not argument.startswith("--model=")]
+    names = names_of(arguments)
+    for name in names:
+        assert GenRecConfig(name, command_line=rest, is_shared=len(names) > 1)["model"] == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", sorted(IN_SECONDS), ids=" ".join)
+def test_commands_on_the_data_that_recbole_brings_run(arguments, tmp_path, monkeypatch):
+    """Each with one epoch, where the page has all."""
+    monkeypatch.chdir(tmp_path)
+    names = names_of(list(arguments))
+    short = [*SHORT, "--teacher_epochs=1", "--finetune_epochs=1", "--integration_epochs=1"]
+    given = {argument.partition("=")[0] for argument in arguments}
+    rest = [argument for argument in arguments if not argument.startswith("--model=")]
+    extra = [argument for argument in short if argument.partition("=")[0] not in given]
+    records = compare(names, command_line=rest + extra + room_for_collisions(names))
+    assert [record["model"] for record in records] == names
+    assert all(0 < record["test_result"]["recall@10"] < 1 for record in records), records
+
+
+def room_for_collisions(names: list[str]) -> list[str]:
+    """A tokenizer of one epoch lets more items share their codes than a trained one."""
+    own = ROOT / "properties" / "model"
+    sizes = [
+        (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("counter_size", 256)
+        for file in (own / f"{name}.yaml" for name in names)
+        if file.is_file()
+    ]
+    return ["--counter_size=2048"] if all(sizes) else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md"])
+def test_python_snippets_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for snippet in blocks(ROOT / page, "python"):
+        scope: dict[str, object] = {}
+        exec(compile(snippet, page, "exec"), scope)
+        assert scope["result"]["test_result"]["recall@10"] > 0
+        assert scope["model"].n_items == scope["dataset"].item_num
+
+
+def test_both_readmes_have_the_same_commands():
+    english, chinese = (blocks(ROOT / name, "bash") for name in ("README.md", "README_CN.md"))
+    assert [without_comments(block) for block in english] == [
+        without_comments(block) for block in chinese
+    ]
+    assert blocks(ROOT / "README.md", "python") == blocks(ROOT / "README_CN.md", "python")
+
+
+def without_comments(block: str) -> list[str]:
+    return [line.partition("#")[0].rstrip() for line in block.splitlines()]
+
+
+def test_links_of_the_pages_at_the_top_lead_somewhere():
+    for page in ROOT.glob("*.md"):
+        targets = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+        for target in targets:
+            assert target.startswith("https://") or (ROOT / target).exists(), (page.name, target)
+
+
+def test_ci_runs_the_commands_of_the_readme():
+    """With one epoch, and torch installed once."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    main_job, tests = (block for block in blocks(ROOT / "README.md", "bash")[:2])
+    for block in (main_job, tests):
+        torch, _, last = (part.strip() for part in block.split("&&"))
+        assert torch.split()[-1] in script and last in script
