@@ -328,15 +328,10 @@ def fixed_model(make_experiment, tmp_path):
 
 @pytest.fixture
 def released_unigrec() -> dict[str, object]:
-    """The settings of UniGRec's released code in distillation and reconstruction."""
+    """The settings by which UniGRec is the one of its released code."""
     return {
-        "history_pooling": "padded",
-        "adapters": "drawn",
-        "distillation_sign": "plus",
-        "distillation_residual": "hard",
+        "model_class": "recbole_genrec.model.unigrec.released:ReleasedUniGRec",
         "distillation_temperature": 1.0,
-        "repeated_targets": "dropped",
-        "reconstruction_rows": "slots",
     }
 
 

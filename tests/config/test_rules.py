@@ -154,7 +154,6 @@ def test_consistent_settings_pass():
             {"cycle_epochs": 4, "epochs": 6},
             "epochs is 6, but has to be a multiple of cycle_epochs, which is 4",
         ),
-        ({"sia_sign": "-"}, "sia_sign is '-', but has to be one of minus, plus"),
         (
             {"without": "x"},
             "without is 'x', but has to be one of nothing, sia, psa, alignment, alternation, end_to_end",
@@ -189,8 +188,6 @@ def test_contradictions_of_a_generative_model_are_refused(change, sentence):
         {"learner": "sgd"},
         {"tokenizer": "residual_kmeans"},
         {"cycle_epochs": 2, "epochs": 4},
-        {"sia_path": "target"},
-        {"keep_best": "stage"},
         {"scheduler": "inverse_sqrt"},
         {"feature_scaling": "unit_norm"},
         {"feature_scaling": "raw"},

@@ -5,12 +5,7 @@ import math
 import pytest
 import torch
 
-from recbole_genrec.model.losses import (
-    contrastive,
-    first_rows,
-    symmetric_kl,
-    symmetric_kl_of_logits,
-)
+from recbole_genrec.model.losses import contrastive, symmetric_kl, symmetric_kl_of_logits
 
 
 def random_probabilities(*shape: int, seed: int) -> torch.Tensor:
@@ -96,20 +91,6 @@ def test_symmetric_kl_of_logits_knows_the_smallest_probabilities():
     assert divergence.item() == pytest.approx(1200)
     divergence.backward()
     assert logits.grad.tolist() == pytest.approx([1, -1])
-
-
-@pytest.mark.parametrize(
-    "item_ids, rows",
-    [
-        ([7], [0]),
-        ([4, 5, 8, 5, 9], [0, 1, 2, 4]),
-        ([9, 9, 1, 9, 1], [0, 2]),
-        ([3, 2, 1], [0, 1, 2]),
-        ([6, 6, 6], [0]),
-    ],
-)
-def test_first_rows(item_ids, rows):
-    assert first_rows(torch.tensor(item_ids)).tolist() == rows
 
 
 def naive_contrastive(students, teachers, item_ids, temperature):

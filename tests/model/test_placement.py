@@ -38,7 +38,7 @@ CASES = [
 INHERENT = {
     "UniGRec": {
         ("embed_history", "_unique2"),
-        ("joint_losses", "_unique2"),
+        ("soft_batch", "_unique2"),
         ("joint_losses", "index"),  # uniformity of the real ones
         ("step", "index_put"),  # its gradient
     },

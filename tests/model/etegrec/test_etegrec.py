@@ -11,7 +11,7 @@ import torch
 import yaml
 
 import recbole_genrec
-from recbole_genrec.model.etegrec.etegrec import ETEGRec
+from recbole_genrec.model.etegrec.etegrec import ETEGRec, first_rows
 from recbole_genrec.trainer.optimizer import training_only
 
 # Repeated items within and between rows, a repeated target, and padding.
@@ -19,6 +19,7 @@ HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7], [3, 2]]
 TARGETS = [4, 5, 8, 5, 9]
 FIRST = [0, 1, 2, 4]
 RECIPES = Path(recbole_genrec.__file__).parents[1] / "properties" / "recipe"
+RELEASED = {"model_class": "recbole_genrec.model.etegrec.released:ReleasedETEGRec"}
 PARTS = [
     "tokenizer.encoder",
     "tokenizer.codebooks",
@@ -72,8 +73,8 @@ def softmax_of_distances(vectors, codebook, sign: int):
     return (sign * (vectors - codebook).square().sum(-1)).softmax(-1)
 
 
-def alignment_row_by_row(model, histories, targets, sign: int, path: str) -> tuple[float, float]:
-    """Both alignments of distinct targets from their formulas, one item, level and direction at a time."""
+def alignment_row_by_row(model, histories, targets, sign: int) -> tuple[float, float]:
+    """Compute both alignments of distinct targets, one item, level and direction at a time."""
     tokenizer, divergences, students, teachers = model.tokenizer, [], [], []
     for history, target in zip(histories, targets):
         tokens = torch.cat([model.semantic_ids.tokens[item] for item in history])
@@ -91,7 +92,7 @@ def alignment_row_by_row(model, histories, targets, sign: int, path: str) -> tup
             quantized = quantized + codebook[own]
             of_target, of_history = (
                 of_target - codebook[own],
-                of_history - codebook[own if path == "target" else others],
+                of_history - codebook[others],
             )
         hidden = model.seq2seq.decode(
             model.token_table(torch.zeros(1, 1, dtype=torch.long)), memory, mask
@@ -111,26 +112,17 @@ def alignment_row_by_row(model, histories, targets, sign: int, path: str) -> tup
     return torch.stack(divergences).mean().item(), sum(term.mean() for term in both).item()
 
 
-@pytest.mark.parametrize("sign, path", [("minus", "own"), ("plus", "own"), ("minus", "target")])
+@pytest.mark.parametrize("settings, sign", [({}, -1), (RELEASED, 1)])
 @pytest.mark.parametrize("phase", ["tokenizer_losses", "recommender_losses", "joint_losses"])
-def test_alignments_equal_their_formulas(make_model, make_batch, phase, sign, path):
-    """In every phase alike: of distinct targets, without padding, the fourth code of the target left out."""
-    model = make_model(sia_sign=sign, sia_path=path, retokenize_every="epoch")
+def test_alignments_equal_their_formulas(make_model, make_batch, phase, settings, sign):
+    """In every phase, for distinct targets, without padding and the target's counter."""
+    model = make_model(retokenize_every="epoch", **settings)
     losses = getattr(model, phase)(make_batch(HISTORIES, TARGETS, width=7))
     histories, targets = [HISTORIES[row] for row in FIRST], [TARGETS[row] for row in FIRST]
-    sia, psa = alignment_row_by_row(model, histories, targets, 1 if sign == "plus" else -1, path)
+    sia, psa = alignment_row_by_row(model, histories, targets, sign)
     assert sia > 1e-3
     assert losses["sia"].item() == pytest.approx(0.3 * sia, rel=1e-5)
     assert losses["psa"].item() == pytest.approx(0.2 * psa, rel=1e-5)
-
-
-def test_paths_and_signs_differ(make_model, make_batch):
-    batch = make_batch(HISTORIES, TARGETS)
-    values = [
-        make_model(**given).recommender_losses(batch)["sia"].item()
-        for given in ({}, {"sia_path": "target"}, {"sia_sign": "plus"})
-    ]
-    assert len({round(value, 6) for value in values}) == 3
 
 
 def test_quantization_is_of_the_distinct_targets(make_model, make_batch):
@@ -193,10 +185,10 @@ ROUTES = [
 ]
 
 
-@pytest.mark.parametrize("residual_gradient", ["through", "blocked"])
+@pytest.mark.parametrize("settings", [{}, RELEASED])
 @pytest.mark.parametrize("phase, term, reached", ROUTES)
-def test_who_gets_a_gradient(make_model, make_batch, phase, term, reached, residual_gradient):
-    model = make_model(residual_gradient=residual_gradient)
+def test_a_term_reaches_its_parts(make_model, make_batch, phase, term, reached, settings):
+    model = make_model(**settings)
     assert gradients(model, phase, make_batch(HISTORIES, TARGETS), term) == reached
 
 
@@ -211,12 +203,12 @@ def test_recommendation_never_reaches_the_tokenizer_even_in_the_joint_stage(make
     )
 
 
-@pytest.mark.parametrize("residual_gradient, n_levels", [("through", 3), ("blocked", 1)])
+@pytest.mark.parametrize("settings, n_levels", [({}, 3), (RELEASED, 1)])
 def test_levels_through_which_the_history_learns(
-    make_model, make_batch, monkeypatch, residual_gradient, n_levels
+    make_model, make_batch, monkeypatch, settings, n_levels
 ):
-    """Released code: of the sequence-item alignment only the first level trains the recommender."""
-    model = make_model(residual_gradient=residual_gradient)
+    """In the released code only the first level's alignment trains the recommender."""
+    model = make_model(**settings)
     closeness, counted = model.tokenizer.closeness, []
     for level in range(3):
         model.zero_grad()
@@ -235,11 +227,11 @@ def test_levels_through_which_the_history_learns(
     assert sum(map(bool, counted)) == n_levels and counted[0]
 
 
-@pytest.mark.parametrize("sign", ["minus", "plus"])
+@pytest.mark.parametrize("settings", [{}, RELEASED])
 @pytest.mark.parametrize("phase", ["tokenizer", "recommender"])
-def test_a_small_step_brings_the_distributions_together(make_model, make_batch, phase, sign):
+def test_a_small_step_brings_the_distributions_together(make_model, make_batch, phase, settings):
     """Equation 15 has a minus sign, which would push them apart."""
-    model, batch = make_model(sia_sign=sign), make_batch(HISTORIES, TARGETS)
+    model, batch = make_model(**settings), make_batch(HISTORIES, TARGETS)
     stage = phase_of(model, phase)
     with training_only(model, stage.groups):
         loss = stage.losses(batch)["sia"]
@@ -405,3 +397,17 @@ def test_in_batch_chance_level(make_model, make_batch):
     similarity = torch.cosine_similarity(torch.ones(8, dtype=torch.double), features, dim=1)
     expected = math.log(4) + (similarity / 0.07).logsumexp(0) - similarity.mean() / 0.07
     assert losses["psa"].item() == pytest.approx(0.2 * expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "item_ids, rows",
+    [
+        ([7], [0]),
+        ([4, 5, 8, 5, 9], [0, 1, 2, 4]),
+        ([9, 9, 1, 9, 1], [0, 2]),
+        ([3, 2, 1], [0, 1, 2]),
+        ([6, 6, 6], [0]),
+    ],
+)
+def test_first_rows(item_ids, rows):
+    assert first_rows(torch.tensor(item_ids)).tolist() == rows

@@ -153,24 +153,6 @@ def test_plan_follows_the_settings(make_experiment):
     ) == ("cosine", 0, 5, True)
 
 
-def test_quirks_of_the_released_schedule(make_experiment):
-    model = make_experiment(
-        "ETEGRec",
-        epochs=12,
-        cycle_epochs=4,
-        schedule_span="all",
-        keep_best="stage",
-        finetune_alignment=True,
-    ).model
-    _, alternate, finetune = model.stages()
-    assert [phase.epochs for phase in alternate.phases] == [3, 12]
-    assert not finetune.keeps_best
-    assert finetune.groups[0].names == RECOMMENDER
-    assert finetune.losses == model.recommender_losses
-    finetune.before_epoch(0)
-    assert model.aligns
-
-
 def test_steps_of_a_phase_go_on_in_the_next_cycle(make_experiment, monkeypatch):
     experiment, steps, step = (
         make_experiment("ETEGRec", finetune_epochs=0, tokenizer_epochs=0),
@@ -211,14 +193,6 @@ def test_early_stopping_counts_cycles_and_goes_back_to_the_best_one(make_experim
     assert moved(states[1], states[3]) >= {"tokenizer", "semantic_ids", "token_table"}
     assert moved(states[1], states[4]) == moved(states[1], states[5]) == {"token_table", "seq2seq"}
     assert moved(states[1], snapshot(experiment.model)) == set(), "no fine-tuned epoch was better"
-
-
-def test_the_released_code_tests_the_best_epoch_of_the_fine_tune_stage(make_experiment):
-    experiment = make_experiment("ETEGRec", keep_best="stage", **SCALED)
-    trainer = GenRecTrainer(experiment.config, experiment.model)
-    states = scripted(trainer, [0.1, 0.9, 0.3, 0.2])
-    assert trainer.fit(experiment.train, experiment.valid)[0] == 0.3
-    assert moved(states[2], snapshot(experiment.model)) == set()
 
 
 def test_every_cycle_is_reported(watch, caplog):

@@ -166,9 +166,6 @@ def test_losses_by_hand():
     torch.testing.assert_close(
         losses["reconstruction"], (model.decoder(soft.quantized) - batch).square().mean()
     )
-    torch.testing.assert_close(
-        losses["reconstruction"], (model.reconstruct(batch) - batch).square().mean()
-    )
     usage = soft.probabilities.mean(dim=0)
     torch.testing.assert_close(losses["uniformity"], -0.5 * entropy(usage).mean())
 

@@ -48,34 +48,22 @@ def test_temperature_in_units_of_the_latent_variance():
     variance = (latent - latent.mean(0)).square().sum(1).mean().item()
     assert annealed(model, 5) == pytest.approx(0.25 * variance, rel=1e-5)
     before = model.soft_codes(items).probabilities
-    compared = model.distributions(latent, 0.5, "minus", "soft")
+    compared = model.distributions(latent, 0.5)
     torch.testing.assert_close(compared, model.quantize(latent, 0.5 * variance).probabilities)
     model.encoder[-1].weight.data *= 3
     model.encoder[-1].bias.data *= 3
     model.codebooks.data *= 3
     assert annealed(model, 5) == pytest.approx(0.25 * 9 * variance, rel=1e-5)
     torch.testing.assert_close(model.soft_codes(items).probabilities, before, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(
-        model.distributions(3 * latent, 0.5, "minus", "soft"), compared, rtol=1e-4, atol=1e-6
-    )
+    torch.testing.assert_close(model.distributions(3 * latent, 0.5), compared, rtol=1e-4, atol=1e-6)
 
 
 def test_a_large_catalogue_is_measured_by_evenly_spaced_items(monkeypatch):
     model, items = tokenizer(temperature_unit="variance"), features()
-    monkeypatch.setattr("recbole_genrec.model.unigrec.soft_rqvae.MOST_MEASURED", 20)
+    monkeypatch.setattr("recbole_genrec.model.unigrec.soft_rqvae.MAX_MEASURED", 20)
     latent = model.encoder(items[[*range(0, 50, 3)]]).detach()
     variance = (latent - latent.mean(0)).square().sum(1).mean().item()
     assert annealed(model, 10) == pytest.approx(0.1 * variance, rel=1e-5)
-
-
-def test_a_checkpoint_without_a_unit_has_an_absolute_temperature():
-    model, old = (
-        tokenizer(),
-        {name: value for name, value in tokenizer().state_dict().items() if name != "unit"},
-    )
-    model.unit.fill_(7)
-    model.load_state_dict(old)
-    assert model.unit.item() == 1
 
 
 def test_the_unit_is_saved():
@@ -98,20 +86,3 @@ def test_temperature_is_saved_and_used():
     )
     torch.testing.assert_close(soft.probabilities, explicit.probabilities)
     assert not torch.allclose(soft.probabilities, tokenizer().soft_codes(features()).probabilities)
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        (dict(temperature_min=0.0), "temperature_min 0.0 must satisfy"),
-        (dict(temperature_min=0.5), "temperature_max 0.4 and temperature_min 0.5 must satisfy"),
-        (
-            dict(temperature_unit="std"),
-            "temperature_unit is 'std' but must be one of variance, absolute",
-        ),
-        (dict(annealing_epochs=0), "annealing_epochs is 0 but must be at least 1"),
-    ],
-)
-def test_impossible_annealing_is_an_error(changes, message):
-    with pytest.raises(ValueError, match=message):
-        tokenizer(**changes)

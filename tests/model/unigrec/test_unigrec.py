@@ -61,10 +61,10 @@ def slot_by_slot(model, batch) -> dict[str, torch.Tensor]:
         pooled.append(memory[0].mean(0))
     for item in {*targets, *(item for history in histories for item in history)}:
         features = model.item_features[item : item + 1]
-        terms["reconstruction"].append(
-            (model.tokenizer.reconstruct(features) - features).square().mean()
-        )
-        terms["uniformity"].append(model.tokenizer.soft_codes(features).probabilities[0])
+        soft = model.tokenizer.soft_codes(features)
+        decoded = model.tokenizer.decoder(soft.quantized)
+        terms["reconstruction"].append((decoded - features).square().mean())
+        terms["uniformity"].append(soft.probabilities[0])
     for state, target in zip(pooled, targets):
         temperature = config["distillation_temperature"]
         p = model.tokenizer.quantize(model.history_adapter(state)[None], temperature).probabilities
@@ -241,7 +241,8 @@ def test_reconstruction_counts_an_item_once(make_model, make_batch):
         "reconstruction"
     ]
     features = model.item_features[1:6]
-    expected = 2 * (model.tokenizer.reconstruct(features) - features).square().mean()
+    decoded = model.tokenizer.decoder(model.tokenizer.soft_codes(features).quantized)
+    expected = 2 * (decoded - features).square().mean()
     torch.testing.assert_close(few, expected)
     torch.testing.assert_close(many, expected)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_genrec.quick_start import create_trainer, load, run
 
 HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7], [3, 2], [10, 9, 8]]
 TARGETS = [4, 5, 8, 5, 9, 1]
@@ -86,15 +85,3 @@ def test_golden_losses(fixed_model, five_steps_an_epoch, make_batch, released_un
     for row, expected in zip(found, GOLDEN[preset]):
         np.testing.assert_allclose(list(row.values()), expected, rtol=0, atol=1e-5)
     assert codes == GOLDEN_CODES[preset]
-
-
-def test_a_run_with_the_released_quirks_and_its_checkpoint(small_settings, released_unigrec):
-    quirks = {**released_unigrec, "softmax_scope": "full", "constrained": False}
-    quirks.update(distillation_warmup_epochs=1, hidden_dropout_prob=0.1)
-    result = run("UniGRec", config_dict={**small_settings("UniGRec"), **quirks})
-    assert list(result["stage_seconds"]) == ["tokenizer", "joint", "finetune"]
-    config, model, *_, test_data = load(result["checkpoint"])
-    assert dict(create_trainer(config, model).evaluate(test_data, load_best_model=False)) == dict(
-        result["test_result"]
-    )
-    assert not model.decoder_adapter.is_trained
