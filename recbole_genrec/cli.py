@@ -182,7 +182,7 @@ def _write_ids(given: argparse.Namespace) -> None:
         given.checkpoint, {} if given.data_path is None else {"data_path": given.data_path}
     )
     ids = model.semantic_ids
-    if ids.trie is None:
+    if not ids.is_assigned:
         raise UserError(
             f"{given.checkpoint!r} was written before its items had names: train on, or give the .pth file of a whole run"
         )

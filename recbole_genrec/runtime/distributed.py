@@ -203,7 +203,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 @contextmanager
-def split_rows(seq2seq: nn.Module, seed: int, epoch: int) -> Iterator[None]:
+def split_rows(seq2seq: Any, seed: int, epoch: int) -> Iterator[None]:
     """Let each rank encode and decode its own rows of a batch, and all-gather the states.
 
     While active, `encode` and `decode` of the model are replaced. They take and return the whole

@@ -1,0 +1,1 @@
+"""Names of items: unique codes, tokens and tries."""

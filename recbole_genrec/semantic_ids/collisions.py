@@ -1,4 +1,4 @@
-"""How items with equal codes are told apart: by a counter, or by other last codes."""
+"""Tell items with equal codes apart: by a counter, or by other last codes."""
 
 # Shapes: N items, L levels, K codebook size
 
@@ -15,31 +15,31 @@ from recbole_genrec.errors import UserError
 
 
 def check_distinct(features: Tensor, counter_size: int) -> None:
-    """Refuse features that no tokenizer can make enough names of: items with equal features get equal codes.
+    """Refuse features that too many items share, because equal features get equal codes.
 
     Args:
-        features: float [n_items, D], without the row of padding.
-        counter_size: most items that may share all codes.
+        features: Float [N, D], without the padding row.
+        counter_size: Number of items that may share all codes.
 
     Raises:
-        ValueError: more items than that have the very same features.
+        UserError: More than `counter_size` items have exactly the same features.
     """
-    counts = features.unique(dim=0, return_counts=True)[1]
-    if int(counts.max()) > counter_size:
+    largest = int(features.unique(dim=0, return_counts=True)[1].max())
+    if largest > counter_size:
         raise UserError(
-            f"{int(counts.max())} items have the same features and so the same codes, but counter_size is {counter_size}: raise it, or use "
-            "item_features that tell more of the items apart"
+            f"{largest} items have the same features and so the same codes, but counter_size is "
+            f"{counter_size}: raise it, or use item_features that tell more of the items apart"
         )
 
 
 def counter_level(codes: Tensor) -> Tensor:
-    """Number the items that share all their codes: 0, 1, 2, ... in the order of their rows.
+    """Number the items that share all their codes 0, 1, 2, ... in row order.
 
     Args:
-        codes: codes of the items, int64, shape [n_items, n_levels].
+        codes: Codes of the items, int64 [N, L].
 
     Returns:
-        The counter of every item, int64, shape [n_items]; 0 for an item alone with its codes.
+        The counter of every item, int64 [N]; 0 for an item whose codes no other item has.
 
     Source: TIGER §3.1, the extra code that makes a semantic id unique.
     """
@@ -53,21 +53,21 @@ def counter_level(codes: Tensor) -> Tensor:
 
 
 def match_last_codes(codes: Tensor, costs: Callable[[Tensor], Tensor]) -> Tensor:
-    """Make codes unique by other last codes, at the least total cost.
+    """Make codes unique by changing last codes at the lowest total cost.
 
-    Where items share all their codes, all items with the codes before the last in common get their
-    last codes anew, all different.
+    Where items share all their codes, every item with the same codes before the last gets a new
+    last code, and these are all different.
 
     Args:
-        codes: LongTensor [N, L].
-        costs: rows, LongTensor [n] -> what each last code costs each of these rows, [n, K]; asked
-            once for every such group.
+        codes: int64 [N, L].
+        costs: Function from rows, int64 [n], to the cost of every last code for each of them,
+            float [n, K]; called once per group.
 
     Returns:
-        LongTensor [N, L], no two rows equal; the codes of all other items are what they were.
+        int64 [N, L] without equal rows; the items of all other groups keep their codes.
 
     Raises:
-        ValueError: more than K items have the codes before the last in common.
+        UserError: More than K items share the codes before the last.
     """
     codes = codes.clone()
     prefixes = F.pad(codes[:, :-1], (1, 0)).unique(dim=0, return_inverse=True)[1]
@@ -76,9 +76,9 @@ def match_last_codes(codes: Tensor, costs: Callable[[Tensor], Tensor]) -> Tensor
         cost = costs(rows)
         if len(rows) > cost.shape[1]:
             raise UserError(
-                f"{len(rows)} items share all codes but the last, which has {cost.shape[1]} values: raise codebook_size"
+                f"{len(rows)} items share all codes but the last, which has {cost.shape[1]} "
+                "values: raise codebook_size"
             )
-        codes[rows, -1] = torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(
-            codes.device
-        )
+        matched = linear_sum_assignment(cost.cpu().numpy())[1]
+        codes[rows, -1] = torch.from_numpy(matched).to(codes.device)
     return codes

@@ -1,8 +1,8 @@
 """Semantic ids as files: this package's format, and the index.json of LC-Rec and LETTER.
 
 This package's format is JSON: {"format", "dataset", "level_sizes", "ids": {item token: [code,
-...]}}. An index.json maps an item
-token to ["<a_12>", "<b_3>", ...], one letter per level; plain lists of numbers are read too.
+...]}}. An index.json maps an item token to ["<a_12>", "<b_3>", ...], one letter per level. Lists of
+plain numbers are read as well.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ENTRY = re.compile(r"<([a-z])_(\d+)>")
 
 def write_semantic_ids(
     path: str,
-    tokens: Sequence[str],
+    item_tokens: Sequence[str],
     codes: Tensor,
     level_sizes: Sequence[int],
     dataset: str,
@@ -39,29 +39,32 @@ def write_semantic_ids(
     """Write the codes of items, all at once or not at all.
 
     Args:
-        path: the JSON file.
-        tokens: the item token of every row.
-        codes: int64 [items, levels], a counter among them if there is one.
-        level_sizes: number of codes of every level.
-        dataset: name of the data set, for the reader.
+        path: The JSON file.
+        item_tokens: Item token of every row.
+        codes: int64 [items, levels], including the counter if there is one.
+        level_sizes: Number of codes of every level.
+        dataset: Name of the data set, for the reader.
         style: "own" or "letter" (index.json).
 
     Raises:
-        ValueError: an unknown style, or more levels than there are letters.
+        UserError: The style is unknown, or there are more levels than letters.
     """
     if style not in STYLES:
         raise UserError(
-            f"the style of semantic ids is {style!r}, but it must be one of {', '.join(STYLES)}: choose one"
+            f"the style of semantic ids is {style!r}, but it must be one of {', '.join(STYLES)}: "
+            "choose one"
         )
     if style == "letter" and codes.shape[1] > len(_LETTERS):
         raise UserError(
-            f"the ids have {codes.shape[1]} levels, but an index.json has letters for {len(_LETTERS)}: use the style own"
+            f"the ids have {codes.shape[1]} levels, but an index.json has letters for "
+            f"{len(_LETTERS)}: use the style own"
         )
-    rows = zip(map(str, tokens), codes.tolist())
+    rows = zip(map(str, item_tokens), codes.tolist())
+    content: dict[str, object]
     if style == "letter":
         content = {
-            token: [f"<{letter}_{code}>" for letter, code in zip(_LETTERS, row)]
-            for token, row in rows
+            item_token: [f"<{letter}_{code}>" for letter, code in zip(_LETTERS, row)]
+            for item_token, row in rows
         }
     else:
         content = {
@@ -75,54 +78,76 @@ def write_semantic_ids(
 
 
 def read_semantic_ids(
-    path: str, tokens: Sequence[str], n_levels: int, codebook_size: int, counter_size: int
+    path: str, item_tokens: Sequence[str], n_levels: int, codebook_size: int, counter_size: int
 ) -> Tensor:
-    """The codes of items, int64 [items, n_levels], row by row those of `tokens`.
+    """Read the codes of items.
 
-    A file with one more level than n_levels brings its counter, if that level counts items with
-    equal codes from 0: it is left out and
-    numbered anew.
+    If the ids of a file have one more level, and that level numbers items with equal codes from 0,
+    it is a counter. It is left out, because the counter of these items is computed again.
+
+    Args:
+        path: The JSON file.
+        item_tokens: Item tokens in the order of the rows to return.
+        n_levels: Length of an id without its counter.
+        codebook_size: Number of codes of every level.
+        counter_size: Number of items that may share all their codes; 0 for unique codes.
+
+    Returns:
+        int64 [items, n_levels].
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such file, lacks an item, has an id of another length or a code out of
-            range, or more items share their
-            codes than a counter of counter_size (0: none) can tell apart.
+        MissingFileError: There is no such file.
+        UserError: The file has another format, lacks an item, or has an id of another length, a
+            code out of range, or more items with equal codes than the counter can number.
     """
     ids = _read(path)
-    missing = [token for token in tokens if token not in ids]
-    if missing:
+    codes = torch.tensor(_rows(path, ids, item_tokens, n_levels, has_counter=counter_size > 0))
+    smallest, largest = int(codes.min()), int(codes.max())
+    if smallest < 0 or largest >= codebook_size:
         raise UserError(
-            f"{path!r} has no id for {len(missing)} of {len(tokens)} items (such as {', '.join(missing[:3])}): write the file for this "
-            "data set, or filter these items out"
-        )
-    lengths = {len(ids[token]) for token in tokens}
-    if lengths != {n_levels} and not (
-        lengths == {n_levels + 1} and counter_size and _ends_in_counter(ids, n_levels + 1)
-    ):
-        raise UserError(
-            f"{path!r} has ids of {sorted(lengths)} codes, but n_levels is {n_levels}: set n_levels to the length of the ids (less one if "
-            "their last code numbers items that have all others in common)"
-        )
-    codes = torch.tensor([ids[token][:n_levels] for token in tokens])
-    largest, least = int(codes.max()), int(codes.min())
-    if least < 0 or largest >= codebook_size:
-        raise UserError(
-            f"{path!r} has codes from {least} to {largest}, but codebook_size is {codebook_size}, which allows 0 to {codebook_size - 1}: "
-            "raise codebook_size or write the file anew"
+            f"{path!r} has codes from {smallest} to {largest}, but codebook_size is "
+            f"{codebook_size}, which allows 0 to {codebook_size - 1}: raise codebook_size or "
+            "correct the file"
         )
     _check_unique(path, codes, counter_size)
     logger.info(
-        "semantic ids: read those of %d items from %s; it names %d items",
-        len(tokens),
-        path,
-        len(ids),
+        "semantic ids: read %d items from %s, which has %d items", len(codes), path, len(ids)
     )
     return codes
 
 
+def _rows(
+    path: str,
+    ids: dict[str, list[int]],
+    item_tokens: Sequence[str],
+    n_levels: int,
+    has_counter: bool,
+) -> list[list[int]]:
+    """Return the first n_levels codes of every item; refuse missing items and other lengths."""
+    missing = [item_token for item_token in item_tokens if item_token not in ids]
+    if missing:
+        raise UserError(
+            f"{path!r} has no id for {len(missing)} of {len(item_tokens)} items (such as "
+            f"{', '.join(missing[:3])}): write the file for this data set, or filter these items "
+            "out"
+        )
+    lengths = {len(ids[item_token]) for item_token in item_tokens}
+    if lengths != {n_levels} and not (
+        lengths == {n_levels + 1} and has_counter and _ends_in_counter(ids, n_levels + 1)
+    ):
+        raise UserError(
+            f"{path!r} has ids of {sorted(lengths)} codes, but n_levels is {n_levels}: set "
+            "n_levels to the length of the ids (less one if their last code numbers items that "
+            "have all others in common)"
+        )
+    return [ids[item_token][:n_levels] for item_token in item_tokens]
+
+
 def _ends_in_counter(ids: dict[str, list[int]], length: int) -> bool:
-    """Whether the last codes of ids of this length number those with equal other codes 0, 1, 2, ..., in any order."""
+    """Return True if the last codes number the ids that are equal before them, in any order.
+
+    Ids of other lengths do not count.
+    """
     rows = torch.tensor([row for row in ids.values() if len(row) == length]).unique(dim=0)
     return torch.equal(rows[:, -1], counter_level(rows[:, :-1]))
 
@@ -131,8 +156,9 @@ def _check_unique(path: str, codes: Tensor, counter_size: int) -> None:
     counter = counter_level(codes)
     if int(counter.max()) >= max(counter_size, 1):
         raise UserError(
-            f"in {path!r} {int((counter > 0).sum())} items have the id of another item, up to {int(counter.max()) + 1} the same one, but "
-            f"counter_size is {counter_size}: raise counter_size, which adds a level that numbers them, or write unique ids"
+            f"in {path!r} {int((counter > 0).sum())} items have the id of another item, up to "
+            f"{int(counter.max()) + 1} the same one, but counter_size is {counter_size}: raise "
+            "counter_size, which adds a level that numbers them, or write unique ids"
         )
 
 
@@ -146,19 +172,20 @@ def _read(path: str) -> dict[str, list[int]]:
             content = json.load(file)
         entries = content["ids"] if content.get("format") == FORMAT else content
         return {
-            str(token): [_code(entry, level) for level, entry in enumerate(row)]
-            for token, row in entries.items()
+            str(item_token): [_code(entry, level) for level, entry in enumerate(row)]
+            for item_token, row in entries.items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f'{path!r} is not a file of semantic ids ({error}): it needs {{item token: [code, ...]}}, the codes whole numbers or "<a_12>"'
+            f"{path!r} is not a file of semantic ids ({error}): it needs "
+            '{item token: [code, ...]}, the codes whole numbers or "<a_12>"'
         ) from error
 
 
 def _code(entry: int | str, level: int) -> int:
     if isinstance(entry, int) and not isinstance(entry, bool):
         return entry
-    found = _ENTRY.fullmatch(entry)
+    found = _ENTRY.fullmatch(entry)  # type: ignore[arg-type]  # of another type: a TypeError
     if found is None or found[1] != _LETTERS[level]:
         raise UserError(f"the entry {entry!r} at level {level} is no code")
     return int(found[2])

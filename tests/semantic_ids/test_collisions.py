@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.semantic_ids.collisions import check_distinct, counter_level, match_last_codes
 
 
@@ -18,7 +19,7 @@ def naive_counter(codes: torch.Tensor) -> list[int]:
     return counters
 
 
-def test_literal():
+def test_counters_by_hand():
     codes = torch.tensor([[5, 1], [0, 2], [5, 1], [5, 0], [0, 2], [5, 1]])
     counter = counter_level(codes)
     assert counter.tolist() == [0, 0, 1, 0, 1, 2]
@@ -27,7 +28,7 @@ def test_literal():
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
-    "n_items, n_levels, codebook_size",
+    ("n_items", "n_levels", "codebook_size"),
     [(1, 1, 1), (40, 1, 3), (300, 2, 5), (300, 3, 4), (200, 3, 256)],
 )
 def test_equals_a_dictionary_of_counts(n_items, n_levels, codebook_size, seed):
@@ -65,7 +66,7 @@ def squared_distances(residuals: torch.Tensor, codebook: torch.Tensor):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_matching_is_the_cheapest_of_all_ways_to_give_different_last_codes(seed):
+def test_matching_is_the_cheapest_of_all_distinct_last_codes(seed):
     torch.manual_seed(seed)
     residuals, codebook = (
         torch.randn(7, 2, dtype=torch.double),
@@ -91,7 +92,7 @@ def test_five_equal_items_get_the_five_nearest_codes():
     matched = match_last_codes(codes, squared_distances(torch.zeros(5, 1), codebook))
     assert (matched[:, 0] == 6).all()
     assert sorted(matched[:, 1].tolist()) == [1, 3, 4, 6, 7]
-    assert codes.tolist() == [[6, 1]] * 5, "the given codes stay"
+    assert codes.tolist() == [[6, 1]] * 5, "the argument must not change"
 
 
 def test_matching_does_not_depend_on_the_order_of_items():
@@ -108,9 +109,12 @@ def test_matching_does_not_depend_on_the_order_of_items():
     )
 
 
-def test_codes_without_collisions_cost_nothing():
+def test_codes_without_collisions_stay_without_asking_for_costs():
     codes = torch.tensor([[0, 1], [1, 1], [0, 0]])
     assert torch.equal(match_last_codes(codes, lambda rows: pytest.fail("asked")), codes)
+
+
+def test_matching_works_on_a_single_level():
     one_level = match_last_codes(
         torch.tensor([[2], [2], [0]]), lambda rows: torch.tensor([[1.0, 2.0, 0.0]] * 3)[: len(rows)]
     )
@@ -119,7 +123,7 @@ def test_codes_without_collisions_cost_nothing():
 
 def test_more_items_than_last_codes_are_refused():
     with pytest.raises(
-        ValueError,
+        UserError,
         match="3 items share all codes but the last, which has 2 values: raise codebook_size",
     ):
         match_last_codes(
@@ -127,11 +131,11 @@ def test_more_items_than_last_codes_are_refused():
         )
 
 
-def test_features_that_cannot_be_told_apart_are_refused():
+def test_too_many_equal_features_are_refused():
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1e-6], [1.0, 0.0]])
     check_distinct(features, 3)
     with pytest.raises(
-        ValueError,
-        match="3 items have the same features and so the same codes, but counter_size is 2: raise it",
+        UserError,
+        match="3 items have the same features .* but counter_size is 2: raise it",
     ):
         check_distinct(features, 2)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
 import torch
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
 
 
@@ -45,7 +47,7 @@ def test_every_token_lies_in_its_level_and_no_token_is_shared():
     ids = SemanticIDs(2, (3, 5, 2), 4)
     tokens = [list(range(ids.n_tokens))[ids.level_tokens(level)] for level in range(ids.n_levels)]
     assert [len(level) for level in tokens] == [3, 5, 2, 4]
-    assert sum(tokens, [0]) == list(range(15))
+    assert [0, *itertools.chain(*tokens)] == list(range(15))
 
 
 def test_codes_to_tokens_and_back():
@@ -53,8 +55,8 @@ def test_codes_to_tokens_and_back():
     assert torch.equal(ids.tokens[1:] - ids.offsets, ids.codes[1:])
     assert torch.equal(ids.trie.find(ids.tokens[1:] - ids.offsets), torch.arange(1, 50))
     for level in range(ids.n_levels):
-        place = ids.level_tokens(level)
-        assert ((ids.tokens[1:, level] >= place.start) & (ids.tokens[1:, level] < place.stop)).all()
+        own = ids.level_tokens(level)
+        assert ((ids.tokens[1:, level] >= own.start) & (ids.tokens[1:, level] < own.stop)).all()
 
 
 def test_assign_makes_ids_unique_in_the_order_of_items():
@@ -82,7 +84,7 @@ def test_too_many_equal_codes_are_an_error_that_leaves_the_ids_alone():
     ids.assign(torch.tensor([[0, 0], [0, 0], [1, 1], [1, 1]]))
     before = ids.codes.clone()
     with pytest.raises(
-        ValueError, match="3 items share the same codes, but counter_size is 2; raise counter_size"
+        UserError, match="3 items share the same codes, but counter_size is 2: raise counter_size"
     ):
         ids.assign(torch.tensor([[0, 0], [0, 0], [0, 0], [1, 1]]))
     assert torch.equal(ids.codes, before)
@@ -93,7 +95,7 @@ def test_a_code_out_of_range_is_an_error_that_leaves_the_ids_alone(code):
     ids = SemanticIDs(4, (2, 2), 2)
     ids.assign(torch.tensor([[0, 0], [0, 1], [1, 1]]))
     before = ids.codes.clone()
-    with pytest.raises(ValueError, match="outside the level sizes"):
+    with pytest.raises(UserError, match="outside the level sizes"):
         ids.assign(torch.tensor([[0, 0], [0, code], [1, 1]]))
     assert torch.equal(ids.codes, before)
     assert ids.trie.find(torch.tensor([0, 1, 0])).item() == 2
@@ -101,12 +103,15 @@ def test_a_code_out_of_range_is_an_error_that_leaves_the_ids_alone(code):
 
 def test_there_is_no_trie_before_the_first_assignment():
     ids = SemanticIDs(4, (2, 2), 2)
-    assert ids.trie is None
-    assert not ids.tokens.any()
-    assert ids.double().trie is None
+    for same in (ids, ids.double()):
+        assert not same.is_assigned and not same.tokens.any()
+        with pytest.raises(RuntimeError, match="no semantic ids yet"):
+            _ = same.trie
+    ids.assign(torch.tensor([[0, 0], [0, 1], [1, 1]]))
+    assert ids.is_assigned
 
 
-def test_a_state_dict_brings_codes_tokens_and_trie():
+def test_a_state_dict_restores_codes_tokens_and_trie():
     ids = random_ids(seed=1)
     state = ids.state_dict()
     assert list(state) == ["codes"]
@@ -116,7 +121,7 @@ def test_a_state_dict_brings_codes_tokens_and_trie():
     assert torch.equal(fresh.trie.find(ids.codes[1:]), torch.arange(1, 50))
 
 
-def test_a_state_dict_replaces_what_was_there():
+def test_a_state_dict_replaces_earlier_ids():
     ids, other = random_ids(seed=1), random_ids(seed=2)
     outer = torch.nn.Sequential(other)
     outer.load_state_dict(torch.nn.Sequential(ids).state_dict())
@@ -137,7 +142,11 @@ def test_a_copy_is_independent():
     [
         "cpu",
         pytest.param(
-            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+            "cuda",
+            marks=[
+                pytest.mark.cuda,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+            ],
         ),
     ],
 )
@@ -150,7 +159,7 @@ def test_the_trie_follows_the_buffers(device):
     assert torch.equal(ids.trie.find(ids.codes[1:]).cpu(), torch.arange(1, 50))
 
 
-def test_the_trie_is_built_anew_when_the_buffers_are_replaced():
+def test_the_trie_is_rebuilt_when_the_buffers_are_replaced():
     ids = random_ids()
     before = ids.codes[1:].clone()
     ids._apply(
@@ -175,7 +184,7 @@ def test_statistics_in_closed_form():
     assert figures["largest_group"] == 4.0
 
 
-def test_balanced_codes_reach_the_largest_entropy():
+def test_balanced_codes_reach_the_maximum_entropy():
     ids = SemanticIDs(17, (4, 4), 1)
     ids.assign(torch.cartesian_prod(torch.arange(4), torch.arange(4)))
     figures = ids.statistics()
@@ -183,7 +192,7 @@ def test_balanced_codes_reach_the_largest_entropy():
     assert figures["collisions_before"] == 0.0 and figures["largest_group"] == 1.0
 
 
-def test_describe_tells_the_statistics():
+def test_describe_lists_the_statistics():
     ids = SemanticIDs(9, (4, 2), 5)
     ids.assign(torch.tensor([[0, 0], [0, 0], [0, 0], [0, 0], [1, 0], [1, 0], [2, 1], [2, 1]]))
     assert ids.describe() == (
@@ -192,7 +201,7 @@ def test_describe_tells_the_statistics():
     )
 
 
-def test_without_a_counter_the_codes_are_the_whole_name():
+def test_without_a_counter_the_codes_are_the_ids():
     ids = SemanticIDs(4, (4, 4), 0)
     assert ids.assign(torch.tensor([[1, 2], [0, 0], [1, 3]])) == 1.0
     assert (ids.n_levels, ids.n_code_levels, ids.n_tokens) == (2, 2, 9)
@@ -208,7 +217,7 @@ def test_without_a_counter_equal_codes_are_an_error_that_leaves_the_ids_alone():
     ids.assign(torch.tensor([[1, 2], [0, 0], [1, 3]]))
     before = ids.codes.clone()
     with pytest.raises(
-        ValueError,
+        UserError,
         match="2 of 3 items have the codes of another item, but there is no counter level",
     ):
         ids.assign(torch.tensor([[1, 2], [1, 2], [1, 2]]))

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.semantic_ids.trie import CompleteTree, Trie
 
 SIZES = (6, 4, 2, 2)
@@ -12,7 +13,7 @@ CODES = [(0, 1, 1, 0), (0, 1, 1, 1), (0, 3, 1, 0), (5, 0, 0, 0)]
 
 
 def random_codes(n_ids: int, sizes: tuple[int, ...], seed: int) -> torch.Tensor:
-    """Distinct codes in random order."""
+    """Return distinct codes in random order."""
     generator = torch.Generator().manual_seed(seed)
     every = torch.cartesian_prod(*map(torch.arange, sizes)).reshape(-1, len(sizes))
     return every[torch.randperm(len(every), generator=generator)[:n_ids]]
@@ -27,13 +28,13 @@ def random_trie(
 
 
 def allowed(trie: Trie | CompleteTree, level: int, node: int) -> dict[int, int]:
-    """The codes that may follow a prefix, and the number of the longer prefix."""
+    """Map each code that may follow a prefix to the node of the longer prefix."""
     children = trie.children(level, torch.tensor([[node]]))
     exist = children.exist[0, 0]
     return dict(zip(children.codes[0, 0][exist].tolist(), children.nodes[0, 0][exist].tolist()))
 
 
-def test_literal():
+def test_children_by_hand():
     trie = Trie(
         torch.tensor([(0, 1, 2, 0), (0, 1, 2, 1), (0, 3, 1, 0), (5, 0, 0, 0)]),
         torch.tensor([7, 3, 9, 1]),
@@ -61,7 +62,7 @@ def test_children_of_many_nodes_at_once():
 
 
 @pytest.mark.parametrize(
-    "n_ids, sizes",
+    ("n_ids", "sizes"),
     [
         (1, (1,)),
         (1, (4, 3)),
@@ -91,7 +92,7 @@ def test_children_equal_brute_force(n_ids, sizes, seed):
 
 
 @pytest.mark.parametrize(
-    "n_ids, sizes", [(1, (4, 3)), (30, (4, 3, 5)), (60, (4, 3, 5)), (40, (8, 2, 8, 3))]
+    ("n_ids", "sizes"), [(1, (4, 3)), (30, (4, 3, 5)), (60, (4, 3, 5)), (40, (8, 2, 8, 3))]
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_find_equals_a_dictionary(n_ids, sizes, seed):
@@ -115,13 +116,13 @@ def test_find_does_not_read_a_code_too_large_as_the_next_prefix():
 
 
 def test_equal_rows_are_an_error():
-    with pytest.raises(ValueError, match="3 items share 2 semantic ids"):
+    with pytest.raises(UserError, match="3 items share 2 semantic ids"):
         Trie(torch.tensor([[0, 1], [1, 1], [0, 1]]), torch.arange(1, 4), (2, 2))
 
 
 @pytest.mark.parametrize("row", [(2, 0), (0, 3), (-1, 0), (0, -1)])
 def test_a_code_out_of_range_is_an_error(row):
-    with pytest.raises(ValueError, match=r"level sizes \(2, 3\)"):
+    with pytest.raises(UserError, match=r"level sizes \(2, 3\)"):
         Trie(torch.tensor([[0, 0], row]), torch.arange(1, 3), (2, 3))
 
 
@@ -149,7 +150,7 @@ def test_complete_tree_equals_brute_force(sizes):
     assert tree.items(torch.arange(len(every))).tolist() == [names.get(row, 0) for row in every]
 
 
-def test_complete_tree_answers_for_many_nodes_at_once():
+def test_children_of_many_nodes_of_a_complete_tree():
     trie, _, _ = random_trie(3, (3, 2), seed=0)
     children = CompleteTree(trie).children(1, torch.tensor([[2, 0], [1, 1]]))
     assert children.nodes.tolist() == [[[4, 5], [0, 1]], [[2, 3], [2, 3]]]
