@@ -62,9 +62,8 @@ def first_batch(data_path: str, dataset: str, loader: str) -> float:
         next(iter(train_data))
     else:
         fields = ("user_id", "item_id_list", "item_length", "item_id")
-        batches = LengthBatches(
-            train_data.dataset.inter_feat, config["train_batch_size"], config["seed"], fields
-        )
+        sizes = (config["MAX_ITEM_LIST_LENGTH"], config["train_batch_size"])
+        batches = LengthBatches(train_data.dataset.sequences, *sizes, config["seed"], fields)
         next(batches.epoch(0))
     return time.perf_counter() - started
 

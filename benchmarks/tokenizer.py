@@ -12,7 +12,6 @@ from recbole.utils import init_seed
 from benchmarks.plain_tokenizers import HardLevel, PlainLoop, PlainTokenizer, SoftLevel
 from benchmarks.plan import Case, Measure, Options, Result, Row
 from benchmarks.product import RandomCatalogue, make_config, synchronize
-from recbole_genrec.trainer.optimizer import StageOptimizer
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 MODELS = {"RQ-VAE": "TIGER", "soft RQ-VAE": "UniGRec", "LETTER's RQ-VAE": "LETTER"}
@@ -74,19 +73,19 @@ def prepare_ours(config, features: torch.Tensor) -> Measure:
     before = Stopwatch(stage.before_epoch)
     stage = replace(stage, before_epoch=before)
     batches = trainer._batches(stage, None)
-    optimizer = StageOptimizer(model, stage, trainer.learner, trainer._max_norm(), len(batches))
+    optimizers = trainer._optimizers(stage, len(batches))
     stage.start()
 
     def measure(number: int) -> dict[str, float]:
         before.seconds = 0.0
         started = time.perf_counter()
         for epoch in range(number * N_EPOCHS, (number + 1) * N_EPOCHS):
-            trainer._train(stage, epoch, batches, [optimizer], False)
+            trainer._train(stage, epoch, batches, optimizers, False)
         synchronize(config["device"])
         seconds = (time.perf_counter() - started) / N_EPOCHS
         return {"seconds_per_epoch": seconds, "seconds_before_epoch": before.seconds / N_EPOCHS}
 
-    trainer._train(stage, 0, batches, [optimizer], False)
+    trainer._train(stage, 0, batches, optimizers, False)
     return measure
 
 

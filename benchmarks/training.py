@@ -7,7 +7,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,7 +22,6 @@ from benchmarks.twin import make_twin, pad_histories, t5_size
 from recbole_genrec.data.batches import LengthBatches, length_batches
 from recbole_genrec.data.sequence_batches import SequenceBatches, window_batches
 from recbole_genrec.runtime.precision import mixed_precision
-from recbole_genrec.trainer.optimizer import StageOptimizer
 
 GOALS = {"small": 8.0, "papers'": 7.0}
 LEAST_UTILISATION = 0.45
@@ -79,18 +77,17 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
 
 def batches_of(experiment: Experiment, rows: Tensor | slice) -> LengthBatches:
     """The trainer's own batches, of some of the training rows."""
-    part = SimpleNamespace(
-        dataset=SimpleNamespace(inter_feat=experiment.train.dataset.inter_feat[rows])
-    )
-    return experiment.trainer._batches(experiment.model.stages()[-1], part)
+    batches = experiment.trainer._batches(experiment.model.stages()[-1], experiment.train)
+    batches.rows = batches.rows.select(rows)
+    return batches
 
 
 def evenly_spaced_rows(batches: LengthBatches, n_batches: int) -> Tensor:
     """Rows of some whole batches of an epoch, evenly spaced in the order of their lengths, so that they cost what the epoch costs."""
-    epoch = length_batches(batches.lengths, batches.batch_size, batches.seed, 0, batches.n_pool)
+    epoch = length_batches(batches.rows.length, batches.batch_size, batches.seed, 0, batches.n_pool)
     whole = sorted(
         (rows for rows in epoch if len(rows) == batches.batch_size),
-        key=lambda rows: int(batches.lengths[rows].sum()),
+        key=lambda rows: int(batches.rows.length[rows].sum()),
     )
     n_batches = min(n_batches, len(whole))
     return torch.cat(
@@ -106,21 +103,21 @@ def prepare_ours(experiment: Experiment, rows: Tensor) -> tuple[dict[str, Any], 
         batches_of(experiment, rows),
         batches_of(experiment, slice(None)),
     )
-    optimizer = StageOptimizer(model, stage, trainer.learner, trainer._max_norm(), len(batches))
+    optimizers = trainer._optimizers(stage, len(batches))
 
     def measure(number: int) -> dict[str, float]:
         started = time.perf_counter()
-        trainer._train(stage, number, batches, [optimizer], False)
+        trainer._train(stage, number, batches, optimizers, False)
         synchronize(experiment.config["device"])
         return {"examples_per_second": len(rows) / (time.perf_counter() - started)}
 
     measure(0)
-    source_tokens = batches.lengths * model.semantic_ids.n_levels
+    source_tokens = batches.rows.length * model.semantic_ids.n_levels
     flops = training_flops(t5_size(model), source_tokens, model.semantic_ids.level_sizes)
     facts = {
         "examples": len(rows),
-        "mean_history": float(batches.lengths.float().mean()),
-        "mean_history_of_all": float(everything.lengths.float().mean()),
+        "mean_history": float(batches.rows.length.float().mean()),
+        "mean_history_of_all": float(everything.rows.length.float().mean()),
         "flops_per_example": flops / len(rows),
     }
     return facts, measure
@@ -131,23 +128,28 @@ class ChosenBatches:
 
     def __init__(self, batches: SequenceBatches, n_batches: int) -> None:
         self.seed, self.batches = batches.seed, batches
-        lengths = batches.windows.interaction.length
+        lengths, n_targets = batches.windows.length, batches.windows.n_targets
         epoch = window_batches(
-            lengths, batches.n_targets, batches.batch_size, batches.seed, 0, batches.n_pool
+            lengths, n_targets, batches.batch_size, batches.seed, 0, batches.n_pool
         )
         epoch.sort(key=lambda windows: len(windows) * int(lengths[windows].max()))
         n_batches = min(n_batches, len(epoch))
         self.chosen = [
             epoch[(2 * number + 1) * len(epoch) // (2 * n_batches)] for number in range(n_batches)
         ]
-        self.n_targets = int(batches.n_targets[torch.cat(self.chosen)].sum())
+        self.n_targets = int(n_targets[torch.cat(self.chosen)].sum())
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def epoch(self, epoch: int) -> Iterator[Interaction]:
-        """As of the trainer's batches."""
-        return map(self.batches._batch, self.chosen)
+        """Yield the chosen batches."""
+        windows, sequences, fields = (
+            self.batches.windows,
+            self.batches.sequences,
+            self.batches.fields,
+        )
+        return (windows.select(numbers).cut(sequences, fields) for numbers in self.chosen)
 
 
 def prepare_all_positions(experiment: Experiment, n_batches: int) -> tuple[dict[str, Any], Measure]:
@@ -155,11 +157,11 @@ def prepare_all_positions(experiment: Experiment, n_batches: int) -> tuple[dict[
     model, trainer = experiment.model, experiment.trainer
     stage = model.stages()[-1]
     batches = ChosenBatches(trainer._batches(stage, experiment.train), n_batches)
-    optimizer = StageOptimizer(model, stage, trainer.learner, trainer._max_norm(), len(batches))
+    optimizers = trainer._optimizers(stage, len(batches))
 
     def measure(number: int) -> dict[str, float]:
         started = time.perf_counter()
-        trainer._train(stage, number, batches, [optimizer], False)
+        trainer._train(stage, number, batches, optimizers, False)
         synchronize(experiment.config["device"])
         return {"examples_per_second": batches.n_targets / (time.perf_counter() - started)}
 

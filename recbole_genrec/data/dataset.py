@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import warnings
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,27 +30,10 @@ from recbole_genrec.data.files import (
 )
 from recbole_genrec.data.interactions import Side, keep_by_number, leave_out, number_tokens
 from recbole_genrec.data.prefixes import Prefixes, all_prefixes
+from recbole_genrec.data.sequences import Sequences
 from recbole_genrec.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-
-class Sequences(NamedTuple):
-    """All interactions of all users, in time order within a user.
-
-    items: LongTensor [n_interactions], internal item ids (1 .. n_items - 1).
-    starts: LongTensor [n_users + 1], non-decreasing; user u owns items[starts[u]:starts[u + 1]].
-        Row 0 is the padding user and
-        owns nothing. Under leave-one-out the last item of a user is the test target, the one before
-        it the validation target.
-    """
-
-    items: torch.Tensor
-    starts: torch.Tensor
-
-    def lengths(self) -> torch.Tensor:
-        """Number of interactions of every user, LongTensor [n_users]; entry 0 is 0."""
-        return self.starts[1:] - self.starts[:-1]
 
 
 class GenRecDataset(SequentialDataset):
@@ -239,25 +221,27 @@ class GenRecDataset(SequentialDataset):
         if self.benchmark_filename_list is not None:
             return
         users = self.inter_feat[self.uid_field].to_numpy()
-        self.inter_feat = self.inter_feat.take(
-            np.lexsort((self.inter_feat[self.time_field].to_numpy(), users))
-        )
-        self.inter_feat.reset_index(drop=True, inplace=True)
-        self.sequences = Sequences(
-            items=torch.from_numpy(
-                self.inter_feat[self.iid_field].to_numpy(dtype=np.int64, copy=True)
-            ),
-            starts=torch.from_numpy(
-                np.concatenate(([0], np.cumsum(np.bincount(users, minlength=self.user_num))))
-            ),
-        )
+        by_time = np.lexsort((self.inter_feat[self.time_field].to_numpy(), users))
+        self.inter_feat = self.inter_feat.take(by_time).reset_index(drop=True)
+        self.sequences = self._sequences()
+
+    def _sequences(self) -> Sequences:
+        """Return the sequences of interactions that are sorted by user and time."""
+        counts = np.bincount(self.inter_feat[self.uid_field].to_numpy(), minlength=self.user_num)
+        starts = np.concatenate(([0], np.cumsum(counts)))
+        items = self.inter_feat[self.iid_field].to_numpy(dtype=np.int64, copy=True)
+        # RecBole sorts training rows by their times, in float32 and stably.
+        users = np.flatnonzero(counts > 1)
+        second = self.inter_feat[self.time_field].to_numpy()[starts[users] + 1]
+        order = users[np.argsort(second.astype(np.float32), kind="stable")]
+        return Sequences(*(torch.from_numpy(column) for column in (items, starts, order)))
 
     def fingerprint(self) -> str:
         """SHA-256 (hex, 64 digits) of item tokens and user tokens in id order, of every user's sequence and of the split."""
         digest = hashlib.sha256()
         for field in (self.iid_field, self.uid_field):
             digest.update(json.dumps([str(token) for token in self.field2id_token[field]]).encode())
-        for tensor in self.sequences:
+        for tensor in (self.sequences.items, self.sequences.starts):
             digest.update(tensor.numpy().tobytes())
         split = {key: self.config["eval_args"][key] for key in ("split", "order", "group_by")}
         digest.update(json.dumps(split, sort_keys=True).encode())

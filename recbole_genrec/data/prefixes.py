@@ -12,6 +12,8 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_genrec.data.sequences import cut_histories
+
 _ROWS_AT_ONCE = (
     65536  # of a whole column of histories: its index takes more room than the histories
 )
@@ -192,25 +194,6 @@ def all_prefixes(
         {names[field]: History(values) for field, values in columns.items() if field in names}
     )
     return Prefixes(sources, target, position[target].clamp(max=width), width)
-
-
-def cut_histories(values: Tensor, target: Tensor, length: Tensor, width: int) -> Tensor:
-    """The `length` values before each target, oldest first, padded with 0 on the right.
-
-    Args:
-        values: Tensor [N, ...].
-        target: LongTensor [R], positions in values.
-        length: LongTensor [R], 1 .. width and not above target.
-
-    Returns:
-        Tensor [R, width, ...].
-    """
-    step = torch.arange(width, device=values.device)
-    is_padding = step >= length[:, None]
-    source = ((target - length)[:, None] + step).masked_fill_(is_padding, 0)
-    histories = values[source]
-    histories[is_padding] = 0
-    return histories
 
 
 def _as_rows(index) -> slice | Tensor:

@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from recbole_genrec.data.batches import length_batches
-from recbole_genrec.data.dataset import GenRecDataset, Sequences
+from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.data.sequences import Sequences
 from recbole_genrec.errors import UserError
 from recbole_genrec.seq2seq.dropout import Dropout
 from recbole_genrec.teacher.cache import Teacher, load_or_train

@@ -92,11 +92,7 @@ class GenRecTrainer(Trainer):
         if progress.epoch == 0:
             self._start(stage)
         batches = self._batches(stage, train_data)
-        max_norm = None if self.clip_grad_norm is None else self.clip_grad_norm["max_norm"]
-        optimizers = [
-            StageOptimizer(self.model, phase, self.learner, max_norm, len(batches))
-            for phase in stage.phases or (stage,)
-        ]
+        optimizers = self._optimizers(stage, len(batches))
         for optimizer, state in zip(optimizers, self.optimizer_states):
             optimizer.optimizer.load_state_dict(state)
         self.optimizer_states = []
@@ -174,10 +170,19 @@ class GenRecTrainer(Trainer):
         seed = self.config["seed"] + self.progress.stage
         if stage.rows == "items":
             return ItemBatches(self.model.n_items, stage.batch_size, seed, self.device)
-        model = self.model
+        model, sequences = self.model, train_data.dataset.sequences
         fields = (model.USER_ID, model.ITEM_SEQ, model.ITEM_SEQ_LEN, model.ITEM_ID)
         batches = SequenceBatches if stage.rows == "sequences" else LengthBatches
-        return batches(train_data.dataset.inter_feat, stage.batch_size, seed, fields)
+        width = self.config["MAX_ITEM_LIST_LENGTH"]
+        return batches(sequences, width, stage.batch_size, seed, fields)
+
+    def _optimizers(self, stage: Stage, n_batches: int) -> list[StageOptimizer]:
+        """Make an optimizer for every phase of a stage, or one for a stage without phases."""
+        max_norm = None if self.clip_grad_norm is None else self.clip_grad_norm["max_norm"]
+        return [
+            StageOptimizer(self.model, phase, self.learner, max_norm, n_batches)
+            for phase in stage.phases or (stage,)
+        ]
 
     def _train(
         self,

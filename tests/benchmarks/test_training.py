@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -13,13 +15,13 @@ class Lengths:
     """What evenly_spaced_rows reads of training batches."""
 
     batch_size, seed, n_pool = 2, 0, 100
-    lengths = torch.tensor([1, 9, 1, 2, 2, 9, 3, 3, 7])
+    rows = SimpleNamespace(length=torch.tensor([1, 9, 1, 2, 2, 9, 3, 3, 7]))
 
 
 def test_rows_are_whole_batches_evenly_spaced_by_length():
     """Sorted by length, the nine rows are the batches 1 1, 2 2, 3 3, 7 9 and a single row; of the four whole ones, two are taken."""
     rows = training.evenly_spaced_rows(Lengths(), 2)
-    assert sorted(Lengths.lengths[rows].tolist()) == [2, 2, 7, 9]
+    assert sorted(Lengths.rows.length[rows].tolist()) == [2, 2, 7, 9]
     assert len(training.evenly_spaced_rows(Lengths(), 100).unique()) == 8
 
 
@@ -36,9 +38,9 @@ def test_ours_trains_every_row_once(tiger):
 
 
 def test_all_positions_trains_whole_sequences(tiger):
-    """Two batches: those at a quarter and at three quarters of an epoch, by size."""
+    """Two batches are taken: at a quarter and at three quarters of an epoch, by size."""
     experiment = tiger(train_mode="all_positions")
-    batches = training.batches_of(experiment, slice(None))
+    batches = experiment.trainer._batches(experiment.model.stages()[-1], experiment.train)
     chosen = training.ChosenBatches(batches, 2)
     sizes = sorted(batch["item_id_list"].numel() for batch in batches.epoch(0))
     assert [batch["item_id_list"].numel() for batch in chosen.epoch(1)] == [

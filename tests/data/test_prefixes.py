@@ -9,7 +9,7 @@ import torch
 from recbole.data.interaction import Interaction, cat_interactions
 
 from recbole_genrec.data import prefixes
-from recbole_genrec.data.prefixes import Prefixes, all_prefixes, cut_histories
+from recbole_genrec.data.prefixes import Prefixes, all_prefixes
 
 WIDTH = 3
 NAMES = {"item": "item_list", "time": "time_list", "vector": "vector_list"}
@@ -159,14 +159,6 @@ def test_narrow_cuts_of_some_columns(rows, expected):
     assert list(cut) == ["item_list", "user"]
     assert torch.equal(cut["item_list"], expected["item_list"][short][:, :2])
     assert torch.equal(cut["user"], expected["user"][short])
-
-
-def test_histories_are_cut_at_the_width_asked_for(flat):
-    cut = cut_histories(flat["vector"], torch.tensor([4, 1]), torch.tensor([2, 1]), 5)
-    assert cut.shape == (2, 5, 2)
-    assert torch.equal(cut[0, :2], flat["vector"][2:4])
-    assert torch.equal(cut[1, 0], flat["vector"][0])
-    assert cut[0, 2:].eq(0).all() and cut[1, 1:].eq(0).all()
 
 
 def test_the_flat_columns_are_held_once(flat, rows):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from recbole_genrec.data.dataset import Sequences
+from recbole_genrec.data.sequences import Sequences
 from recbole_genrec.errors import UserError
 from recbole_genrec.features.item_features import ItemFeatures, read_feature
 from recbole_genrec.features.sentence_encoder import PREFIX
