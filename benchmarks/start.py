@@ -82,7 +82,7 @@ def rows(results: list[Result]) -> list[Row]:
 
 def run_one_step(argv: list[str]) -> None:
     """The command of a run, ended by its first training step."""
-    from recbole_genrec.quick_start import main
+    from recbole_genrec.cli import main
     from recbole_genrec.trainer.optimizer import StageOptimizer
 
     take_step = StageOptimizer.step
@@ -94,7 +94,7 @@ def run_one_step(argv: list[str]) -> None:
         os._exit(0)
 
     StageOptimizer.step = step_and_end
-    sys.exit(main(argv) or "the run ended without a training step")
+    sys.exit(main(["run", *argv]) or "the run ended without a training step")
 
 
 if __name__ == "__main__":

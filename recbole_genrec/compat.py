@@ -1,15 +1,14 @@
-"""Everything that works around a version of RecBole, torch or numpy; nothing elsewhere in the package does.
+"""Work around faults of RecBole, torch and numpy versions, each with its reason.
 
-This module imports nothing of the package, and RecBole only inside functions.
+No other module of the package does. This one imports RecBole only inside functions.
 """
 
 from __future__ import annotations
 
 import copy
-import importlib.util
 import logging
 import os
-import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_genrec.errors import UserError
-from recbole_genrec.storage import from_plain, load_plain, replacing, to_plain
+from recbole_genrec.errors import MissingPackageError, UserError, disk_errors
+from recbole_genrec.storage import from_plain, load_plain, save_plain, to_plain
 
 logger = logging.getLogger(__name__)
 
@@ -34,28 +33,47 @@ _NUMPY_ALIASES = {
 }
 
 
-def require_recbole() -> None:
-    """Raise ImportError with the command that installs RecBole, if it is missing.
+@contextmanager
+def recbole_errors() -> Iterator[None]:
+    """Translate RecBole's refusals of settings and data into UserError.
 
-    RecBole 1.2.1 requires ray<=2.6.3, which pip cannot install on Python 3.12 and later; RecBole
-    itself runs there without ray.
+    RecBole refuses with ValueError and its like. Only an error that RecBole's own code raised is
+    translated: one from this package, torch or numpy is a bug and passes. A decorator as well as a
+    context manager.
+
+    Raises:
+        MissingPackageError: a model of RecBole needs a package that is not installed.
+        UserError: RecBole refuses a setting or the data.
     """
-    if importlib.util.find_spec("recbole") is not None:
-        return
-    command = (
-        "pip install recbole==1.2.1"
-        if sys.version_info < (3, 12)
-        else "pip install --no-deps recbole==1.2.1"
-    )
-    raise ImportError(
-        f"RecBole 1.2.1 is not installed in this Python {sys.version_info[0]}.{sys.version_info[1]}: run `{command}`"
-    )
+    try:
+        yield
+    except UserError:
+        raise
+    except ImportError as error:
+        if not _is_from_recbole(error) or (error.name or "recbole").startswith("recbole"):
+            raise
+        raise MissingPackageError(
+            f"this run needs the package {error.name}, which is not installed: install it, or "
+            "choose another model or setting"
+        ) from error
+    except (ValueError, NotImplementedError, AssertionError) as error:
+        if not _is_from_recbole(error) or not error.args:
+            raise
+        raise UserError(
+            f"RecBole refuses this run ({str(error).rstrip('.!')}): correct the setting or file"
+        ) from error
+
+
+def _is_from_recbole(error: Exception) -> bool:
+    """Return True if the function that raised `error` is RecBole's."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").split(".")[0] == "recbole"
 
 
 def add_numpy_aliases() -> None:
-    """Give numpy the old type names that RecBole's code uses (np.float and so on) where this numpy has dropped them.
+    """Give numpy the type names that RecBole uses (np.float and others), where it dropped them.
 
-    RecBole's own version of this reads np.float_ and np.unicode_, which numpy 2 no longer has.
+    RecBole's own function for this reads np.float_ and np.unicode_, which numpy 2 lacks.
     """
     for name, numpy_type in _NUMPY_ALIASES.items():
         if name not in np.__dict__:
@@ -63,34 +81,42 @@ def add_numpy_aliases() -> None:
 
 
 class PlainCheckpoints:
-    """Mixin in front of a RecBole trainer class: checkpoints of tensors and plain Python values.
+    """Mixin for a RecBole trainer class: checkpoints of tensors and plain Python values.
 
-    RecBole pickles its Config object into every checkpoint, at a pickle protocol that torch's safe
-    unpickler does not read; from
-    torch 2.6 on each run therefore fails when it loads its best model for the test. Here the
-    settings are a plain dict, files are
-    read with weights_only=True, and the best validation result survives a resume.
+    RecBole pickles its Config object into every checkpoint, with a protocol that torch's safe
+    unpickler does not read. From torch 2.6 on, every run therefore fails when it loads its best
+    model for the test. Here the settings are a plain dict, files are read with weights_only=True,
+    and the best validation result survives a resume.
     """
 
-    _last_result: dict | None = None
+    config: Any
+    model: Any
+    optimizer: Any
+    device: torch.device
+    logger: logging.Logger
+    saved_model_file: str
+    start_epoch: int
+    cur_step: int
+    best_valid_score: float
+    best_valid_result: dict[str, float] | None
+    _last_result: dict[str, float] | None = None
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs) -> None:
         if not self.config["single_spec"] and self.config["local_rank"] != 0:
             return
         path = kwargs.get("saved_model_file", self.saved_model_file)
-        # RecBole writes "epoch -1" over a checkpoint that has no epochs left to train: it would be
-        # resumed from the start.
+        # RecBole writes "epoch -1" over a checkpoint without epochs left to train, which a resume
+        # would then start from the beginning.
         if epoch < 0 and os.path.exists(path):
             return
         state = self._plain_state(epoch)
         state.update(
             cur_step=self.cur_step,
             best_valid_score=float(self.best_valid_score),
-            # RecBole saves an improvement before it stores the result that belongs to it.
-            best_valid_result=to_plain(dict(self._last_result or self.best_valid_result or {})),
+            # RecBole saves an improvement before it stores the result of that validation.
+            best_valid_result=dict(self._last_result or self.best_valid_result or {}),
         )
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
+        save_plain(path, state)
         if verbose:
             self.logger.info(f"Saving current: {path}")
 
@@ -105,7 +131,7 @@ class PlainCheckpoints:
             "config": plain_settings(self.config),
             "epoch": epoch,
             "state_dict": self.model.state_dict(),
-            "other_parameter": to_plain(other),
+            "other_parameter": other,
             "optimizer": self.optimizer.state_dict(),
         }
 
@@ -115,11 +141,12 @@ class PlainCheckpoints:
         return score, result
 
     def save_pretrained_model(self, epoch: int, saved_model_file: str) -> None:
-        with replacing(saved_model_file) as temporary:
-            torch.save(self._plain_state(epoch), temporary)
+        """Write the weights of S3Rec's pre-training, as RecBole's method of this name does."""
+        save_plain(saved_model_file, self._plain_state(epoch))
         self.saved_model_file = saved_model_file
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """Evaluate as RecBole's Trainer does, with the weights of a plain checkpoint."""
         if eval_data and load_best_model:
             path = model_file or self.saved_model_file
             self._load_weights(load_plain(path, self.device))
@@ -127,12 +154,17 @@ class PlainCheckpoints:
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
     def resume_checkpoint(self, resume_file) -> None:
-        """Go on after the epoch of a checkpoint: weights, optimizer and early stopping; RecBole keeps no random state."""
+        """Restore weights, optimizer and early stopping; RecBole keeps no random state.
+
+        Raises:
+            UserError: the file holds no checkpoint, or one of another model.
+        """
         checkpoint = load_plain(resume_file, self.device)
         model = checkpoint["config"]["model"]
         if model != self.config["model"]:
             raise UserError(
-                f"{str(resume_file)!r} is a checkpoint of {model}, not of {self.config['model']}: resume with --model={model}"
+                f"{str(resume_file)!r} is a checkpoint of {model}, not of {self.config['model']}: "
+                f"resume with --model={model}"
             )
         self.saved_model_file = str(resume_file)
         self.start_epoch = checkpoint["epoch"] + 1
@@ -149,7 +181,7 @@ class PlainCheckpoints:
 
 
 def plain_settings(config) -> dict[str, Any]:
-    """The settings of a RecBole Config that are plain values; its classes, devices and enumerations are left out."""
+    """Return the settings that are plain values, without classes, devices and enumerations."""
     settings = {}
     for key, value in config.final_config_dict.items():
         try:
@@ -160,16 +192,18 @@ def plain_settings(config) -> dict[str, Any]:
 
 
 class PlainCollector:
-    """Mixin in front of RecBole's Collector: hands over everything that was collected, not only tensors.
+    """Mixin for RecBole's Collector, which hands over all collected values, not only tensors.
 
     RecBole calls .cpu() on the number of items and on the item counter, so that ItemCoverage,
-    GiniIndex, AveragePopularity and
-    TailPercentage end in an AttributeError.
+    GiniIndex, AveragePopularity and TailPercentage end in an AttributeError.
     """
+
+    data_struct: Any
 
     _RESET = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label")
 
     def get_data_struct(self):
+        """Return all collected values on the CPU, and drop those of a single evaluation."""
         returned = copy.deepcopy(self.data_struct)
         for name, value in list(returned._data_dict.items()):
             if isinstance(value, torch.Tensor):
@@ -181,22 +215,24 @@ class PlainCollector:
 
 
 def without_anomaly_detection() -> torch.autograd.set_detect_anomaly:
-    """A context in which backward passes are not watched for NaN.
+    """Return a context in which torch does not watch backward passes for NaN.
 
     RecBole's SINE switches torch's anomaly detection on for the whole process when it is imported,
-    and every import of RecBole's
-    sequential models imports it: each training step of any model is slower for it.
+    and importing any sequential model of RecBole imports it. It slows every training step.
     """
     return torch.autograd.set_detect_anomaly(False)
 
 
 @contextmanager
 def own_log_file(config) -> Iterator[None]:
-    """Log one run to its own file below ./log, and to the console if nothing else does; afterwards all is as before.
+    """Log one run to a file of its own below ./log, and to the console if nothing else does.
 
-    RecBole's init_logger does nothing where a handler exists, so a second run of a process went to
-    the first run's file and a run
-    inside a program that logs got no file; it also wraps the standard streams anew each time.
+    RecBole's init_logger does nothing if there is a handler already: a second run in one process
+    would log to the first run's file, and a run in a program that logs would have no file. It also
+    wraps the standard streams on every call. On exit the loggers are as before.
+
+    Raises:
+        DiskError: the file cannot be written.
     """
     import colorama
     from recbole.utils import init_logger
@@ -205,7 +241,8 @@ def own_log_file(config) -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     root.handlers = []
     try:
-        init_logger(config)
+        with disk_errors("log"):
+            init_logger(config)
         opened = root.handlers[:]
         if handlers:
             root.handlers = handlers + [
@@ -220,12 +257,39 @@ def own_log_file(config) -> Iterator[None]:
         colorama.deinit()
 
 
-def count_every_interaction(pop_class: type) -> type:
-    """RecBole's Pop with true counts.
+class NullWriter:
+    """A TensorBoard writer that writes nothing."""
 
-    Its own adds 1 per batch however often an item is in it (an indexed assignment keeps one of
-    several values), and it counts the
-    sampled negatives of a batch as well.
+    def add_scalar(self, *arguments: Any) -> None:
+        """Ignore a value."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def tensorboard_writer(writer: Any | None) -> Iterator[None]:
+    """Give `writer` to RecBole's trainers that are made inside; None leaves RecBole's own.
+
+    A trainer of RecBole opens a folder below ./log_tensorboard in its constructor, which neither a
+    teacher nor a second process of a run should write to.
+    """
+    from recbole.trainer import trainer
+
+    original = trainer.get_tensorboard
+    if writer is not None:
+        trainer.get_tensorboard = lambda logger: writer
+    try:
+        yield
+    finally:
+        trainer.get_tensorboard = original
+
+
+def count_every_interaction(pop_class: type) -> type:
+    """Return RecBole's Pop with correct counts.
+
+    RecBole adds 1 per batch no matter how often an item occurs in it (an indexed assignment keeps
+    one of several values), and also counts a batch's sampled negatives.
     """
 
     def calculate_loss(self, interaction):

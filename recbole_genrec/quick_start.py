@@ -1,20 +1,18 @@
-"""One experiment from its settings to its metrics, in Python (`run`) and on the command line (`main`)."""
+"""One experiment from its settings to its metrics: `run`, `compare` several models, `load` one."""
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
-import linecache
 import logging
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from recbole.data import create_dataset as create_recbole_dataset
+from recbole.data.dataset import Dataset
 from recbole.trainer import Trainer
 from recbole.utils import ModelType, get_trainer, init_seed
 
@@ -22,13 +20,14 @@ from recbole_genrec.compat import (
     PlainCheckpoints,
     own_log_file,
     plain_settings,
+    recbole_errors,
     without_anomaly_detection,
 )
-from recbole_genrec.config.settings import GenRecConfig, parse_command_line
+from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GeneralDataset, GenRecDataset
 from recbole_genrec.data.files import check_inter_file, ensure_folder
 from recbole_genrec.data.loaders import make_loaders
-from recbole_genrec.errors import UserError
+from recbole_genrec.errors import UserError, disk_errors
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.results.record import (
     find_record,
@@ -48,87 +47,66 @@ from recbole_genrec.trainer.trainer import GenRecTrainer
 
 logger = logging.getLogger(__name__)
 
-# RecBole's trainer keeps the best epoch, from which a run may also go on for longer than it was
-# meant to.
+# RecBole's trainer keeps the best epoch, so a run may also continue for longer than planned.
 _MAY_GROW = frozenset({"epochs", "eval_step", "stopping_step"})
-_OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-
-USAGE = """usage: python run_recbole_genrec.py [--model=NAME[,NAME...]] [--dataset=NAME] [--config_files "a.yaml b.yaml"]
-                                   [--any_setting=value ...]
-
-Trains and evaluates models of this package or of RecBole; of several, one table is made. Settings
-and their defaults: properties/*.yaml.
-"""
 
 
 @distributed.process_group()
 def run(
-    model=None, dataset=None, config_file_list=None, config_dict=None, command_line=None
+    model: str | type | None = None,
+    dataset: str | None = None,
+    config_file_list: list[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+    command_line: list[str] | None = None,
 ) -> dict[str, Any]:
     """Train a model, keep its best epoch on the validation part, and test it.
 
-    Args: those of GenRecConfig.
+    Args:
+        model: name or class; see GenRecConfig for this and the other arguments.
+        dataset: name of the data set.
+        config_file_list: YAML files of settings.
+        config_dict: settings by name.
+        command_line: arguments such as ["--epochs=3"].
 
     Returns:
-        best_valid_score, valid_score_bigger, best_valid_result and test_result as RecBole's
-        run_recbole returns them, and
-        `checkpoint`, the path of the best weights; the same and more stands beside it in a .json
-        file.
+        best_valid_score, valid_score_bigger, best_valid_result and test_result, as RecBole's
+        run_recbole returns them; `checkpoint`, the path of the best weights; n_parameters,
+        stage_seconds and test_users_per_second; and for generative models `semantic_ids` and
+        `proven_share`. The same and more is in a .json file beside the checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: the settings or the data do not allow a run.
+        UserError: the settings, the data or the disk do not allow a run.
     """
     config = GenRecConfig(model, dataset, config_file_list, config_dict, command_line)
     _check_processes(config)
     return _run(config)
 
 
+@recbole_errors()
+@disk_errors()
 def _run(config: GenRecConfig) -> dict[str, Any]:
     with distributed.on_main_process(own_log_file(config)), without_anomaly_detection():
         started = time.time()
         keep_freed_memory()
         init_seed(config["seed"], config["reproducibility"])
         logger.info("%s", config)
-        data = create_dataset(config)
-        n_interactions = (
-            data.inter_num
-        )  # RecBole replaces the interactions by training rows when it prepares them
-        logger.info("%s", data)
-        train_data, valid_data, test_data = make_loaders(config, data)
+        dataset = create_dataset(config)
+        logger.info("%s", dataset)
+        n_interactions = dataset.inter_num  # before they are replaced by training rows
+        train_data, valid_data, test_data = make_loaders(config, dataset)
 
-        init_seed(config["seed"], config["reproducibility"])
-        with distributed.main_first():
-            network = config.model_class(config, train_data.dataset).to(config["device"])
-        logger.info("%s", network)
-        trainer = create_trainer(config, network)
+        model = create_model(config, train_data.dataset)
+        logger.info("%s", model)
+        trainer = create_trainer(config, model)
         _resume(config, trainer)
-        began = time.time()
-        best_valid_score, best_valid_result = trainer.fit(
-            train_data, valid_data, show_progress=config["show_progress"]
-        )
-        trained = time.time()
-        test_result = trainer.evaluate(test_data, show_progress=config["show_progress"])
-        n_test_users, test_seconds = (
-            test_data.dataset.inter_feat[test_data.dataset.uid_field].unique().numel(),
-            time.time() - trained,
-        )
-        trainer.tensorboard.close()
+        result = _train_and_test(trainer, train_data, valid_data, test_data)
+        result.update(generative_figures(model, trainer))
 
-        result = {
-            "best_valid_score": best_valid_score,
-            "valid_score_bigger": config["valid_metric_bigger"],
-            "best_valid_result": best_valid_result,
-            "test_result": test_result,
-            "checkpoint": str(trainer.saved_model_file),
-            "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
-            "stage_seconds": {"training": trained - began},
-            "test_users_per_second": n_test_users / test_seconds,
-            **generative_figures(network, trainer),
-        }
+        seconds = time.time() - started
         if distributed.is_main():
-            write_test_outcomes(trainer.eval_collector, data, result["checkpoint"])
-            write_record(config, data, n_interactions, result, time.time() - started)
-        log_summary(config, data, n_interactions, result, time.time() - started)
+            write_test_outcomes(trainer.eval_collector, dataset, result["checkpoint"])
+            write_record(config, dataset, n_interactions, result, seconds)
+        log_summary(config, dataset, n_interactions, result, seconds)
         distributed.barrier()
         return result
 
@@ -136,227 +114,209 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
 def _check_processes(config: GenRecConfig) -> None:
     if distributed.size() > 1 and not issubclass(config.model_class, GenerativeRecommender):
         raise UserError(
-            f"{config['model']} is a model of RecBole, and those are trained by one process here: start it without torchrun"
+            f"{config['model']} is a model of RecBole, and those are trained by one process here: "
+            "start it without torchrun"
         )
+
+
+def _train_and_test(trainer, train_data, valid_data, test_data) -> dict[str, Any]:
+    config, model = trainer.config, trainer.model
+    started = time.time()
+    best_valid_score, best_valid_result = trainer.fit(
+        train_data, valid_data, show_progress=config["show_progress"]
+    )
+    trained = time.time()
+    test_result = trainer.evaluate(test_data, show_progress=config["show_progress"])
+    tested = time.time()
+    trainer.tensorboard.close()
+    users = test_data.dataset.inter_feat[test_data.dataset.uid_field]
+    return {
+        "best_valid_score": best_valid_score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": best_valid_result,
+        "test_result": test_result,
+        "checkpoint": str(trainer.saved_model_file),
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "stage_seconds": {"training": trained - started},
+        "test_users_per_second": users.unique().numel() / (tested - trained),
+    }
 
 
 @distributed.process_group()
 def compare(
-    models: list[str], dataset=None, config_file_list=None, config_dict=None, command_line=None
-) -> list[dict[str, Any]]:
-    """Run several models one after another on one split, and put their figures into one table.
+    models: list[str],
+    dataset: str | None = None,
+    config_file_list: list[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+    command_line: list[str] | None = None,
+) -> tuple[list[dict[str, Any]], Path]:
+    """Run several models one after another on one split, and write their figures into one table.
 
-    All settings are checked before the first model runs. A setting goes to the models that know it.
-    A model that has been run
-    already with these settings, data and versions is not run again. One that cannot run does not
-    keep the others from it.
+    All settings are checked before the first model runs. A setting goes to the models that know
+    it. A model that was run with these settings, data and versions before is not run again. A
+    model that cannot run does not stop the others.
 
     Args:
         models: names of models of this package or of RecBole.
-        the others: those of GenRecConfig.
+        dataset: see GenRecConfig for this and the other arguments.
+        config_file_list: YAML files of settings.
+        config_dict: settings by name.
+        command_line: arguments such as ["--epochs=3"].
 
     Returns:
-        the record of every model, as it stands beside its checkpoint, or {"model", "refusal"}; the
-        table stands in checkpoint_dir as
-        comparison-<data set>-<time>.md and .csv.
+        the record of every model, as written beside its checkpoint, or {"model", "refusal"}; and
+        the path of the table in Markdown, comparison-<data set>-<time>.md in checkpoint_dir, with
+        a .csv file beside it.
 
     Raises:
-        FileNotFoundError, ValueError: the settings do not allow a run.
+        UserError: the settings do not allow a run.
     """
     given = (dataset, config_file_list, config_dict, command_line)
     configs = [GenRecConfig(model, *given, is_shared=True) for model in models]
-    unknown = set.intersection(*(config.left_out for config in configs))
-    if unknown:
-        GenRecConfig(models[0], *given)  # refuses the first of them with a suggestion
-    records = []
+    if set.intersection(*(config.left_out for config in configs)):
+        GenRecConfig(models[0], *given)  # refuses a setting that no model knows
     for config in configs:
         _check_processes(config)
+    records = []
     for config in configs:
         record = distributed.broadcast(find_record(config))
         if record is not None:
             logger.info("%s is done already: %s", config["model"], record["checkpoint"])
         records.append(record or _try(config))
-    if distributed.is_main():
-        path = write_table(records, configs[0])
-        sys.stdout.write(f"{path.read_text(encoding='utf-8')}\n{path} (and .csv)\n")
-    return records
+    path = write_table(records, configs[0]) if distributed.is_main() else None
+    return records, distributed.broadcast(path)
 
 
 def _try(config: GenRecConfig) -> dict[str, Any]:
+    """Return the record of a run, or the sentence that refuses it."""
     try:
-        return json.loads(
-            Path(_run(config)["checkpoint"]).with_suffix(".json").read_text(encoding="utf-8")
-        )
-    except (ValueError, KeyError, ImportError, OSError) as error:
-        sentence = refusal(error)
-        if sentence is None or distributed.size() > 1:  # the others may be waiting for this process
+        record = Path(_run(config)["checkpoint"]).with_suffix(".json")
+    except UserError as error:
+        if distributed.size() > 1:  # the other processes may be waiting for this one
             raise
-        return {"model": config["model"], "refusal": sentence}
+        return {"model": config["model"], "refusal": str(error)}
+    return json.loads(record.read_text(encoding="utf-8"))
 
 
+@recbole_errors()
+@disk_errors()
 def load(path: str, config_dict: dict[str, Any] | None = None) -> tuple:
-    """The model of a checkpoint, ready to evaluate, and its data.
+    """Restore the model of a checkpoint, ready to evaluate, and its data.
 
     Args:
         path: the .pth file that a run of a generative model has written.
-        config_dict: settings that are different here, such as data_path.
+        config_dict: settings that differ here, such as data_path.
 
     Returns:
-        config, model, dataset, train_data, valid_data, test_data, as RecBole's load_data_and_model.
+        config, model, dataset, train_data, valid_data, test_data, as RecBole's
+        load_data_and_model.
 
     Raises:
-        FileNotFoundError, ValueError: if the file is missing or no checkpoint, or the data set is
-            another one.
+        UserError: the file is missing or no checkpoint, or the data set is another one.
     """
     saved = load_checkpoint(path, "cpu")
-    saved["settings"].pop(
-        "gpu_id"
-    )  # of the machine that trained; here CUDA_VISIBLE_DEVICES and config_dict choose
+    # The GPU of the training machine; here CUDA_VISIBLE_DEVICES and config_dict choose.
+    saved["settings"].pop("gpu_id")
     config = GenRecConfig(config_dict={**saved["settings"], **(config_dict or {})})
     init_seed(config["seed"], config["reproducibility"])
-    data = create_dataset(config)
-    train_data, valid_data, test_data = make_loaders(config, data)
+    dataset = create_dataset(config)
+    train_data, valid_data, test_data = make_loaders(config, dataset)
     load_checkpoint(path, "cpu", config["model"], train_data.dataset.fingerprint())
-    network = config.model_class(config, train_data.dataset, saved["state_dict"]).to(
-        config["device"]
-    )
-    network.load_state_dict(saved["state_dict"])
-    return config, network.eval(), data, train_data, valid_data, test_data
+    model = config.model_class(config, train_data.dataset, saved["state_dict"])
+    model.load_state_dict(saved["state_dict"])
+    return config, model.to(config["device"]).eval(), dataset, train_data, valid_data, test_data
 
 
 def _resume(config: GenRecConfig, trainer) -> None:
-    """Go on where the setting `resume` says; with `auto` from the newest run with these settings, or anew if there is none."""
+    """Continue where the setting `resume` says.
+
+    `auto` finds the newest run with these settings, and starts from scratch if there is none.
+    """
     path, is_generative = config["resume"], isinstance(trainer, GenRecTrainer)
-    suffix, key, may_change = (
-        (".resume.pth", "settings", frozenset()) if is_generative else (".pth", "config", _MAY_GROW)
-    )
-    given = config.settings() if is_generative else plain_settings(config)
     if path == "auto":
-        path = distributed.broadcast(
-            _newest_alike(config, suffix, key, given, may_change) if distributed.is_main() else None
-        )
-    if path is not None:
-        if not is_generative:  # whose trainer checks more than the settings
-            check_same_settings(
-                config.with_defaults(load_plain(path, "cpu")[key]), given, path, may_change
-            )
-        trainer.resume_checkpoint(path)
+        path = _newest_alike(config, is_generative) if distributed.is_main() else None
+        path = distributed.broadcast(path)
+    if path is None:
+        return
+    if not is_generative:  # GenRecTrainer checks the settings itself
+        saved = config.with_defaults(load_plain(path, "cpu")["config"])
+        check_same_settings(saved, plain_settings(config), path, _MAY_GROW)
+    trainer.resume_checkpoint(path)
 
 
-def _newest_alike(
-    config: GenRecConfig, suffix: str, key: str, given: dict[str, Any], may_change: frozenset[str]
-) -> str | None:
-    """The newest file ending with `suffix` of a run of this model on this data whose settings (its `key`) are the given ones."""
-    for file in resume_files(config, suffix):
+def _newest_alike(config: GenRecConfig, is_generative: bool) -> str | None:
+    """Return the newest file of a run of this model on this data set with these settings."""
+    given = config.settings() if is_generative else plain_settings(config)
+    for file in resume_files(config, ".resume.pth" if is_generative else ".pth"):
         try:
-            names = changed_settings(
-                config.with_defaults(load_plain(file, "cpu")[key]), given, may_change
-            )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            if is_generative:
+                saved, may_change = load_checkpoint(file, "cpu")["settings"], frozenset()
+            else:
+                saved, may_change = load_plain(file, "cpu")["config"], _MAY_GROW
+            names = changed_settings(config.with_defaults(saved), given, may_change)
+        except (ValueError, TypeError, KeyError):
             names = ["contents than a file of this package has"]
         if not names:
             return file
         logger.info("%s has other %s", file, ", ".join(names))
-    text = (
-        "resume is auto, but %s holds no run of %s with these settings to go on from: starting anew"
+    logger.info(
+        "resume is auto, but %s holds no run of %s with these settings: starting from scratch",
+        config["checkpoint_dir"],
+        config["model"],
     )
-    logger.info(text, config["checkpoint_dir"], config["model"])
     return None
 
 
-def create_dataset(config: GenRecConfig):
-    """The data set of a run: exact time order for every model, GenRecDataset for every one that reads users, items and times.
+def create_dataset(config: GenRecConfig) -> Dataset:
+    """Create the data set of a run, with exact time order for every model.
+
+    It is a GenRecDataset for every model that reads users, items and times only.
 
     Raises:
-        FileNotFoundError: the folder or its .inter file is missing and cannot be had.
-        ValueError: the file does not hold what a run needs.
+        MissingFileError: the folder or its .inter file is missing and cannot be downloaded.
+        UserError: the file lacks something that a run needs.
     """
     # Models such as DIEN bring a data set of their own.
     own = getattr(
         importlib.import_module("recbole.data.dataset"), f"{config['model']}Dataset", None
     )
-    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
-        return (GenRecDataset if own is None else type(own.__name__, (own, GenRecDataset), {}))(
-            config
-        )
-    is_ready_made, is_ordered = (
-        config["benchmark_filename"] is not None,
-        config["eval_args"]["order"] == "TO",
-    )
-    if (
-        config["MODEL_TYPE"] in (ModelType.GENERAL, ModelType.TRADITIONAL)
-        and own is None
-        and is_ordered
-        and not is_ready_made
-    ):
+    kind = config["MODEL_TYPE"]
+    if kind == ModelType.SEQUENTIAL:
+        combined = GenRecDataset if own is None else type(own.__name__, (own, GenRecDataset), {})
+        return combined(config)
+    is_ordered = config["eval_args"]["order"] == "TO" and config["benchmark_filename"] is None
+    if kind in (ModelType.GENERAL, ModelType.TRADITIONAL) and own is None and is_ordered:
         return GeneralDataset(config)
     ensure_folder(config)
-    if is_ordered and not is_ready_made:
+    if is_ordered:
         check_inter_file(os.path.join(config["data_path"], f"{config['dataset']}.inter"), config)
-    data = create_recbole_dataset(config)
-    if is_ordered and not is_ready_made:
-        # RecBole sorts by time in float32; its sort is stable and so keeps this exact order among
+    dataset = create_recbole_dataset(config)
+    if is_ordered:
+        # RecBole sorts by time in float32. Its sort is stable, so this exact order survives among
         # times that become equal.
-        data.inter_feat = data.inter_feat.sort_values(
-            [data.uid_field, data.time_field], kind="stable", ignore_index=True
+        dataset.inter_feat = dataset.inter_feat.sort_values(
+            [dataset.uid_field, dataset.time_field], kind="stable", ignore_index=True
         )
-    return data
+    return dataset
 
 
-def create_trainer(config: GenRecConfig, network: torch.nn.Module):
-    """GenRecTrainer for a generative model; for RecBole's models their own trainer, with checkpoints that today's torch reads."""
+def create_model(config: GenRecConfig, dataset: Dataset) -> torch.nn.Module:
+    """Create the model of a run on its device; with several processes the main one goes first."""
+    with distributed.main_first():
+        return config.model_class(config, dataset).to(config["device"])
+
+
+def create_trainer(config: GenRecConfig, model: torch.nn.Module):
+    """Create a GenRecTrainer for a generative model.
+
+    A model of RecBole gets its own trainer, with checkpoints that a current torch reads.
+    """
     if issubclass(config.model_class, GenerativeRecommender):
-        return GenRecTrainer(config, network)
+        return GenRecTrainer(config, model)
     base = get_trainer(config["MODEL_TYPE"], config["model"])
     if not issubclass(base, Trainer):
-        return base(config, network)
-    trainer = type(f"Plain{base.__name__}", (PlainCheckpoints, base), {})(config, network)
+        return base(config, model)
+    trainer = type(f"Plain{base.__name__}", (PlainCheckpoints, base), {})(config, model)
     trainer.eval_collector = TopKCollector(config)
     trainer.saved_model_file = str(new_checkpoint_path(config))
     return trainer
-
-
-def main(argv: list[str]) -> int:
-    """Run one experiment with command line arguments.
-
-    Returns:
-        0, or 2 after one sentence on stderr if the input does not allow a run (of several models:
-        of any of them).
-    """
-    if "--help" in argv or "-h" in argv:
-        sys.stdout.write(USAGE)
-        return 0
-    try:
-        models = parse_command_line(argv).get("model", "").split(",")
-        if len(models) > 1:
-            records = compare(models, command_line=argv)
-            return 2 if any("refusal" in record for record in records) else 0
-        run(command_line=argv)
-    except (ValueError, KeyError, ImportError, OSError) as error:
-        sentence = refusal(error)
-        if sentence is None:
-            raise
-        sys.stderr.write(f"{sentence}\n")
-        return 2
-    return 0
-
-
-def refusal(error: Exception) -> str | None:
-    """The sentence for the user if input, installation or disk made the error; None for a bug that happens to have its type.
-
-    The former come from a `raise` statement of this package or of RecBole, or from a disk that is
-    full or may not be written or read.
-    """
-    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
-        place = "a file" if error.filename is None else repr(str(error.filename))
-        return (
-            f"{place} cannot be read or written ({error.strerror}): make room or change its permissions, or choose another folder, as "
-            "with --checkpoint_dir or --data_path"
-        )
-    traceback = error.__traceback__
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    module = traceback.tb_frame.f_globals.get("__name__", "").split(".")[0]
-    line = linecache.getline(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
-    is_raised = module in ("recbole", "recbole_genrec") and line.lstrip().startswith("raise ")
-    return str(error.args[0]) if is_raised and error.args else None

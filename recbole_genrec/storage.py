@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and values that torch reads without executing anything."""
+"""Write files whole or not at all, and read tensors without executing anything."""
 
 from __future__ import annotations
 
@@ -13,39 +13,44 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from recbole_genrec.errors import MissingFileError, UserError
+from recbole_genrec.errors import MissingFileError, UserError, disk_errors
 
 _PLAIN_TYPES = (str, bool, int, float, type(None), torch.Tensor)
 
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; on success it takes the place of `path`, on an error it is removed.
+    """Yield a temporary path in the folder of `path`, and rename it to `path` on success.
 
-    torch.save and RecBole write in place: a run that is killed meanwhile leaves half a file under
-    the final name.
+    A run that is killed meanwhile leaves the old file. On an error the temporary file is removed.
+
+    Raises:
+        DiskError: the folder or the file cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes files private; a checkpoint is an ordinary file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            # mkstemp makes files private; a checkpoint is an ordinary file.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def to_plain(value: Any) -> Any:
-    """Turn a value into tensors, numbers, strings and containers of them, which torch.load(weights_only=True) accepts.
+    """Turn a value into tensors, numbers, strings and containers of them.
+
+    torch.load(weights_only=True) accepts these; arrays and sparse matrices become tensors.
 
     Raises:
-        TypeError: the value is of a type that has no such form.
+        TypeError: the value has a type without such a form.
     """
     if isinstance(value, np.generic):
         return value.item()
@@ -66,12 +71,13 @@ def to_plain(value: Any) -> Any:
         ]
         return {"__sparse__": parts, "format": value.format, "shape": tuple(value.shape)}
     raise TypeError(
-        f"a checkpoint holds tensors, numbers, strings and containers of them, but got {type(value).__name__}"
+        "a checkpoint holds tensors, numbers, strings and containers of them, "
+        f"but got {type(value).__name__}"
     )
 
 
 def from_plain(value: Any) -> Any:
-    """The inverse of to_plain."""
+    """Invert to_plain."""
     if isinstance(value, dict):
         if "__numpy__" in value:
             return value["__numpy__"].cpu().numpy()
@@ -85,24 +91,45 @@ def from_plain(value: Any) -> Any:
     return value
 
 
+def save_plain(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """Write tensors and plain values; load_plain reads them.
+
+    Args:
+        path: the file to write or replace; its folder is made if needed.
+        content: see to_plain.
+
+    Raises:
+        DiskError: the file cannot be written.
+        TypeError: a value is neither a tensor nor plain.
+    """
+    plain = to_plain(content)
+    # Given a path instead of a file, torch reports a full disk as a RuntimeError.
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save(plain, file)
+
+
 def load_plain(path: str | os.PathLike, device: torch.device | str) -> dict[str, Any]:
     """Read a file of tensors and plain values; nothing in it is executed.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read in this way, such as a checkpoint with a pickled RecBole
-            Config.
+        MissingFileError: there is no such file.
+        UserError: the file has other contents, such as a pickled RecBole Config.
     """
     if not os.path.isfile(path):
         raise MissingFileError(
-            f"the checkpoint {str(path)!r} does not exist: give the path of a .pth file that a run has written"
+            f"the checkpoint {str(path)!r} does not exist: give the path of a .pth file that a run "
+            "has written"
         )
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        with disk_errors(path):
+            content = torch.load(path, map_location=device, weights_only=True)
+    except UserError:
+        raise
     except Exception as error:
-        # torch raises UnpicklingError, RuntimeError, EOFError, KeyError ... according to what the
-        # file holds instead.
+        # torch raises UnpicklingError, RuntimeError, EOFError, KeyError and others, depending on
+        # the contents.
         raise UserError(
-            f"{str(path)!r} is not a checkpoint of tensors and plain values ({type(error).__name__}): "
-            "give a .pth file that this package has written"
+            f"{str(path)!r} is not a checkpoint of tensors and plain values "
+            f"({type(error).__name__}): give a .pth file that this package has written"
         ) from error
+    return content

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from recbole_genrec import cli, quick_start
-from recbole_genrec.cli import main, main_from_shell
-from recbole_genrec.prepare import named
+from recbole_genrec.cli import main
+from recbole_genrec.prepare import named, own_files
 from recbole_genrec.prepare.catalog import dump_names
 
 ROOT = Path(__file__).parent.parent
@@ -71,7 +71,7 @@ def test_what_is_prepared_runs(shop, capsys):
 
 def test_every_flag_reaches_its_place(shop, monkeypatch):
     called = []
-    monkeypatch.setattr(cli, "prepare_own_files", lambda *given: called.append(given))
+    monkeypatch.setattr(own_files, "prepare_own_files", lambda *given: called.append(given))
     monkeypatch.setattr(cli, "_report", lambda *given: None)
     flags = "--items=i.csv --name=n --user_column=a --item_column=b --time_column=c --rating_column=d --item_id_column=e --k_core=3"
     assert main(["prepare", "my.csv", *flags.split(), "--data_path=p", "--separator=;"]) == 0
@@ -145,16 +145,19 @@ def test_bad_input_is_one_sentence(shop, capsys, arguments, words):
 
 
 def test_bugs_keep_their_traceback_and_ctrl_c_is_short(shop, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "prepare_own_files", lambda *given: int("no number"))
+    monkeypatch.setattr(own_files, "prepare_own_files", lambda *given: int("no number"))
     with pytest.raises(ValueError, match="no number"):
         main(["prepare", "my.csv", "--name=shop"])
 
     def interrupted(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "prepare_own_files", interrupted)
+    monkeypatch.setattr(own_files, "prepare_own_files", interrupted)
     assert main(["prepare", "my.csv", "--name=shop"]) == 130
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert capsys.readouterr().err == "interrupted: start it again to continue\n"
+    monkeypatch.setattr(quick_start, "run", lambda command_line: interrupted())
+    assert main(["run"]) == 130
+    assert capsys.readouterr().err == "interrupted: add --resume=auto to continue\n"
 
 
 def test_the_log_is_as_before_afterwards(shop):
@@ -169,6 +172,8 @@ def test_usage_and_help(monkeypatch, capsys):
     for arguments in ([], ["--help"], ["-h"]):
         assert main(arguments) == 0
         assert capsys.readouterr().out.startswith("usage: recbole-genrec prepare NAME")
+    assert main(["run", "--help"]) == 0
+    assert "--model=NAME" in capsys.readouterr().out
     with pytest.raises(SystemExit) as end:
         main(["prepare", "--help"])
     assert end.value.code == 0
@@ -177,19 +182,19 @@ def test_usage_and_help(monkeypatch, capsys):
         "--k_core" in text and "dataset/" in text and dump_names()[-1] in re.sub(r"-\s+", "-", text)
     )
     monkeypatch.setattr(sys, "argv", ["recbole-genrec", "--help"])
-    assert main_from_shell() == 0
+    assert main() == 0
 
 
 def test_run_hands_its_arguments_on(monkeypatch):
-    monkeypatch.setattr(quick_start, "main", lambda arguments: (7, arguments))
-    assert main(["run", "--model=TIGER", "--epochs=3"]) == (7, ["--model=TIGER", "--epochs=3"])
+    called = []
+    monkeypatch.setattr(quick_start, "run", lambda command_line: called.append(command_line))
+    assert main(["run", "--model=TIGER", "--epochs=3"]) == 0
+    assert called == [["--model=TIGER", "--epochs=3"]]
 
 
 def test_the_installed_command_is_this_one():
-    assert '"recbole-genrec=recbole_genrec.cli:main_from_shell"' in (ROOT / "setup.py").read_text(
-        encoding="utf-8"
-    )
-    assert callable(main_from_shell)
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'recbole-genrec = "recbole_genrec.cli:main"' in text
 
 
 def test_prepare_leaves_models_and_trainers_out():

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import logging
 import sys
 
@@ -114,15 +113,6 @@ def test_numpy_aliases_are_added_only_where_missing(monkeypatch):
     compat.add_numpy_aliases()
     assert np.float is np.float64
     assert np.unicode == "taken"
-
-
-@pytest.mark.parametrize(("version", "options"), [((3, 11), ""), ((3, 12), "--no-deps ")])
-def test_missing_recbole_names_the_command(monkeypatch, version, options):
-    compat.require_recbole()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(sys, "version_info", version)
-    with pytest.raises(ImportError, match=f"run `pip install {options}recbole==1.2.1`"):
-        compat.require_recbole()
 
 
 def test_each_run_has_its_own_log_file(tiny_settings, tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from math import log2
@@ -11,8 +12,10 @@ import torch
 from recbole.data import data_preparation
 
 from recbole_genrec import quick_start
+from recbole_genrec.cli import main
 from recbole_genrec.config.settings import GenRecConfig
-from recbole_genrec.quick_start import create_dataset, main, run
+from recbole_genrec.errors import DiskError, UserError
+from recbole_genrec.quick_start import create_dataset, run
 
 
 def test_popularity_by_hand(tiny_settings, tiny_sequences):
@@ -105,6 +108,7 @@ def test_missing_data_set_is_one_sentence_and_nothing_is_written(tiny_settings, 
         assert (
             main(
                 [
+                    "run",
                     f"--model={model}",
                     "--dataset=nowhere",
                     f"--data_path={tiny_settings['data_path']}",
@@ -127,16 +131,18 @@ def test_missing_data_set_is_one_sentence_and_nothing_is_written(tiny_settings, 
     ["--model=SASRek", "--model=SASRec --epochs=0", "--model=SASRec --hiden_size=3", "--seed"],
 )
 def test_bad_arguments_are_one_sentence(arguments, capsys):
-    assert main(arguments.split()) == 2
+    assert main(["run", *arguments.split()]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 1
 
 
-def test_bugs_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr(quick_start, "run", lambda command_line: int("no number"))
-    with pytest.raises(ValueError, match="no number"):
-        main([])
+def test_bugs_keep_their_traceback(tiny_settings, monkeypatch):
+    """Inside a run too, where RecBole's refusals are translated."""
+    monkeypatch.setattr(quick_start, "create_trainer", lambda *given: int("no number"))
+    with pytest.raises(ValueError, match="no number") as caught:
+        run("Pop", config_dict=tiny_settings)
+    assert not isinstance(caught.value, UserError)
 
 
 def test_a_missing_extra_is_one_sentence(tiny_settings, monkeypatch, capsys):
@@ -150,6 +156,7 @@ def test_a_missing_extra_is_one_sentence(tiny_settings, monkeypatch, capsys):
     assert (
         main(
             [
+                "run",
                 "--model=TIGER",
                 *(
                     f"--{key}={value}"
@@ -167,7 +174,9 @@ def test_a_missing_extra_is_one_sentence(tiny_settings, monkeypatch, capsys):
     )
 
 
-def test_a_disk_that_refuses_is_one_sentence_and_a_broken_import_a_traceback(monkeypatch, capsys):
+def test_a_disk_that_refuses_is_one_sentence_and_a_broken_import_a_traceback(
+    tiny_settings, monkeypatch
+):
     errors = [
         PermissionError(13, "Permission denied", "saved"),
         OSError(28, "No space left on device"),
@@ -180,24 +189,20 @@ def test_a_disk_that_refuses_is_one_sentence_and_a_broken_import_a_traceback(mon
         ),
     ):
 
-        def fail(command_line, error=error):
+        def fail(*given, error=error):
             raise error
 
-        monkeypatch.setattr(quick_start, "run", fail)
-        assert main([]) == 2
-        assert words in capsys.readouterr().err
+        monkeypatch.setattr(quick_start, "create_trainer", fail)
+        with pytest.raises(DiskError, match=re.escape(words)):
+            run("Pop", config_dict=tiny_settings)
 
-    def import_nothing(command_line):
+    def import_nothing(*given):
         import recbole.there_is_no_such_module  # noqa: F401
 
-    monkeypatch.setattr(quick_start, "run", import_nothing)
-    with pytest.raises(ImportError):
-        main([])
-
-
-def test_help(capsys):
-    assert main(["--help"]) == 0
-    assert "--model=NAME" in capsys.readouterr().out
+    monkeypatch.setattr(quick_start, "create_trainer", import_nothing)
+    with pytest.raises(ImportError) as caught:
+        run("Pop", config_dict=tiny_settings)
+    assert not isinstance(caught.value, UserError)
 
 
 def test_script_runs(tiny_settings):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_genrec.quick_start import main, run
+from recbole_genrec.cli import main
+from recbole_genrec.quick_start import run
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 
@@ -103,7 +104,9 @@ def test_other_settings_are_refused(small_settings, kill, key, old, new, capsys)
     arguments = [
         f"--{name}={value}" for name, value in small_settings("TIGER").items() if name != key
     ]
-    assert main(["--model=TIGER", f"--{key}={new}", f"--resume={resume_file}", *arguments]) == 2
+    assert (
+        main(["run", "--model=TIGER", f"--{key}={new}", f"--resume={resume_file}", *arguments]) == 2
+    )
     sentence = f"{key} is {new}, but the run that {resume_file!r} belongs to has {old}; resume with the same settings"
     assert (
         capsys.readouterr().err.splitlines()[-1]

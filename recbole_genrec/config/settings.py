@@ -11,7 +11,7 @@ import torch
 from recbole.config import Config
 from recbole.utils import ModelType
 
-from recbole_genrec.compat import add_numpy_aliases
+from recbole_genrec.compat import add_numpy_aliases, recbole_errors
 from recbole_genrec.config.models import find_model, find_variant
 from recbole_genrec.config.reading import (
     RECBOLE_PROPERTIES,
@@ -23,7 +23,7 @@ from recbole_genrec.config.reading import (
     read_yaml,
 )
 from recbole_genrec.config.rules import check_rules
-from recbole_genrec.errors import UserError
+from recbole_genrec.errors import UserError, disk_errors
 from recbole_genrec.runtime import distributed
 
 # Read by RecBole 1.2.1 although none of its argument lists or property files holds them (the last
@@ -106,7 +106,8 @@ class GenRecConfig(Config):
         self._is_shared, self.left_out = is_shared, set()
         self._arguments = parse_command_line(command_line or [])
         files = [*(config_file_list or []), *self._arguments.pop("config_files", "").split()]
-        super().__init__(model, dataset, files, copy.deepcopy(config_dict))
+        with recbole_errors(), disk_errors():
+            super().__init__(model, dataset, files, copy.deepcopy(config_dict))
 
     def compatibility_settings(self):
         add_numpy_aliases()

@@ -110,30 +110,6 @@ def _only_errors_logged() -> Iterator[None]:
         logging.disable(before)
 
 
-class _Nowhere:
-    """Takes what is written for TensorBoard."""
-
-    def add_scalar(self, *arguments: Any) -> None:
-        """Forget it."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-@contextmanager
-def one_tensorboard() -> Iterator[None]:
-    """RecBole's trainers open a file as they are made; within it only that of the main process does."""
-    from recbole.trainer import trainer
-
-    opened = trainer.get_tensorboard
-    if not is_main():
-        trainer.get_tensorboard = lambda logger: _Nowhere()
-    try:
-        yield
-    finally:
-        trainer.get_tensorboard = opened
-
-
 def barrier() -> None:
     """Wait until every process has reached this call."""
     if size() > 1:

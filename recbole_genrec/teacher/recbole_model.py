@@ -19,12 +19,16 @@ import numpy as np
 import recbole.data.dataset
 import torch
 from recbole.data.interaction import Interaction
-from recbole.trainer import trainer as recbole_trainer
 from recbole.utils import get_trainer, init_seed
 from recbole.utils.argument_list import dataset_arguments
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_genrec.compat import PlainCheckpoints, PlainCollector, without_anomaly_detection
+from recbole_genrec.compat import (
+    PlainCheckpoints,
+    PlainCollector,
+    tensorboard_writer,
+    without_anomaly_detection,
+)
 from recbole_genrec.config.settings import GenRecConfig, find_model
 from recbole_genrec.data.dataset import GeneralDataset, GenRecDataset
 from recbole_genrec.data.loaders import make_loaders
@@ -207,12 +211,8 @@ def _item_ids(model_name: str, dataset: GenRecDataset, data: GenRecDataset) -> t
 def _create_trainer(config: GenRecConfig, model: torch.nn.Module, folder: str):
     """RecBole's trainer of this model; its TensorBoard files go to folder, not among those of the run that it is part of."""
     base = get_trainer(config["MODEL_TYPE"], config["model"])
-    original = recbole_trainer.get_tensorboard
-    recbole_trainer.get_tensorboard = lambda logger: SummaryWriter(folder)
-    try:
+    with tensorboard_writer(SummaryWriter(folder)):
         trainer = type(f"Plain{base.__name__}", (PlainCheckpoints, base), {})(config, model)
-    finally:
-        recbole_trainer.get_tensorboard = original
     collector = type(trainer.eval_collector)
     trainer.eval_collector = type(f"Plain{collector.__name__}", (PlainCollector, collector), {})(
         config

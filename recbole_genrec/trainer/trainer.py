@@ -16,7 +16,7 @@ from recbole.trainer import Trainer
 from recbole.utils import dict2str, early_stopping
 from tqdm import tqdm
 
-from recbole_genrec.compat import without_anomaly_detection
+from recbole_genrec.compat import NullWriter, tensorboard_writer, without_anomaly_detection
 from recbole_genrec.data.batches import ItemBatches, LengthBatches, to_device
 from recbole_genrec.data.sequence_batches import SequenceBatches
 from recbole_genrec.errors import MissingFileError, UserError
@@ -44,7 +44,7 @@ class GenRecTrainer(Trainer):
     """
 
     def __init__(self, config, model) -> None:
-        with distributed.one_tensorboard():
+        with tensorboard_writer(None if distributed.is_main() else NullWriter()):
             super().__init__(config, model)
         distributed.synchronize(model)
         self.eval_collector = TopKCollector(config)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from recbole_genrec import quick_start
+from recbole_genrec.cli import main
 from recbole_genrec.config.settings import GenRecConfig
-from recbole_genrec.quick_start import compare, main
+from recbole_genrec.quick_start import compare
 from recbole_genrec.results.record import find_record, run_digest
 from recbole_genrec.results.table import as_csv, as_markdown, table
 
@@ -46,23 +47,22 @@ def test_markdown_and_csv():
     assert list(csv.reader(as_csv(header, rows).splitlines())) == [header, *rows]
 
 
-def test_models_run_side_by_side_once(tiny_settings, capsys, caplog):
+def test_models_run_side_by_side_once(tiny_settings, caplog):
     settings = {**tiny_settings, "embedding_size": 8}  # of BPR; SASRec has no such setting
-    records = compare(["SASRec", "BPR"], config_dict=settings)
+    records, report = compare(["SASRec", "BPR"], config_dict=settings)
     assert [record["model"] for record in records] == ["SASRec", "BPR"]
     folder = Path(tiny_settings["checkpoint_dir"])
-    (report,) = folder.glob("comparison-tiny-*.md")
+    assert list(folder.glob("comparison-tiny-*.md")) == [report]
     lines = report.read_text().splitlines()
     assert lines[2].startswith(f"| SASRec | {records[0]['test_result']['recall@3']:.4f} |")
     with open(report.with_suffix(".csv")) as file:
         rows = list(csv.DictReader(file))
     assert [row["model"] for row in rows] == ["SASRec", "BPR"]
     assert rows[1]["parameters"] == str((13 + 11) * 8)
-    assert str(report) in capsys.readouterr().out
 
     n_files = len(list(folder.glob("*.pth")))
     with caplog.at_level(logging.INFO):
-        again = compare(["BPR", "SASRec"], config_dict=settings)
+        again, _ = compare(["BPR", "SASRec"], config_dict=settings)
     assert again == records[::-1]
     assert len(list(folder.glob("*.pth"))) == n_files
     assert sum("is done already" in message for message in caplog.messages) == 2
@@ -70,7 +70,7 @@ def test_models_run_side_by_side_once(tiny_settings, capsys, caplog):
 
 @pytest.mark.parametrize("change", ["setting", "data", "nothing", "place"])
 def test_a_record_is_found_for_the_same_settings_and_data(tiny_settings, tiny_data, change):
-    (record,) = compare(["Pop"], config_dict=tiny_settings)
+    (record,), _ = compare(["Pop"], config_dict=tiny_settings)
     settings = {**tiny_settings}
     if change == "setting":
         settings["seed"] = 1
@@ -101,7 +101,7 @@ def test_a_record_is_of_the_files_that_settings_name(small_settings, tmp_path):
 
 
 def test_records_that_cannot_be_read_are_passed_over(tiny_settings):
-    (record,) = compare(["Pop"], config_dict=tiny_settings)
+    (record,), _ = compare(["Pop"], config_dict=tiny_settings)
     folder = Path(tiny_settings["checkpoint_dir"])
     for number, content in enumerate(("", "[]", "{}", json.dumps({"run_digest": "other"}))):
         path = folder / f"Pop-tiny-Jan-01-2999_00-00-0{number}.json"
@@ -110,19 +110,21 @@ def test_records_that_cannot_be_read_are_passed_over(tiny_settings):
     assert find_record(GenRecConfig("Pop", config_dict=tiny_settings)) == record
 
 
-def test_a_model_that_cannot_run_does_not_keep_others_from_it(tiny_settings, monkeypatch, capsys):
-    def run(config):
+def test_a_model_that_cannot_run_does_not_stop_the_others(tiny_settings, monkeypatch, capsys):
+    def create(config, model):
         if config["model"] == "BPR":
             raise OSError(28, "No space left on device")
-        return whole(config)
+        return create_trainer(config, model)
 
-    whole = quick_start._run
-    monkeypatch.setattr(quick_start, "_run", run)
+    create_trainer = quick_start.create_trainer
+    monkeypatch.setattr(quick_start, "create_trainer", create)
     arguments = [f"--{key}={value}" for key, value in tiny_settings.items()]
-    assert main([*arguments, "--model=BPR,Pop"]) == 2
+    assert main(["run", *arguments, "--model=BPR,Pop"]) == 2
     output = capsys.readouterr().out
-    assert "| BPR |" in output and "not run: " in output
+    assert "| BPR |" in output and "not run: a file cannot be read or written (No space" in output
     assert "| Pop | " in output
+    (report,) = Path(tiny_settings["checkpoint_dir"]).glob("comparison-tiny-*.md")
+    assert str(report) in output and report.read_text() in output
 
 
 def test_a_bug_is_not_hidden(tiny_settings, monkeypatch):
@@ -133,12 +135,12 @@ def test_a_bug_is_not_hidden(tiny_settings, monkeypatch):
 
 def test_settings_are_checked_before_anything_runs(tiny_settings, capsys):
     arguments = [f"--{key}={value}" for key, value in tiny_settings.items()]
-    assert main([*arguments, "--model=Pop,BPR", "--lerning_rate=1"]) == 2
+    assert main(["run", *arguments, "--model=Pop,BPR", "--lerning_rate=1"]) == 2
     assert (
         "the setting 'lerning_rate' is not known to Pop (did you mean 'learning_rate'?)"
         in capsys.readouterr().err
     )
-    assert main([*arguments, "--model=Pop,BPRR"]) == 2
+    assert main(["run", *arguments, "--model=Pop,BPRR"]) == 2
     assert "the model 'BPRR' is not known" in capsys.readouterr().err
     assert not Path(tiny_settings["checkpoint_dir"]).exists()
 

@@ -169,7 +169,6 @@ def test_nothing_changes_in_a_single_process(monkeypatch):
         distributed.process_group(),
         distributed.main_first(),
         distributed.split_rows(layer, 0, 0),
-        distributed.one_tensorboard(),
     ):
         assert (distributed.size(), distributed.rank(), distributed.is_main()) == (1, 0, True)
         assert layer.encode is kept

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_genrec.quick_start import main, run
+from recbole_genrec.cli import main
+from recbole_genrec.quick_start import run
 from recbole_genrec.trainer.optimizer import StageOptimizer, training_only
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
@@ -232,7 +233,7 @@ def test_what_allows_no_run_is_one_sentence(small_settings, capsys, change, sent
     arguments = [
         f"--{key}={value}" for key, value in {**small_settings("ETEGRec"), **change}.items()
     ]
-    assert main(["--model=ETEGRec", *arguments]) == 2
+    assert main(["run", "--model=ETEGRec", *arguments]) == 2
     assert sentence in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -246,6 +247,6 @@ def test_without_a_counter_nothing_is_trained(small_settings, capsys, monkeypatc
         f"--{key}={value}"
         for key, value in {**small_settings("ETEGRec"), "counter_size": 0}.items()
     ]
-    assert main(["--model=ETEGRec", *arguments]) == 2
+    assert main(["run", "--model=ETEGRec", *arguments]) == 2
     sentence = "counter_size is 0, but the tokenizer may leave items with equal codes to be numbered; set counter_size to 256."
     assert capsys.readouterr().err.splitlines()[-1] == sentence

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_genrec import cli
-from recbole_genrec.quick_start import create_trainer, load, main, run
+from recbole_genrec.cli import main
+from recbole_genrec.quick_start import create_trainer, load, run
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7], [3, 2], [10, 9, 8]]
@@ -161,7 +161,7 @@ def test_a_loaded_model_needs_neither_teacher_nor_file(small_settings, tmp_path,
     assert dict(create_trainer(config, network).evaluate(test_data, load_best_model=False)) == dict(
         result["test_result"]
     )
-    assert cli.main(["ids", result["checkpoint"], "--out", "ids.json"]) == 0
+    assert main(["ids", result["checkpoint"], "--out", "ids.json"]) == 0
     given = {
         **small_settings("LETTER"),
         "semantic_ids_file": "ids.json",
@@ -180,7 +180,7 @@ def test_a_loaded_model_needs_neither_teacher_nor_file(small_settings, tmp_path,
 @pytest.mark.parametrize("model, counter_size", [("LETTER", 0), ("TIGER", 10)])
 def test_ids_go_out_and_come_in_again(small_settings, capsys, style, model, counter_size):
     result = run(model, config_dict={**small_settings(model), "counter_size": counter_size})
-    assert cli.main(["ids", result["checkpoint"], "--out", "out/ids.json", "--style", style]) == 0
+    assert main(["ids", result["checkpoint"], "--out", "out/ids.json", "--style", style]) == 0
     told = capsys.readouterr().out.splitlines()
     counter = " and a counter of 10" if counter_size else ""
     assert told == [
@@ -194,7 +194,7 @@ def test_ids_go_out_and_come_in_again(small_settings, capsys, style, model, coun
     arguments = [
         f"--{key}={value}" for key, value in small_settings(model).items() if key != "counter_size"
     ]
-    assert main([f"--model={model}", *arguments, *told[1].split()[1:]]) == 0
+    assert main(["run", f"--model={model}", *arguments, *told[1].split()[1:]]) == 0
     newest = max(
         Path("saved").glob(f"{model}-tiny-*[0-9].pth"), key=lambda file: file.stat().st_mtime_ns
     )
@@ -207,9 +207,9 @@ def test_ids_go_out_and_come_in_again(small_settings, capsys, style, model, coun
 
 
 def test_what_cannot_be_written_is_refused(small_settings, capsys, monkeypatch):
-    assert cli.main(["ids", "lost.pth", "--out", "ids.json"]) == 2
+    assert main(["ids", "lost.pth", "--out", "ids.json"]) == 2
     assert "'lost.pth' does not exist" in capsys.readouterr().err
-    assert cli.main(["ids", "lost.pth"]) == 2
+    assert main(["ids", "lost.pth"]) == 2
     assert (
         capsys.readouterr().err
         == "the following arguments are required: --out: see recbole-genrec ids --help\n"
@@ -224,6 +224,6 @@ def test_what_cannot_be_written_is_refused(small_settings, capsys, monkeypatch):
     with pytest.raises(Killed):
         run("TIGER", config_dict=small_settings("TIGER"))
     unfinished = str(next(Path("saved").glob("*.resume.pth")))
-    assert cli.main(["ids", unfinished, "--out", "ids.json"]) == 2
+    assert main(["ids", unfinished, "--out", "ids.json"]) == 2
     assert f"{unfinished!r} was written before its items had names" in capsys.readouterr().err
     assert not Path("ids.json").exists()

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from recbole_genrec.cli import main
 from recbole_genrec.model.unger.unger import VARIANTS
-from recbole_genrec.quick_start import load, main, run
+from recbole_genrec.quick_start import load, run
 from recbole_genrec.trainer.optimizer import named_parameters
 
 HISTORIES = [[1, 2, 3], [4], [5, 6, 2, 4]]
@@ -336,20 +337,20 @@ def test_what_cannot_work_is_refused_in_one_sentence(
     arguments = [
         f"--{name}={value}" for name, value in {**small_settings("UNGER"), **settings}.items()
     ]
-    assert main(["--model=UNGER", *arguments]) == 2
+    assert main(["run", "--model=UNGER", *arguments]) == 2
     assert sentence in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_without_text_it_says_what_to_provide(small_settings, tmp_path, capsys):
     (tmp_path / "data" / "tiny" / "tiny.item").unlink()
     arguments = [f"--{name}={value}" for name, value in small_settings("UNGER").items()]
-    assert main(["--model=UNGER", *arguments]) == 2
+    assert main(["run", "--model=UNGER", *arguments]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         "the variant 'cka_ikd' of UNGER needs semantic features, but item_features is 'auto' and 'tiny' has no item text; add a text field "
         "(name:token_seq) to its .item file, give vectors with item_features={text: vectors.npy}, or set variant to collaborative, "
         "which needs none."
     )
-    assert main(["--model=UNGER", *arguments, "--variant=collaborative"]) == 0
+    assert main(["run", "--model=UNGER", *arguments, "--variant=collaborative"]) == 0
 
 
 @pytest.mark.parametrize("name", ["text", "mine"])
