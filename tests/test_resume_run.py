@@ -65,14 +65,12 @@ def test_auto_goes_on_from_the_newest_run(small_settings, kill, caplog):
 
 
 @pytest.mark.parametrize("model", ["TIGER", "SASRec"])
-def test_auto_starts_anew_where_there_is_nothing(small_settings, tiny_settings, model, caplog):
+def test_auto_starts_from_scratch_without_an_earlier_run(small_settings, tiny_settings, model, caplog):
     settings = small_settings(model) if model == "TIGER" else tiny_settings
     run("Pop", config_dict=tiny_settings)
     with caplog.at_level("INFO"):
         result = run(model, config_dict=settings, command_line=["--resume", "auto"])
-    assert (
-        f"holds no run of {model} with these settings to go on from: starting anew" in caplog.text
-    )
+    assert f"holds no run of {model} with these settings: starting from scratch" in caplog.text
     assert result["test_result"] == run(model, config_dict=settings)["test_result"]
 
 

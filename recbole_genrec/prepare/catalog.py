@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from recbole_genrec.config.settings import nearest, properties_folder
+from recbole_genrec.config.reading import nearest, properties_folder
 
 MIRROR_VARIABLE = "RECBOLE_GENREC_MIRROR"
 

@@ -225,5 +225,5 @@ def test_what_cannot_be_written_is_refused(small_settings, capsys, monkeypatch):
         run("TIGER", config_dict=small_settings("TIGER"))
     unfinished = str(next(Path("saved").glob("*.resume.pth")))
     assert main(["ids", unfinished, "--out", "ids.json"]) == 2
-    assert f"{unfinished!r} was written before its items had names" in capsys.readouterr().err
+    assert f"{unfinished!r} was written before its items had ids" in capsys.readouterr().err
     assert not Path("ids.json").exists()
