@@ -95,13 +95,14 @@ def _run(arguments: list[str]) -> int:
         return 0
     from recbole_genrec import quick_start
     from recbole_genrec.config.reading import parse_command_line
+    from recbole_genrec.runtime import distributed
 
     models = parse_command_line(arguments).get("model", "").split(",")
     if len(models) == 1:
         quick_start.run(command_line=arguments)
         return 0
     records, path = quick_start.compare(models, command_line=arguments)
-    if path is not None:
+    if distributed.is_main():
         sys.stdout.write(f"{path.read_text(encoding='utf-8')}\n{path} (and .csv)\n")
     return 2 if any("refusal" in record for record in records) else 0
 

@@ -95,6 +95,7 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
         n_interactions = dataset.inter_num  # before they are replaced by training rows
         train_data, valid_data, test_data = make_loaders(config, dataset)
 
+        init_seed(config["seed"], config["reproducibility"])
         model = create_model(config, train_data.dataset)
         logger.info("%s", model)
         trainer = create_trainer(config, model)
