@@ -21,9 +21,6 @@ CHOICES = {
     "residual_gradient": ("through", "blocked"),
     "temperature_unit": ("variance", "absolute"),
     "initial_weights": ("t5", "normal"),
-    "last_level": ("nearest", "sinkhorn"),
-    "collision_repair": ("matching", "sinkhorn", "counter"),
-    "beam_temperature": ("training", "one"),
     "retokenize_every": ("step", "epoch"),
     "variant": (
         "cka_ikd",

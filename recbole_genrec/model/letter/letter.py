@@ -1,6 +1,9 @@
-"""LETTER: "Learnable Item Tokenization for Generative Recommendation" (CIKM 2024, arXiv 2405.07314), on TIGER's generator."""
+"""LETTER: "Learnable Item Tokenization for Generative Recommendation".
 
-# Shapes: B batch, C code width
+CIKM 2024, arXiv 2405.07314; on TIGER's generator.
+
+Shapes: B batch, C code width.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,23 @@ logger = logging.getLogger(__name__)
 
 COLLABORATIVE = "cf"  # the name of the item feature that the codes are aligned with
 AUTO = {"text": "tfidf", COLLABORATIVE: "SASRec"}
+TOKENIZER_SETTINGS = (
+    "collaborative_weight",
+    "diversity_weight",
+    "n_groups",
+    "group_sizes",
+    "regroup_every",
+)
 
 
 class LETTER(TIGER):
-    """TIGER with codes that also follow who uses the items, spread evenly, and a loss that ranks."""
+    """TIGER with codes that also follow who uses the items, spread evenly, and a loss that ranks.
+
+    The ranking-guided generation loss (section 3.3) is TIGER's cross-entropy with a
+    `generation_temperature` below 1.
+    """
+
+    tokenizer_class = LetterRQVAE
 
     def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
         super().__init__(config, dataset, saved)
@@ -38,8 +54,82 @@ class LETTER(TIGER):
         )
         self.register_buffer("collaborative", collaborative)
 
-    # --- features and tokenizer
-    # -----------------------------------------------------------------------------
+    # --- tokenizer ------------------------------------------------------------------------------
+
+    def has_unique_codes(self) -> bool:
+        """Return whether codes are given, or an RQ-VAE has no counter to tell equal ones apart."""
+        is_rqvae = self.config["tokenizer"] == "rqvae"
+        return self.has_given_codes() or (is_rqvae and not self.config["counter_size"])
+
+    def _is_regularized(self) -> bool:
+        return self.config["tokenizer"] == "rqvae" and not self.has_given_codes()
+
+    def _is_aligned(self) -> bool:
+        return self._is_regularized() and bool(self.config["collaborative_weight"])
+
+    def make_tokenizer(self, n_features: int) -> ItemTokenizer:
+        """Return the regularized RQ-VAE (section 3.2), or one of TIGER's other tokenizers."""
+        if not self._is_regularized():
+            return super().make_tokenizer(n_features)
+        return self.tokenizer_class.from_config(
+            self.config,
+            n_features,
+            has_unique_codes=self.has_unique_codes(),
+            **{name: self.config[name] for name in TOKENIZER_SETTINGS},
+        )
+
+    def _tokenizer_losses(self, item_ids: Tensor) -> dict[str, Tensor]:
+        """Return L_LETTER of items [B]."""
+        return self.tokenizer.regularized_losses(
+            self.item_features[item_ids], self.collaborative[item_ids]
+        )
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the tokenizer, which regroups its codewords, then TIGER's recommender."""
+        if not self._is_regularized():
+            return super().stages()
+        tokenizer = self.tokenizer_stage(
+            lambda epoch: self.tokenizer.regroup(epoch, self.config["seed"])
+        )
+        return (replace(tokenizer, losses=self._tokenizer_losses), self.recommender_stage())
+
+    # --- features -------------------------------------------------------------------------------
+
+    def make_features(self, dataset) -> Tensor:
+        """Return the semantic features: all item features but `cf`."""
+        if self.has_given_codes():
+            return super().make_features(dataset)
+        sources = self._sources()
+        semantic = {name: source for name, source in sources.items() if name != COLLABORATIVE}
+        self._check_semantic(semantic, dataset)
+        if self._is_aligned():
+            self._check_collaborative(sources)
+        return ItemFeatures.from_dataset(self.config, dataset, semantic).matrix()
+
+    def _make_collaborative(self, dataset) -> Tensor:
+        """Return the vectors that codes are aligned with, float [n_items, C].
+
+        Items without a training interaction have zeros. C is 0 if nothing is aligned.
+        """
+        if not self._is_aligned():
+            return torch.zeros(self.n_items, 0)
+        vectors = read_feature(COLLABORATIVE, self._sources()[COLLABORATIVE], self.config, dataset)
+        self._check_width(vectors.shape[1])
+        is_known = trained_items(dataset.sequences, self.n_items)
+        vectors = vectors * is_known.unsqueeze(1)
+        # The collaborative loss has no temperature, so the length of the vectors acts as one.
+        length, wanted = float(vectors[is_known].norm(dim=1).mean()), self.config["cf_length"]
+        scale = 1.0 if wanted is None or not length else wanted / length
+        logger.info(
+            "cf: vectors of %d of %d items, mean length %.4g, scaled by %.4g",
+            int(is_known.sum()),
+            self.n_items - 1,
+            length,
+            scale,
+        )
+        return scale * vectors
+
+    # --- checks ---------------------------------------------------------------------------------
 
     def _check_catalogue(self) -> None:
         super()._check_catalogue()
@@ -48,60 +138,44 @@ class LETTER(TIGER):
                 self.config["codebook_size"], self.config["n_groups"], *self.config["group_sizes"]
             )
 
-    def has_unique_codes(self) -> bool:
-        """Given codes are, and those that collisions are repaired in by matching."""
-        config = self.config
-        return self.has_given_codes() or (
-            config["tokenizer"] == "rqvae" and config["collision_repair"] == "matching"
-        )
-
-    def _is_regularized(self) -> bool:
-        return self.config["tokenizer"] == "rqvae" and not self.has_given_codes()
-
-    def _is_aligned(self) -> bool:
-        return self._is_regularized() and bool(self.config["collaborative_weight"])
-
-    def make_features(self, dataset) -> Tensor:
-        """The semantic features: all item features but `cf`."""
-        if self.has_given_codes():
-            return super().make_features(dataset)
-        sources = self._sources()
-        semantic = {name: source for name, source in sources.items() if name != COLLABORATIVE}
-        needs_text = any(
-            source == "tfidf" or str(source).startswith(PREFIX) for source in semantic.values()
-        )
-        if not semantic or (needs_text and not text_fields(self.config, dataset)):
-            lack = (
-                f"{dataset.dataset_name!r} has no item text"
-                if semantic
-                else f"item_features is {self.config['item_features']!r}"
-            )
-            raise UserError(
-                f"LETTER makes codes of semantic features, but {lack}: add a text field (name:token_seq) to the .item file, give vectors "
-                "with item_features={text: vectors.npy, cf: SASRec}, or ready codes with semantic_ids_file."
-            )
-        if self._is_aligned():
-            self._check_collaborative(sources)
-        return ItemFeatures.from_dataset(self.config, dataset, semantic).matrix()
-
     def _sources(self) -> Mapping[str, str]:
         wanted = self.config["item_features"]
         if wanted != "auto" and not isinstance(wanted, Mapping):
             raise UserError(
-                f"item_features is {wanted!r}, but LETTER takes auto or names with sources: write {AUTO}."
+                f"item_features is {wanted!r}, but LETTER takes auto or names with sources: "
+                f"write {AUTO}."
             )
         return AUTO if wanted == "auto" else wanted
+
+    def _check_semantic(self, sources: Mapping[str, str], dataset) -> None:
+        needs_text = any(
+            source == "tfidf" or str(source).startswith(PREFIX) for source in sources.values()
+        )
+        if sources and not (needs_text and not text_fields(self.config, dataset)):
+            return
+        lack = (
+            f"{dataset.dataset_name!r} has no item text"
+            if sources
+            else f"item_features is {self.config['item_features']!r}"
+        )
+        raise UserError(
+            f"LETTER makes codes of semantic features, but {lack}: add a text field "
+            "(name:token_seq) to the .item file, give vectors with "
+            "item_features={text: vectors.npy, cf: SASRec}, or ready codes with semantic_ids_file."
+        )
 
     def _check_collaborative(self, sources: Mapping[str, str]) -> None:
         if COLLABORATIVE not in sources:
             raise UserError(
-                f"LETTER aligns its codes with an item feature named cf, but item_features is {self.config['item_features']!r}: add "
-                "cf: SASRec or cf: vectors.npy, or set collaborative_weight to 0, which needs none."
+                "LETTER aligns its codes with an item feature named cf, but item_features is "
+                f"{self.config['item_features']!r}: add cf: SASRec or cf: vectors.npy, or set "
+                "collaborative_weight to 0, which needs none."
             )
         length = self.config["cf_length"]
         if length is not None and not length > 0:
             raise UserError(
-                f"cf_length is {length!r}, but it is the mean length of vectors: give one above 0, or none to leave them."
+                f"cf_length is {length!r}, but it is the mean length of vectors: give one above 0, "
+                "or none to leave them."
             )
         if sources[COLLABORATIVE] == "SASRec":
             self._check_width(self.config["teacher_hidden_size"])
@@ -109,75 +183,17 @@ class LETTER(TIGER):
     def _check_width(self, width: int) -> None:
         if width != self.config["code_dim"]:
             raise UserError(
-                f"the vectors of cf have {width} dimensions, but code_dim is {self.config['code_dim']} and the two are multiplied: make "
-                "them equal (of a SASRec it is teacher_hidden_size)."
+                f"the vectors of cf have {width} dimensions, but code_dim is "
+                f"{self.config['code_dim']} and the loss multiplies both: make them equal (the "
+                "width of a SASRec is teacher_hidden_size)."
             )
-
-    def _make_collaborative(self, dataset) -> Tensor:
-        """What codes are aligned with: [n_items, C], zeros for items without any training interaction; [n_items, 0] if with nothing."""
-        if not self._is_aligned():
-            return torch.zeros(self.n_items, 0)
-        vectors = read_feature(COLLABORATIVE, self._sources()[COLLABORATIVE], self.config, dataset)
-        self._check_width(vectors.shape[1])
-        known = trained_items(dataset.sequences, self.n_items)
-        vectors = vectors * known.unsqueeze(1)
-        length, wanted = float(vectors[known].norm(dim=1).mean()), self.config["cf_length"]
-        scale = 1.0 if wanted is None or not length else wanted / length
-        logger.info(
-            "cf: vectors of %d of %d items, mean length %.4g, scaled by %.4g",
-            int(known.sum()),
-            self.n_items - 1,
-            length,
-            scale,
-        )
-        return scale * vectors
-
-    def make_tokenizer(self, n_features: int) -> ItemTokenizer:
-        """The regularized RQ-VAE (§3.2), or one of TIGER's other tokenizers."""
-        if not self._is_regularized():
-            return super().make_tokenizer(n_features)
-        names = (
-            "collaborative_weight",
-            "diversity_weight",
-            "n_groups",
-            "group_sizes",
-            "regroup_every",
-            "last_level",
-            "collision_repair",
-        )
-        return LetterRQVAE.from_config(
-            self.config, n_features, **{name: self.config[name] for name in names}
-        )
-
-    # --- losses
-    # -------------------------------------------------------------------------------------------
-
-    def tokenizer_losses(self, item_ids: Tensor) -> dict[str, Tensor]:
-        """L_LETTER of items [B]."""
-        return self.tokenizer.regularized_losses(
-            self.item_features[item_ids], self.collaborative[item_ids]
-        )
-
-    def temperature(self) -> float:
-        """That of the ranking-guided generation loss (§3.3); in beams, too, unless they have a plain softmax."""
-        is_plain = self.config["beam_temperature"] == "one" and not self.training
-        return 1.0 if is_plain else super().temperature()
-
-    # --- stages
-    # -------------------------------------------------------------------------------------------
-
-    def stages(self) -> tuple[Stage, ...]:
-        """Tokenizer, whose codewords are grouped anew every few epochs, then TIGER's recommender."""
-        if not self._is_regularized():
-            return super().stages()
-        stage = self.tokenizer_stage(
-            lambda epoch: self.tokenizer.regroup(epoch, self.config["seed"])
-        )
-        return (replace(stage, losses=self.tokenizer_losses), self.recommender_stage())
 
 
 def trained_items(sequences: Sequences, n_items: int) -> Tensor:
-    """Whether an item is in the training part of any user, which is all but the last two items: bool [n_items]."""
+    """Return which items occur in the training part of any user, bool [n_items].
+
+    The training part of a sequence is all but its last two items.
+    """
     ends = sequences.starts[1:].repeat_interleave(sequences.lengths())
     is_training = torch.arange(len(sequences.items)) < ends - 2
     return torch.bincount(sequences.items[is_training], minlength=n_items) > 0

@@ -1,4 +1,6 @@
-"""The tokenizer of LETTER (arXiv 2405.07314, section 3.2): an RQ-VAE with a collaborative and a diversity regularizer.
+"""The tokenizer of LETTER (arXiv 2405.07314, section 3.2).
+
+It is an RQ-VAE with a collaborative and a diversity regularizer.
 
 Shapes: B batch, N items, L levels, K codebook size, C code width, D feature width, G groups.
 """
@@ -7,12 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_genrec.model.letter.sinkhorn import sinkhorn_codes
 from recbole_genrec.runtime.precision import full_precision
 from recbole_genrec.tokenizer.balanced_clustering import balanced_kmeans, check_sizes
 from recbole_genrec.tokenizer.base import in_chunks
@@ -21,29 +23,22 @@ from recbole_genrec.tokenizer.unique_kmeans import unique_codes
 
 logger = logging.getLogger(__name__)
 
-SINKHORN_TEMPERATURE = 0.003  # released code: sk_epsilons of the last level
-N_REPAIRS = 20  # released code: generate_indices.py
-
 
 class LetterRQVAE(RQVAE):
-    """RQ-VAE whose codes also follow who uses the items, and whose codewords spread evenly.
+    """An RQ-VAE whose codes follow who uses the items, and whose codewords spread evenly.
 
     Args:
-        collaborative_weight: alpha of collaborative regularization; 0 leaves it out.
-        diversity_weight: beta of diversity regularization; 0 leaves it out.
-        n_groups: G, clusters of codewords.
-        group_sizes: least and most codewords of a group.
+        collaborative_weight: alpha of the collaborative regularization; 0 leaves it out.
+        diversity_weight: beta of the diversity regularization; 0 leaves it out.
+        n_groups: G, the number of groups of codewords in each level.
+        group_sizes: minimum and maximum number of codewords in a group.
         regroup_every: epochs between two clusterings of the codewords.
-        last_level: how codes of the last level are chosen in training: `nearest`, or `sinkhorn`,
-            which uses all codes alike.
-        collision_repair: what becomes of items with equal codes: `matching` gives them the nearest
-            free last codes, `sinkhorn`
-            those of the released code, which may leave some equal, `counter` leaves them to the
-            counter level.
-        rqvae: those of RQVAE.
+        has_unique_codes: whether items with equal codes get other, free codes; without it a
+            counter level has to tell them apart.
+        rqvae: the arguments of RQVAE.
 
     Raises:
-        ValueError: for groups that cannot have these sizes, and as RQVAE.
+        UserError: the groups cannot have these sizes; and as RQVAE.
     """
 
     groups: Tensor  # LongTensor [L, K], the group of every codeword; -1 before the first clustering
@@ -56,42 +51,50 @@ class LetterRQVAE(RQVAE):
         n_groups: int,
         group_sizes: Sequence[int],
         regroup_every: int,
-        last_level: str,
-        collision_repair: str,
-        **rqvae,
+        has_unique_codes: bool,
+        **rqvae: Any,
     ) -> None:
         super().__init__(**rqvae)
-        self.least, self.most = group_sizes
+        self.min_group_size, self.max_group_size = group_sizes
         if diversity_weight:
-            check_sizes(self.codebook_size, n_groups, self.least, self.most)
+            check_sizes(self.codebook_size, n_groups, self.min_group_size, self.max_group_size)
         self.collaborative_weight = collaborative_weight
         self.diversity_weight = diversity_weight
         self.n_groups = n_groups
         self.regroup_every = regroup_every
-        self.last_level = last_level
-        self.collision_repair = collision_repair
+        self.has_unique_codes = has_unique_codes
         self.register_buffer("groups", torch.full((self.n_levels, self.codebook_size), -1))
 
-    # --- training
-    # -----------------------------------------------------------------------------------------
+    # --- training -------------------------------------------------------------------------------
 
     def regroup(self, epoch: int, seed: int) -> None:
-        """Every `regroup_every` epochs, before the epoch (from 0): cluster the codewords of each level, from the last clusters on."""
+        """Cluster the codewords of each level before every `regroup_every`-th epoch, from epoch 0.
+
+        A clustering starts from the last one, because codewords move little.
+        """
         if not self.diversity_weight or epoch % self.regroup_every:
             return
         for level, codebook in enumerate(self.codebooks.detach()):
             start = None if (self.groups[level] < 0).any() else self.groups[level]
             self.groups[level] = balanced_kmeans(
-                codebook, start, self.n_groups, self.least, self.most, seed + level
+                codebook,
+                start,
+                self.n_groups,
+                self.min_group_size,
+                self.max_group_size,
+                seed + level,
             )
 
     def regularized_losses(self, features: Tensor, collaborative: Tensor) -> dict[str, Tensor]:
-        """Terms of RQVAE.losses and, if they have a weight, `collaborative` and `diversity` (equation of L_LETTER).
+        """Return the terms of L_LETTER (section 3.2).
+
+        These are the terms of `RQVAE.losses` and, with a weight above 0, `collaborative` and
+        `diversity`.
 
         Args:
             features: [B, D].
-            collaborative: [B, C], the same items' vectors from a collaborative model; zeros where
-                it knows nothing of an item.
+            collaborative: [B, C], vectors of the same items from a collaborative model; zeros for
+                items that it does not know.
         """
         batch = self.autoencode(features)
         losses = dict(batch.losses)
@@ -107,50 +110,47 @@ class LetterRQVAE(RQVAE):
                 )
         return losses
 
-    def choose(self, level: int, residual: Tensor, codebook: Tensor) -> Tensor:
-        """As of RQVAE, or by Sinkhorn at the last level."""
-        if self.last_level == "nearest" or level < self.n_levels - 1:
-            return super().choose(level, residual, codebook)
-        return sinkhorn_codes(torch.cdist(residual, codebook).square(), SINKHORN_TEMPERATURE)
-
-    # --- codes
-    # --------------------------------------------------------------------------------------------
+    # --- codes ----------------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode(self, features: Tensor) -> Tensor:
-        """Codes [N, L] of the whole catalogue [N, D], collisions repaired as `collision_repair` says.
+        """Return the codes [N, L] of the whole catalogue [N, D] after `repair_collisions`.
 
         Raises:
-            ValueError: if `matching` has fewer codes than there are items.
+            UserError: the codes have to be unique, but are fewer than the items.
         """
         codes = super().encode(features)
-        if self.collision_repair == "counter":
-            return codes
-        latent = in_chunks(self.encoder, features)
-        repair = unique_codes if self.collision_repair == "matching" else repair_by_sinkhorn
-        repaired = repair(latent, codes, self.codebooks)
+        repaired = self.repair_collisions(features, codes)
         counts = codes.unique(dim=0, return_counts=True)[1]
         logger.info(
-            "codes: %d of %d items shared theirs; %s gave other codes to %d",
+            "codes: %d of %d items shared their codes; %d got other codes",
             int(counts[counts > 1].sum()),
             len(codes),
-            self.collision_repair,
             int((codes != repaired).any(dim=1).sum()),
         )
         return repaired
 
+    def repair_collisions(self, features: Tensor, codes: Tensor) -> Tensor:
+        """Give items with equal codes [N, L] the nearest free codes, if codes have to be unique."""
+        if not self.has_unique_codes:
+            return codes
+        return unique_codes(in_chunks(self.encoder, features), codes, self.codebooks)
+
 
 def collaborative_loss(quantized: Tensor, collaborative: Tensor) -> Tensor:
-    """Cross-entropy of every item's own vector among those of the batch, by inner products.
+    """Return the cross-entropy of every item's own vector among the vectors of the batch.
+
+    The logits are inner products, without temperature or norm.
 
     Args:
-        quantized: [B, C], the items' sums of codewords.
-        collaborative: [B, C]; rows of zeros neither count nor are counted against.
+        quantized: [B, C], the sums of the items' codewords.
+        collaborative: [B, C]; a row of zeros is an unknown item, which is neither a row nor a
+            negative of the loss.
 
-    Source: LETTER, L_CF; rows only, without temperature or norm, as in the released code.
+    Source: LETTER section 3.2, L_CF.
     """
     is_known = collaborative.any(dim=1)
-    # Not -inf, which has no gradient where a batch holds no known item.
+    # -inf would have no gradient where a batch holds no known item.
     logits = (quantized @ collaborative.t()).masked_fill(
         ~is_known, torch.finfo(quantized.dtype).min
     )
@@ -159,20 +159,23 @@ def collaborative_loss(quantized: Tensor, collaborative: Tensor) -> Tensor:
 
 
 def diversity_losses(codebooks: Tensor, groups: Tensor, codes: Tensor, n_groups: int) -> Tensor:
-    """Cross-entropy of a codeword's drawn neighbor in its group among all other codewords of the level, by inner products; [L].
+    """Return the cross-entropy [L] of a random sibling of each codeword, level by level.
+
+    A sibling is another codeword of the same group. It competes with all codewords of the level but
+    the codeword itself; the logits are inner products.
 
     Args:
         codebooks: [L, K, C], with gradient.
         groups: LongTensor [L, K].
-        codes: LongTensor [B, L], of the items of a batch; those whose codeword is alone in its
-            group do not count.
+        codes: LongTensor [B, L], the codes of the items of a batch; a codeword without a sibling
+            does not count.
+        n_groups: G.
 
-    Source: LETTER, L_Div.
+    Source: LETTER section 3.2, L_Div.
     """
     siblings, has_sibling = draw_siblings(groups, codes, n_groups)
-    products = codebooks @ codebooks.transpose(
-        1, 2
-    )  # they depend on the code only, so a batch costs nothing
+    # Logits depend on the code alone, so their cost does not grow with the batch.
+    products = codebooks @ codebooks.transpose(1, 2)
     itself = torch.eye(products.shape[1], dtype=torch.bool, device=products.device)
     log_probs = products.masked_fill(itself, float("-inf")).log_softmax(dim=2)
     levels = torch.arange(len(codebooks), device=codes.device)
@@ -181,44 +184,28 @@ def diversity_losses(codebooks: Tensor, groups: Tensor, codes: Tensor, n_groups:
 
 
 def draw_siblings(groups: Tensor, codes: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
-    """Another codeword of the same group for every code, all of them equally likely.
+    """Draw another code of the same group for every code, all siblings equally likely.
 
     Args:
-        groups: LongTensor [L, K].
+        groups: LongTensor [L, K], from 0 to G - 1.
         codes: LongTensor [B, L].
+        n_groups: G.
 
     Returns:
-        LongTensor [B, L], and bool [B, L]: whether there is another one.
+        The siblings, LongTensor [B, L], and whether a code has any, bool [B, L].
     """
-    members = groups.argsort(dim=1, stable=True)
-    places = members.argsort(dim=1)
-    sizes = F.one_hot(groups, n_groups).sum(dim=1)
-    starts = sizes.cumsum(dim=1) - sizes
-    group = groups.gather(1, codes.t())
-    size, start = sizes.gather(1, group), starts.gather(1, group)
+    # All codes of a level stand in one row, group after group.
+    row = groups.argsort(dim=1, stable=True)  # [L, K], position -> code
+    position = row.argsort(dim=1)  # [L, K], code -> position
+    sizes = F.one_hot(groups, n_groups).sum(dim=1)  # [L, G]
+    starts = sizes.cumsum(dim=1) - sizes  # [L, G], position of the first code of a group
+
+    level = torch.arange(len(groups), device=codes.device)
+    group = groups[level, codes]
+    size, start = sizes[level, group], starts[level, group]
     # Drawn on the CPU, so that all devices see the same numbers.
-    draws = torch.rand(codes.shape, dtype=torch.double).t().to(codes.device, non_blocking=True)
+    draws = torch.rand(codes.shape, dtype=torch.double).to(codes.device, non_blocking=True)
+    # Between 1 and size - 1 steps around the group never lead back to the code itself.
     steps = 1 + (draws * (size - 1)).long()
-    place = (places.gather(1, codes.t()) - start + steps) % size
-    return members.gather(1, start + place).t(), (size > 1).t()
-
-
-@torch.no_grad()
-def repair_by_sinkhorn(points: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
-    """Give items with equal codes [N, L] other last codes, group by group, as the released code of LETTER does; some may stay equal.
-
-    Args:
-        points: [N, C], what the codes stand for.
-        codebooks: [L, K, C].
-    """
-    codes, residual = codes.clone(), points
-    for code, codebook in zip(codes[:, :-1].t(), codebooks):
-        residual = residual - F.embedding(code, codebook)
-    for _ in range(N_REPAIRS):
-        _, group, counts = codes.unique(dim=0, return_inverse=True, return_counts=True)
-        for shared in (counts > 1).nonzero().flatten():
-            rows = (group == shared).nonzero().squeeze(1)
-            codes[rows, -1] = sinkhorn_codes(
-                torch.cdist(residual[rows], codebooks[-1]).square(), SINKHORN_TEMPERATURE
-            )
-    return codes
+    index_in_group = (position[level, codes] - start + steps) % size
+    return row[level, start + index_in_group], size > 1

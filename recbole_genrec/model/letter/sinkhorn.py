@@ -1,4 +1,4 @@
-"""Sinkhorn's algorithm as the LC-Rec family uses it: a batch takes all codes of a level about equally often.
+"""Sinkhorn's algorithm as the LC-Rec family uses it: a batch uses all codes about equally often.
 
 Shapes: B rows, K codebook size.
 """
@@ -13,13 +13,14 @@ N_ITERATIONS = 50  # released code of LC-Rec and LETTER
 
 @torch.no_grad()
 def sinkhorn_plan(distances: Tensor, temperature: float) -> Tensor:
-    """Shares of the codes of every row, float [B, K]: the columns sum to B / K, the rows nearly to 1.
+    """Return the share of each code in each row, float [B, K].
 
-    Rows, then columns are normalized, in logarithms: exp(1 / 0.003) is too large for a float32.
+    Columns sum to B / K, rows nearly to 1. Rows and columns are normalized in turn, in logarithms,
+    because exp(1 / 0.003) is too large for a float32.
 
     Args:
         distances: squared distances [B, K] of residuals to codewords, finite.
-        temperature: > 0; divides the distances, which are first brought into [-1, 1].
+        temperature: divisor of the distances after they are scaled to [-1, 1], > 0.
 
     Source: released code of LETTER, `sinkhorn_algorithm`.
     """
@@ -32,5 +33,5 @@ def sinkhorn_plan(distances: Tensor, temperature: float) -> Tensor:
 
 
 def sinkhorn_codes(distances: Tensor, temperature: float) -> Tensor:
-    """The code with the largest share of every row: squared distances [B, K] -> LongTensor [B]."""
+    """Return each row's code with the largest share: float [B, K] -> LongTensor [B]."""
     return sinkhorn_plan(distances, temperature).argmax(dim=1)

@@ -107,25 +107,6 @@ def test_loss_is_the_cross_entropy_of_divided_logits(make_experiment, make_batch
     )
 
 
-def test_beams_are_ranked_as_trained_or_by_a_plain_softmax(make_experiment, make_batch):
-    batch = make_batch(HISTORIES, TARGETS)
-    found = {}
-    for name, temperature, mode in [
-        ("plain", 1.0, "training"),
-        ("trained", 0.3, "training"),
-        ("one", 0.3, "one"),
-    ]:
-        settings = dict(generation_temperature=temperature, beam_temperature=mode, n_beams=10)
-        model = make_experiment("LETTER", **settings).name_items()
-        found[name] = (
-            model.search(batch).log_probs,
-            model.train().losses(batch)["generation"].item(),
-        )
-    assert torch.equal(found["one"][0], found["plain"][0])
-    assert not torch.allclose(found["trained"][0], found["plain"][0])
-    assert found["one"][1] == found["trained"][1] != found["plain"][1]
-
-
 # --- tokenizer
 # ----------------------------------------------------------------------------------------------
 
@@ -141,9 +122,7 @@ def test_reduces_to_tiger(make_experiment, make_batch):
     )
     shared["feature_scaling"] = "standardize"
     tiger = make_experiment("TIGER", **shared).model
-    letter = make_experiment(
-        "LETTER", **shared, collaborative_weight=0, diversity_weight=0, collision_repair="counter"
-    ).model
+    letter = make_experiment("LETTER", **shared, collaborative_weight=0, diversity_weight=0).model
     item_ids, batch, found = torch.tensor([1, 4, 5, 9]), make_batch(HISTORIES, TARGETS), []
     for model in (tiger, letter):
         torch.manual_seed(3)
@@ -173,14 +152,13 @@ def test_settings_reach_the_tokenizer(make_experiment):
         group_sizes=[1, 2],
         regroup_every=5,
     )
-    given.update(last_level="sinkhorn", collision_repair="matching")
     model = make_experiment("LETTER", **given, commitment_weight=0.7, restart_every=6).model
     tokenizer = model.tokenizer
     found = {key: getattr(tokenizer, key) for key in given if key != "group_sizes"}
     assert found == {key: value for key, value in given.items() if key != "group_sizes"}
     assert (
-        tokenizer.least,
-        tokenizer.most,
+        tokenizer.min_group_size,
+        tokenizer.max_group_size,
         tokenizer.commitment_weight,
         tokenizer.restart_every,
     ) == (1, 2, 0.7, 6)
@@ -304,11 +282,6 @@ def test_other_tokenizers_and_ablations_need_no_teacher(make_experiment, ids_fil
             "cf_length is 0, but it is the mean length of vectors: give one above 0",
         ),
         ({"teacher_hidden_size": 8}, "vectors of cf have 8 dimensions, but code_dim is 4"),
-        (
-            {"collision_repair": "counter"},
-            "counter_size is 0, but the tokenizer may leave items with equal codes",
-        ),
-        ({"collision_repair": "sinkhorn"}, "set counter_size"),
         ({"tokenizer": "residual_kmeans"}, "set counter_size to 256"),
         (
             {"codebook_size": 2, "group_sizes": [1, 1]},
@@ -316,9 +289,6 @@ def test_other_tokenizers_and_ablations_need_no_teacher(make_experiment, ids_fil
         ),
         ({"group_sizes": [3, 4]}, "2 groups of 3 to 4 codewords hold 6 to 8, but there are 4"),
         ({"generation_temperature": 0}, "generation_temperature is 0, but .* above 0"),
-        ({"collision_repair": "rank"}, "has to be one of matching, sinkhorn, counter"),
-        ({"last_level": "argmin"}, "has to be one of nearest, sinkhorn"),
-        ({"beam_temperature": 1}, "has to be one of training, one"),
         ({"n_groups": 0}, "n_groups is 0, but has to be a whole number of at least 1"),
         ({"regroup_every": 0}, "regroup_every is 0"),
     ],

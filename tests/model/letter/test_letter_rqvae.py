@@ -12,17 +12,15 @@ from recbole_genrec.model.letter.letter_rqvae import (
     collaborative_loss,
     diversity_losses,
     draw_siblings,
-    repair_by_sinkhorn,
 )
-from recbole_genrec.model.letter.sinkhorn import sinkhorn_codes
 from recbole_genrec.tokenizer.rqvae import RQVAE
 
 
 def make_tokenizer(**settings) -> LetterRQVAE:
     torch.manual_seed(0)
     defaults = dict(
-        collaborative_weight=0.1, diversity_weight=0.2, n_groups=3, group_sizes=[2, 6], regroup_every=2, last_level="nearest",
-        collision_repair="matching", n_features=6, hidden_sizes=[8], code_dim=4, n_levels=3, codebook_size=12, commitment_weight=0.25,
+        collaborative_weight=0.1, diversity_weight=0.2, n_groups=3, group_sizes=[2, 6], regroup_every=2, has_unique_codes=True,
+        n_features=6, hidden_sizes=[8], code_dim=4, n_levels=3, codebook_size=12, commitment_weight=0.25,
         reduction="mean", residual_gradient="through", restart_every=0, kmeans_iterations=10,
     )  # fmt: skip
     return LetterRQVAE(**{**defaults, **settings})
@@ -292,18 +290,6 @@ def test_groups_that_cannot_be_are_refused():
         make_tokenizer(group_sizes=[5, 6])
 
 
-def test_sinkhorn_at_the_last_level_in_training_only(features):
-    tokenizer, plain = make_tokenizer(last_level="sinkhorn"), make_tokenizer()
-    for each in (tokenizer, plain):
-        each.start(features, 0)
-        with torch.no_grad():
-            each.codebooks[-1, 6:] += 3  # half of the last codewords have no item
-    codes, nearest = tokenizer.autoencode(features).codes, plain.autoencode(features).codes
-    assert torch.equal(codes[:, :2], nearest[:, :2])
-    assert len(nearest[:, 2].unique()) <= 6 < len(codes[:, 2].unique())
-    assert torch.equal(tokenizer.encode(features), plain.encode(features))
-
-
 def test_matching_gives_equal_items_codes_of_their_own(features):
     features = torch.cat((features, features[:1].expand(4, 6)))
     tokenizer = make_tokenizer()
@@ -327,34 +313,9 @@ def test_matching_gives_equal_items_codes_of_their_own(features):
 
 def test_equal_codes_are_left_to_the_counter(features):
     features = torch.cat((features, features[:1]))
-    tokenizer = make_tokenizer(collision_repair="counter")
+    tokenizer = make_tokenizer(has_unique_codes=False)
     tokenizer.start(features, 0)
     codes = tokenizer.encode(features)
     assert torch.equal(codes, RQVAE.encode(tokenizer, features)) and torch.equal(
         codes[0], codes[-1]
     )
-
-
-def test_sinkhorn_repair_separates_what_differs_and_no_more():
-    torch.manual_seed(0)
-    codebooks = torch.stack((torch.randn(16, 4) * 5, torch.randn(16, 4)))
-    points = codebooks[0, [0, 0, 0, 1, 1, 1]] + torch.randn(6, 4)
-    points[4] = points[3]
-    codes = torch.tensor([[0, 7], [0, 7], [0, 7], [1, 3], [1, 3], [1, 4]])
-    repaired = repair_by_sinkhorn(points, codes, codebooks)
-    assert torch.equal(repaired[:, 0], codes[:, 0])
-    assert repaired[5].tolist() == [1, 4], "it was alone"
-    assert len(repaired[:3].unique(dim=0)) == 3
-    distances = torch.cdist(points[:3] - codebooks[0, 0], codebooks[1]).square()
-    assert torch.equal(repaired[:3, 1], sinkhorn_codes(distances, 0.003))
-    assert torch.equal(repaired[3], repaired[4]), (
-        "equal items stay together, as in the released code"
-    )
-    assert codes[0].tolist() == [0, 7], "the given codes stay"
-    tokenizer = make_tokenizer(collision_repair="sinkhorn", codebook_size=12)
-    points = torch.randn(60, 6)
-    tokenizer.start(points, 0)
-    plain, found = RQVAE.encode(tokenizer, points), tokenizer.encode(points)
-    assert len(found.unique(dim=0)) > len(plain.unique(dim=0))
-    expected = repair_by_sinkhorn(tokenizer.encoder(points), plain, tokenizer.codebooks)
-    assert torch.equal(found, expected)
