@@ -21,7 +21,7 @@ N_REPAIRS = 20  # RQ-VAE/generate_indices.py
 
 
 class ReleasedLetterRQVAE(LetterRQVAE):
-    """LETTER's tokenizer with Sinkhorn at the last level and no gradient through later residuals."""
+    """LETTER's tokenizer with Sinkhorn at the last level and a gradient through level 1 alone."""
 
     def follow(self, latent: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return residuals [B, L, C] and codes [B, L] of latent vectors [B, C].
