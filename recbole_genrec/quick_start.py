@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from recbole_genrec.results.record import (
 from recbole_genrec.runtime import distributed
 from recbole_genrec.runtime.memory import keep_freed_memory
 from recbole_genrec.storage import load_plain
+from recbole_genrec.teacher.sasrec import teacher_embeddings
 from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, resume_files
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.progress import changed_settings, check_same_settings
@@ -302,9 +304,16 @@ def create_dataset(config: GenRecConfig) -> Dataset:
 
 
 def create_model(config: GenRecConfig, dataset: Dataset) -> torch.nn.Module:
-    """Create the model of a run on its device; with several processes the main one goes first."""
+    """Create the model of a run on its device; with several processes the main one goes first.
+
+    A generative model is given its teachers' item tables. It asks for them last, when all settings
+    and files are checked; then they are trained, or read from teacher_cache_dir.
+    """
+    given = {}
+    if issubclass(config.model_class, GenerativeRecommender):
+        given = {"teacher_table": partial(teacher_embeddings, config, dataset)}
     with distributed.main_first():
-        return config.model_class(config, dataset).to(config["device"])
+        return config.model_class(config, dataset, **given).to(config["device"])
 
 
 def create_trainer(config: GenRecConfig, model: torch.nn.Module):

@@ -12,7 +12,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
 from recbole_genrec.config.settings import GenRecConfig
-from recbole_genrec.quick_start import create_dataset
+from recbole_genrec.quick_start import create_dataset, create_model
 from recbole_genrec.trainer.optimizer import StageOptimizer, training_only
 
 torch.set_num_threads(1)
@@ -263,7 +263,7 @@ def make_experiment(small_settings):
         init_seed(config["seed"], config["reproducibility"])
         parts = data_preparation(config, create_dataset(config))
         init_seed(config["seed"], config["reproducibility"])
-        return Experiment(config, config.model_class(config, parts[0].dataset), *parts)
+        return Experiment(config, create_model(config, parts[0].dataset), *parts)
 
     return make
 

@@ -15,7 +15,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.features.item_features import ItemFeatures
+from recbole_genrec.features.item_features import TeacherTable, item_matrix, no_teacher
 from recbole_genrec.model.generation import Generation
 from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.semantic_ids.collisions import check_distinct
@@ -48,8 +48,22 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         False  # whether `losses` takes batches of sequences with all their next items
     )
 
-    def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
-        """`saved` is the state of a trained model: item features (and a teacher) are taken from it instead of made anew."""
+    def __init__(
+        self,
+        config,
+        dataset,
+        saved: dict[str, Tensor] | None = None,
+        teacher_table: TeacherTable = no_teacher,
+    ) -> None:
+        """Build the model.
+
+        Args:
+            config: the settings of the run.
+            dataset: the data set, split.
+            saved: the state of a trained model; item features and teacher tables are taken from
+                it.
+            teacher_table: gives the item table of a teacher by its name.
+        """
         super().__init__(config, dataset)
         self.config = config
         self.dataset_fingerprint = dataset.fingerprint()
@@ -58,7 +72,9 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         self._check_catalogue()
         if config["compile_search"]:
             check_compiler(config["device"])
-        features = self.make_features(dataset) if saved is None else saved["item_features"]
+        features = (
+            self.make_features(dataset, teacher_table) if saved is None else saved["item_features"]
+        )
         self.register_buffer("item_features", features)
         if saved is None and config["counter_size"] and not self.has_unique_codes():
             self.check_features()
@@ -113,9 +129,9 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         """Whether the tokenizer itself gives no two items the same codes, so that no counter is needed."""
         return False
 
-    def make_features(self, dataset) -> Tensor:
+    def make_features(self, dataset, teacher_table: TeacherTable) -> Tensor:
         """What the tokenizer sees of the items, float [n_items, features]; row 0 (padding) is zeros."""
-        return ItemFeatures.from_dataset(self.config, dataset).matrix()
+        return item_matrix(self.config, dataset, teacher_table)
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """The tokenizer of the paper, for item features of this width."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recbole_genrec.features.item_features import TeacherTable
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.model.all_positions import all_positions_loss
 from recbole_genrec.model.stage import Stage
@@ -26,12 +27,12 @@ class TIGER(GenerativeRecommender):
         """Given codes are unique, or refused as they are read."""
         return self.has_given_codes()
 
-    def make_features(self, dataset) -> Tensor:
+    def make_features(self, dataset, teacher_table: TeacherTable) -> Tensor:
         """The item features; a column of zeros for given codes."""
         return (
             torch.zeros(self.n_items, 1)
             if self.has_given_codes()
-            else super().make_features(dataset)
+            else super().make_features(dataset, teacher_table)
         )
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:

@@ -9,9 +9,16 @@ from recbole.config import Config
 from scipy.stats import zscore
 from sklearn.decomposition import PCA
 
-import recbole_genrec.features.item_features as item_features
 from recbole_genrec.data.dataset import GenRecDataset
-from recbole_genrec.features.item_features import ItemFeatures, principal_components
+from recbole_genrec.errors import MissingFileError, UserError
+from recbole_genrec.features import item_features
+from recbole_genrec.features.item_features import (
+    choose_sources,
+    item_matrix,
+    principal_components,
+    read_feature,
+    scaled_matrix,
+)
 
 
 @pytest.fixture
@@ -55,57 +62,53 @@ def write(tmp_path):
 
 
 VALUES = [[4.0, 40.0], [3.0, 30.0], [2.0, 20.0], [1.0, 10.0], [9.0, 90.0]]
+ITEMS = "item_id:token\ttitle:token_seq\nx\tred drum\ny\tdrum\nz\tflute\nw\tred flute\n"
+
+
+def refuse_teacher(name: str):
+    pytest.fail(f"the teacher {name} was trained")
 
 
 def test_rows_of_a_file_are_joined_by_item_token(make_dataset, write):
-    features = ItemFeatures.from_dataset(*make_dataset(item_features={"mine": write(VALUES)}))
-    assert list(features) == ["mine"]
-    assert features["mine"].tolist() == [[0, 0], [1, 10], [2, 20], [3, 30], [4, 40]]
-    assert features.matrix().tolist() == features["mine"].tolist()
+    """The file has its rows in another order and one of an item that the data set lacks."""
+    matrix = item_matrix(*make_dataset(item_features={"mine": write(VALUES)}))
+    assert matrix.tolist() == [[0, 0], [1, 10], [2, 20], [3, 30], [4, 40]]
+    assert matrix.dtype == torch.float32
 
 
-def test_tokens_may_lie_elsewhere_and_features_stand_side_by_side(make_dataset, write, tmp_path):
+def test_the_tokens_may_be_in_another_file(make_dataset, write, tmp_path):
     (tmp_path / "names.txt").write_text("x\ny\nz\nw\nv\n")
     sources = {"one": write(VALUES), "two": write([[5], [6], [7], [8], [9]], name="other")}
-    features = ItemFeatures.from_dataset(
+    matrix = item_matrix(
         *make_dataset(item_features=sources, item_feature_tokens=str(tmp_path / "names.txt"))
     )
-    assert len(features) == 2
-    assert features.matrix().tolist() == [[0, 0, 0], [4, 40, 5], [3, 30, 6], [2, 20, 7], [1, 10, 8]]
+    assert matrix.tolist() == [[0, 0, 0], [4, 40, 5], [3, 30, 6], [2, 20, 7], [1, 10, 8]]
 
 
 def test_auto_prefers_text(make_dataset):
-    items = "item_id:token\ttitle:token_seq\nx\tred drum\ny\tdrum\nz\tflute\nw\tred flute\n"
-    features = ItemFeatures.from_dataset(*make_dataset(items=items))
-    assert list(features) == ["text"]
+    config, dataset = make_dataset(items=ITEMS)
+    assert choose_sources(config, dataset) == {"text": "tfidf"}
     # Three words, hence three components.
-    assert features["text"].shape == (5, 3)
+    assert item_matrix(config, dataset, refuse_teacher).shape == (5, 3)
 
 
-def test_auto_without_text_takes_the_teacher_and_says_so(make_dataset, monkeypatch, caplog):
+def test_auto_without_text_takes_the_teacher_and_says_so(make_dataset, caplog):
     table = torch.arange(10.0).view(5, 2)
-    monkeypatch.setattr(
-        item_features, "teacher_embeddings", lambda config, dataset, model_name: table
-    )
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
-        features = ItemFeatures.from_dataset(*make_dataset())
+        matrix = item_matrix(*make_dataset(), {"SASRec": table}.__getitem__)
     assert len(caplog.messages) == 1
     assert "'toy' has no item text, so the item embeddings of a SASRec" in caplog.messages[0]
-    assert torch.equal(features["cf"][1:], table[1:])
-    assert not features["cf"][0].any()
+    assert torch.equal(matrix[1:], table[1:])
+    assert not matrix[0].any()
+    assert table[0].any()
 
 
-def test_every_source_is_read_by_its_own_reader(make_dataset, write, monkeypatch):
+def test_every_source_has_its_own_reader(make_dataset, write, monkeypatch):
     def give(first):
         return torch.tensor([[0.0], [first], [3], [4], [5]])
 
     monkeypatch.setattr(item_features, "tfidf_features", lambda config, dataset: give(1))
     monkeypatch.setattr(item_features, "preloaded_embeddings", lambda config, dataset: give(2))
-    monkeypatch.setattr(
-        item_features,
-        "teacher_embeddings",
-        lambda config, dataset, model_name: give({"BPR": 3, "SASRec": 4}[model_name]),
-    )
     monkeypatch.setattr(
         item_features, "encoder_features", lambda config, dataset, source: give(len(source))
     )
@@ -117,74 +120,47 @@ def test_every_source_is_read_by_its_own_reader(make_dataset, write, monkeypatch
         "e": write(VALUES),
         "f": "tfidf",
     }
-    features = ItemFeatures.from_dataset(*make_dataset(item_features=sources))
-    assert list(features) == list(sources)
-    assert features.matrix()[1].tolist() == [4, 3, 2, 24, 1, 10, 1]
+    tables = {"BPR": give(3), "SASRec": give(4)}
+    matrix = item_matrix(*make_dataset(item_features=sources), tables.__getitem__)
+    assert matrix[1].tolist() == [4, 3, 2, 24, 1, 10, 1]
 
 
-def test_text_and_teacher_stand_side_by_side(make_dataset, monkeypatch):
-    table = torch.arange(10.0).view(5, 2)
-    monkeypatch.setattr(
-        item_features, "teacher_embeddings", lambda config, dataset, model_name: table
-    )
-    items = "item_id:token\ttitle:token_seq\nx\tred drum\ny\tdrum\nz\tflute\nw\tred flute\n"
-    features = ItemFeatures.from_dataset(
-        *make_dataset(items=items, item_features={"text": "tfidf", "cf": "SASRec"})
-    )
-    assert torch.equal(features.matrix(), torch.cat([features["text"], features["cf"]], dim=1))
-    assert [values.shape for values in features.values()] == [(5, 3), (5, 2)]
+def test_given_sources_replace_the_setting(make_dataset, write):
+    run = make_dataset(item_features={"cf": "SASRec"})
+    assert item_matrix(*run, refuse_teacher, {"mine": write(VALUES)})[1].tolist() == [1, 10]
 
 
-def test_an_unknown_source_is_refused_before_another_is_read(make_dataset, monkeypatch):
-    monkeypatch.setattr(
-        item_features,
-        "teacher_embeddings",
-        lambda *given, **settings: pytest.fail("a teacher was trained"),
-    )
-    with pytest.raises(ValueError, match="names the source 'SASRek'"):
-        ItemFeatures.from_dataset(*make_dataset(item_features={"cf": "SASRec", "more": "SASRek"}))
+def test_an_unknown_source_is_refused_before_any_is_read(make_dataset):
+    run = make_dataset(item_features={"cf": "SASRec", "more": "SASRek"})
+    with pytest.raises(UserError, match="names the source 'SASRek'"):
+        item_matrix(*run, refuse_teacher)
 
 
-def test_a_teacher_is_trained_only_after_all_else_is_read(make_dataset, monkeypatch):
-    monkeypatch.setattr(
-        item_features,
-        "teacher_embeddings",
-        lambda *given, **settings: pytest.fail("a teacher was trained"),
-    )
-    with pytest.raises(FileNotFoundError, match="there is no file 'gone.npy'"):
-        ItemFeatures.from_dataset(*make_dataset(item_features={"cf": "SASRec", "more": "gone.npy"}))
+def test_a_teacher_comes_after_all_other_sources_are_read(make_dataset):
+    run = make_dataset(item_features={"cf": "SASRec", "more": "gone.npy"})
+    with pytest.raises(MissingFileError, match="there is no file 'gone.npy'"):
+        item_matrix(*run, refuse_teacher)
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [({}, "'more' has NaN or infinite"), ({"feature_pca": 3}, "'more' has NaN or infinite")],
-)
-def test_a_teacher_is_trained_only_after_all_else_is_checked(
-    make_dataset, write, monkeypatch, change, message
-):
-    monkeypatch.setattr(
-        item_features,
-        "teacher_embeddings",
-        lambda *given, **settings: pytest.fail("a teacher was trained"),
-    )
+@pytest.mark.parametrize("change", [{}, {"feature_pca": 3}])
+def test_a_teacher_comes_after_all_other_sources_are_checked(make_dataset, write, change):
     values = np.array(VALUES, dtype=np.float32)
     values[0, 0] = np.nan
-    with pytest.raises(ValueError, match=message):
-        ItemFeatures.from_dataset(
-            *make_dataset(item_features={"cf": "SASRec", "more": write(values)}, **change)
-        )
+    run = make_dataset(item_features={"cf": "SASRec", "more": write(values)}, **change)
+    with pytest.raises(UserError, match="'more' has NaN or infinite"):
+        item_matrix(*run, refuse_teacher)
+
+
+def test_a_missing_teacher_is_named(make_dataset):
+    with pytest.raises(UserError, match="embeddings of SASRec are needed, but the model was given"):
+        item_matrix(*make_dataset())
 
 
 def test_a_file_in_the_home_folder(make_dataset, write, monkeypatch):
     path = write(VALUES)
     monkeypatch.setenv("HOME", os.path.dirname(path))
-    features = ItemFeatures.from_dataset(
-        *make_dataset(item_features={"mine": f"~/{os.path.basename(path)}"})
-    )
-    assert torch.equal(
-        features["mine"],
-        ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))["mine"],
-    )
+    matrix = item_matrix(*make_dataset(item_features={"mine": f"~/{os.path.basename(path)}"}))
+    assert matrix[1].tolist() == [1, 10]
 
 
 def seeded(n_items: int, width: int, rank: int) -> torch.Tensor:
@@ -214,7 +190,7 @@ def test_components_beyond_the_rank_are_zeros():
     reduced = principal_components("a", seeded(41, 6, 2), 4)
     assert reduced[1:, :2].std(0).min() > 0.1
     assert not reduced[:, 2:].any()
-    matrix = ItemFeatures({"a": reduced}, "standardize").matrix()
+    matrix = scaled_matrix([reduced], "standardize")
     assert not matrix[:, 2:].any()
 
 
@@ -224,7 +200,7 @@ def test_components_are_made_of_each_feature_before_scaling(make_dataset, write)
     config, dataset = make_dataset(
         item_features=sources, feature_pca=2, feature_scaling="standardize"
     )
-    matrix = ItemFeatures.from_dataset(config, dataset).matrix()
+    matrix = item_matrix(config, dataset)
     # Rows of the file: w z y x v; of the data set: x y z w.
     parts = [
         principal_components(
@@ -241,27 +217,34 @@ def test_components_are_made_of_each_feature_before_scaling(make_dataset, write)
 def test_components_that_cannot_be_are_refused(make_dataset, write, wanted):
     config, dataset = make_dataset(item_features={"mine": write(VALUES)}, feature_pca=wanted)
     with pytest.raises(
-        ValueError,
+        UserError,
         match="feature 'mine' has 4 items and 2 columns: give a whole number from 1 to 2, or none",
     ):
-        ItemFeatures.from_dataset(config, dataset)
+        item_matrix(config, dataset)
 
 
 def test_no_more_components_than_items():
     with pytest.raises(
-        ValueError, match="has 3 items and 9 columns: give a whole number from 1 to 3"
+        UserError, match="has 3 items and 9 columns: give a whole number from 1 to 3"
     ):
         principal_components("a", seeded(4, 9, 3), 4)
 
 
 @pytest.mark.parametrize("row", [[0.0, 0.0], [0.3, -7.0]])
-def test_a_feature_that_is_the_same_for_all_items_is_refused(row):
-    values = torch.tensor([[9.0, 9.0]] + [row] * 3)
-    with pytest.raises(ValueError, match="item feature 'a' has the same row for each of 3 items"):
-        ItemFeatures({"a": values}, "raw")
+def test_a_feature_that_is_the_same_for_all_items_is_refused(make_dataset, row):
+    config, dataset = make_dataset()
+    values = torch.tensor([[9.0, 9.0]] + [row] * 4)
+    with pytest.raises(UserError, match="item feature 'a' has the same row for each of 4 items"):
+        read_feature("a", "SASRec", config, dataset, lambda name: values)
     values[2, 1] += 1
-    assert len(ItemFeatures({"a": values}, "raw")) == 1
-    assert len(ItemFeatures({"a": values[:2]}, "raw")) == 1
+    read = read_feature("a", "SASRec", config, dataset, lambda name: values)
+    assert torch.equal(read[1:], values[1:])
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (5, 0), (5,)])
+def test_a_feature_needs_a_row_per_item(make_dataset, shape):
+    with pytest.raises(UserError, match=r"'b' has the shape \[.*\], but needs 5 rows"):
+        read_feature("b", "SASRec", *make_dataset(), lambda name: torch.ones(shape))
 
 
 def test_standardize_is_the_z_score_over_items():
@@ -270,28 +253,29 @@ def test_standardize_is_the_z_score_over_items():
         [3.0, 0.0, 1e4, 0.0]
     )
     values[1:, 3] = 0.1
-    matrix = ItemFeatures({"a": values}, "standardize").matrix()
+    before = values.clone()
+    matrix = scaled_matrix([values], "standardize")
     np.testing.assert_allclose(
         matrix[1:, :3].numpy(), zscore(values[1:, :3].double().numpy()), atol=1e-5
     )
     assert not matrix[:, 3].any()
     assert not matrix[0].any()
+    assert torch.equal(values, before)
 
 
 def test_unit_norm_scales_each_feature_of_each_item():
     values = torch.tensor([[7.0, 7.0], [3.0, 4.0], [0.0, 0.0], [0.0, -2.0]])
-    matrix = ItemFeatures({"a": values, "b": values[:, :1]}, "unit_norm").matrix()
     torch.testing.assert_close(
-        matrix, torch.tensor([[0.0, 0, 0], [0.6, 0.8, 1], [0, 0, 0], [0, -1, 0]])
+        scaled_matrix([values, values[:, :1]], "unit_norm"),
+        torch.tensor([[0.0, 0, 0], [0.6, 0.8, 1], [0, 0, 0], [0, -1, 0]]),
     )
 
 
-def test_scaling_leaves_the_features_themselves_alone():
-    values = torch.tensor([[5.0], [1.0], [2.0]])
-    features = ItemFeatures({"a": values}, "standardize")
-    features.matrix()
-    assert features["a"].tolist() == [[0], [1], [2]]
-    assert values.tolist() == [[5], [1], [2]]
+def test_centered_is_the_direction_from_the_mean_item():
+    values = torch.tensor([[7.0, 7.0], [13.0, 14.0], [7.0, 6.0]])
+    torch.testing.assert_close(
+        scaled_matrix([values], "centered"), torch.tensor([[0.0, 0], [0.6, 0.8], [-0.6, -0.8]])
+    )
 
 
 @pytest.mark.parametrize(
@@ -310,37 +294,33 @@ def test_scaling_leaves_the_features_themselves_alone():
     ],
 )
 def test_unusable_files_are_named(make_dataset, write, values, tokens, message):
-    with pytest.raises(ValueError, match=message):
-        ItemFeatures.from_dataset(*make_dataset(item_features={"mine": write(values, tokens)}))
+    with pytest.raises(UserError, match=message):
+        item_matrix(*make_dataset(item_features={"mine": write(values, tokens)}))
 
 
 def test_missing_and_pickled_files_are_named(make_dataset, write, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no file 'gone.npy'"):
-        ItemFeatures.from_dataset(*make_dataset(item_features={"mine": "gone.npy"}))
+    with pytest.raises(MissingFileError, match="no file 'gone.npy'"):
+        item_matrix(*make_dataset(item_features={"mine": "gone.npy"}))
     path = write(VALUES)
     (tmp_path / "mine.tokens").unlink()
-    with pytest.raises(FileNotFoundError, match="mine.tokens"):
-        ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))
-    with pytest.raises(ValueError, match="not a plain numpy array"):
-        ItemFeatures.from_dataset(
-            *make_dataset(item_features={"mine": write(np.array([{}], dtype=object))})
-        )
-    (tmp_path / "mine.npy").write_bytes(b"")  # what an interrupted copy leaves
-    with pytest.raises(ValueError, match="not a plain numpy array"):
-        ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))
+    with pytest.raises(MissingFileError, match="mine.tokens"):
+        item_matrix(*make_dataset(item_features={"mine": path}))
+    with pytest.raises(UserError, match="not a plain numpy array"):
+        item_matrix(*make_dataset(item_features={"mine": write(np.array([{}], dtype=object))}))
+    (tmp_path / "mine.npy").write_bytes(b"")  # as after an interrupted copy
+    with pytest.raises(UserError, match="not a plain numpy array"):
+        item_matrix(*make_dataset(item_features={"mine": path}))
 
 
-def test_names_of_rows_in_other_encodings(make_dataset, write, tmp_path):
-    path = write(VALUES)
+def test_tokens_of_rows_in_other_encodings(make_dataset, write, tmp_path):
+    run = make_dataset(item_features={"mine": write(VALUES)})
     tokens = tmp_path / "mine.tokens"
-    expected = ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))["mine"]
+    expected = item_matrix(*run)
     tokens.write_bytes(b"\xef\xbb\xbf" + tokens.read_bytes())  # as Windows begins a file
-    assert torch.equal(
-        ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))["mine"], expected
-    )
+    assert torch.equal(item_matrix(*run), expected)
     tokens.write_bytes(b"\xfc\n" * 4)
-    with pytest.raises(ValueError, match="mine.tokens' is not UTF-8"):
-        ItemFeatures.from_dataset(*make_dataset(item_features={"mine": path}))
+    with pytest.raises(UserError, match="mine.tokens' is not UTF-8"):
+        item_matrix(*run)
 
 
 @pytest.mark.parametrize(
@@ -358,12 +338,5 @@ def test_names_of_rows_in_other_encodings(make_dataset, write, tmp_path):
     ],
 )
 def test_unknown_sources_are_named(make_dataset, settings, message):
-    with pytest.raises(ValueError, match=message):
-        ItemFeatures.from_dataset(*make_dataset(**settings))
-
-
-def test_unknown_scaling_and_uneven_rows_are_named():
-    with pytest.raises(ValueError, match="feature_scaling is 'minmax'"):
-        ItemFeatures({"a": torch.ones(3, 1)}, "minmax")
-    with pytest.raises(ValueError, match=r"'b' has the shape \[4, 1\], but needs 3 rows"):
-        ItemFeatures({"a": torch.arange(3.0)[:, None], "b": torch.ones(4, 1)}, "raw")
+    with pytest.raises(UserError, match=message):
+        item_matrix(*make_dataset(**settings))

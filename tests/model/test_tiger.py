@@ -163,9 +163,7 @@ def test_random_codes_need_no_item_features(small_settings):
     [("TIGER", {}), ("TIGER", {"tokenizer": "residual_kmeans"}), ("UniGRec", {})],
 )
 def test_codes_that_may_be_equal_need_a_counter(make_experiment, monkeypatch, model, tokenizer):
-    monkeypatch.setattr(
-        abstract.ItemFeatures, "from_dataset", lambda *given: pytest.fail("features were made")
-    )
+    monkeypatch.setattr(abstract, "item_matrix", lambda *given: pytest.fail("features were made"))
     with pytest.raises(
         ValueError, match="counter_size is 0, but the tokenizer may leave items with equal codes"
     ):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recbole_genrec.config.settings import GenRecConfig
-from recbole_genrec.features.item_features import ItemFeatures
+from recbole_genrec.features.item_features import item_matrix
 from recbole_genrec.prepare.letter_files import is_letter_source, prepare_letter_files
 from recbole_genrec.quick_start import create_dataset
 
@@ -90,10 +90,11 @@ def test_a_run_reads_the_embeddings_by_item(family, tmp_path, monkeypatch):
     settings = {
         "data_path": str(tmp_path / "data"),
         "item_features": {"text": str(tmp_path / "data" / "toys" / "toys.emb-x.npy")},
+        "feature_scaling": "raw",
     }
     config = GenRecConfig("TIGER", "toys", config_dict=settings)
     dataset = create_dataset(config)
-    features = ItemFeatures.from_dataset(config, dataset)["text"]
+    features = item_matrix(config, dataset)
     for number, token in enumerate(dataset.field2id_token["item_id"].tolist()):
         expected = [0, 0] if token == "[PAD]" else VECTORS[int(token)].tolist()
         assert torch.equal(features[number], torch.tensor(expected, dtype=torch.float32))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.features.item_features import TeacherTable, no_teacher
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.model.losses import contrastive, symmetric_kl_of_logits
 from recbole_genrec.model.stage import Group, Phase, Stage
@@ -46,9 +47,13 @@ class ETEGRec(GenerativeRecommender):
     item_features: Tensor
 
     def __init__(
-        self, config: GenRecConfig, dataset: GenRecDataset, saved: dict[str, Tensor] | None = None
+        self,
+        config: GenRecConfig,
+        dataset: GenRecDataset,
+        saved: dict[str, Tensor] | None = None,
+        teacher_table: TeacherTable = no_teacher,
     ) -> None:
-        super().__init__(config, dataset, saved)
+        super().__init__(config, dataset, saved, teacher_table)
         self.sequence_adapter = nn.Linear(config["hidden_size"], config["code_dim"])
         self.preference_adapter = nn.Linear(config["hidden_size"], self.item_features.shape[1])
         off = config["without"]

@@ -16,7 +16,12 @@ from torch import Tensor
 
 from recbole_genrec.data.sequences import Sequences
 from recbole_genrec.errors import UserError
-from recbole_genrec.features.item_features import ItemFeatures, read_feature
+from recbole_genrec.features.item_features import (
+    TeacherTable,
+    item_matrix,
+    no_teacher,
+    read_feature,
+)
 from recbole_genrec.features.sentence_encoder import PREFIX
 from recbole_genrec.features.text import text_fields
 from recbole_genrec.model.letter.letter_rqvae import LetterRQVAE
@@ -47,10 +52,18 @@ class LETTER(TIGER):
 
     tokenizer_class = LetterRQVAE
 
-    def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
-        super().__init__(config, dataset, saved)
+    def __init__(
+        self,
+        config,
+        dataset,
+        saved: dict[str, Tensor] | None = None,
+        teacher_table: TeacherTable = no_teacher,
+    ) -> None:
+        super().__init__(config, dataset, saved, teacher_table)
         collaborative = (
-            self._make_collaborative(dataset) if saved is None else saved["collaborative"]
+            self._make_collaborative(dataset, teacher_table)
+            if saved is None
+            else saved["collaborative"]
         )
         self.register_buffer("collaborative", collaborative)
 
@@ -95,25 +108,27 @@ class LETTER(TIGER):
 
     # --- features -------------------------------------------------------------------------------
 
-    def make_features(self, dataset) -> Tensor:
+    def make_features(self, dataset, teacher_table: TeacherTable) -> Tensor:
         """Return the semantic features: all item features but `cf`."""
         if self.has_given_codes():
-            return super().make_features(dataset)
+            return super().make_features(dataset, teacher_table)
         sources = self._sources()
         semantic = {name: source for name, source in sources.items() if name != COLLABORATIVE}
         self._check_semantic(semantic, dataset)
         if self._is_aligned():
             self._check_collaborative(sources)
-        return ItemFeatures.from_dataset(self.config, dataset, semantic).matrix()
+        return item_matrix(self.config, dataset, teacher_table, semantic)
 
-    def _make_collaborative(self, dataset) -> Tensor:
+    def _make_collaborative(self, dataset, teacher_table: TeacherTable) -> Tensor:
         """Return the vectors that codes are aligned with, float [n_items, C].
 
         Items without a training interaction have zeros. C is 0 if nothing is aligned.
         """
         if not self._is_aligned():
             return torch.zeros(self.n_items, 0)
-        vectors = read_feature(COLLABORATIVE, self._sources()[COLLABORATIVE], self.config, dataset)
+        vectors = read_feature(
+            COLLABORATIVE, self._sources()[COLLABORATIVE], self.config, dataset, teacher_table
+        )
         self._check_width(vectors.shape[1])
         is_known = trained_items(dataset.sequences, self.n_items)
         vectors = vectors * is_known.unsqueeze(1)

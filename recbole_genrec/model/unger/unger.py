@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_genrec.errors import UserError
+from recbole_genrec.features.item_features import TeacherTable, no_teacher
 from recbole_genrec.features.text import text_fields
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.model.stage import Group, Stage
@@ -53,8 +54,14 @@ class Distillation(nn.Module):
 class UNGER(GenerativeRecommender):
     """One code per item for what is said of it and what is done with it; a generator that also learns what the code has lost."""
 
-    def __init__(self, config, dataset, saved: dict[str, Tensor] | None = None) -> None:
-        super().__init__(config, dataset, saved)
+    def __init__(
+        self,
+        config,
+        dataset,
+        saved: dict[str, Tensor] | None = None,
+        teacher_table: TeacherTable = no_teacher,
+    ) -> None:
+        super().__init__(config, dataset, saved, teacher_table)
         nn.init.normal_(self.token_table.weight, std=INITIAL_DEVIATION)
         self.register_buffer("integrated", torch.zeros(self.n_items, self._vector_size()))
         if self.source != "semantic" and self.uses_vectors:
@@ -95,7 +102,7 @@ class UNGER(GenerativeRecommender):
         if self.source == "semantic":
             super().check_features()
 
-    def make_features(self, dataset) -> Tensor:
+    def make_features(self, dataset, teacher_table: TeacherTable) -> Tensor:
         """The semantic features; none where the codes do without."""
         if self.source == "collaborative" or not self.uses_vectors:
             return torch.zeros(self.n_items, 0)
@@ -110,7 +117,7 @@ class UNGER(GenerativeRecommender):
                 f"{dataset.dataset_name!r} has no item text; add a text field (name:token_seq) to its .item file, give vectors with "
                 "item_features={text: vectors.npy}, or set variant to collaborative, which needs none."
             )
-        return super().make_features(dataset)
+        return super().make_features(dataset, teacher_table)
 
     def _vector_size(self) -> int:
         semantic, collaborative = self.item_features.shape[1], self.config["embedding_size"]

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.features.item_features import TeacherTable, no_teacher
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.model.unigrec.soft_rqvae import SoftCodes, SoftRQVAE
 from recbole_genrec.tokenizer.base import in_chunks
@@ -38,9 +39,13 @@ class SoftIdentifiers(GenerativeRecommender):
     item_features: Tensor
 
     def __init__(
-        self, config: GenRecConfig, dataset: GenRecDataset, saved: dict[str, Tensor] | None = None
+        self,
+        config: GenRecConfig,
+        dataset: GenRecDataset,
+        saved: dict[str, Tensor] | None = None,
+        teacher_table: TeacherTable = no_teacher,
     ) -> None:
-        super().__init__(config, dataset, saved)
+        super().__init__(config, dataset, saved, teacher_table)
         self.item_embeddings: Tensor | None = None
         self.latents: Tensor | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module.forget_item_embeddings())

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.features.item_features import TeacherTable, no_teacher
 from recbole_genrec.model.losses import contrastive, symmetric_kl
 from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.model.unigrec.soft_identifiers import SoftBatch, SoftIdentifiers
 from recbole_genrec.model.unigrec.soft_rqvae import SoftRQVAE, codeword_uniformity
 from recbole_genrec.runtime.precision import full_precision
 from recbole_genrec.seq2seq.t5 import mean_state
-from recbole_genrec.teacher.sasrec import teacher_embeddings
 from recbole_genrec.tokenizer.base import ItemTokenizer, mlp
 from recbole_genrec.tokenizer.rqvae import RQVAE
 
@@ -60,15 +60,17 @@ class UniGRec(SoftIdentifiers):
     teacher: Tensor
 
     def __init__(
-        self, config: GenRecConfig, dataset: GenRecDataset, saved: dict[str, Tensor] | None = None
+        self,
+        config: GenRecConfig,
+        dataset: GenRecDataset,
+        saved: dict[str, Tensor] | None = None,
+        teacher_table: TeacherTable = no_teacher,
     ) -> None:
-        super().__init__(config, dataset, saved)
+        super().__init__(config, dataset, saved, teacher_table)
         if self.needs_teacher():
             self.register_buffer(
                 "teacher",
-                teacher_embeddings(config, dataset, "SASRec")
-                if saved is None
-                else saved["teacher"],
+                teacher_table("SASRec") if saved is None else saved["teacher"],
             )
         self._make_adapters()
         self.distills = False

@@ -240,7 +240,7 @@ def test_what_allows_no_run_is_one_sentence(small_settings, capsys, change, sent
 def test_without_a_counter_nothing_is_trained(small_settings, capsys, monkeypatch):
     """Not even the teacher: sooner or later two items have the same codes."""
     monkeypatch.setattr(
-        "recbole_genrec.teacher.sasrec.train_teacher",
+        "recbole_genrec.quick_start.teacher_embeddings",
         lambda *given: pytest.fail("a teacher was trained"),
     )
     arguments = [

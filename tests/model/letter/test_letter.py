@@ -297,7 +297,7 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(
     make_experiment, monkeypatch, settings, message
 ):
     monkeypatch.setattr(
-        "recbole_genrec.features.item_features.teacher_embeddings",
+        "recbole_genrec.quick_start.teacher_embeddings",
         lambda *given, **more: pytest.fail("a teacher was trained"),
     )
     with pytest.raises(ValueError, match=message):

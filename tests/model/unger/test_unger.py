@@ -197,7 +197,7 @@ def test_other_quantizers_name_the_same_vectors(
 
 def test_collaborative_codes_need_no_features(make_experiment, monkeypatch):
     monkeypatch.setattr(
-        "recbole_genrec.features.item_features.ItemFeatures.from_dataset",
+        "recbole_genrec.model.abstract.item_matrix",
         lambda *given: pytest.fail("features were made"),
     )
     assert make_experiment("UNGER", variant="collaborative").model.item_features.shape == (11, 0)
@@ -221,9 +221,7 @@ def test_other_quantizers_are_not_judged_by_features_that_they_do_not_see(
 ):
     """No features, or the same for more items than the counter tells apart: the vectors that codes are made of are others."""
     same = torch.ones(11, 3) * (torch.arange(11) % 2).unsqueeze(1)
-    monkeypatch.setattr(
-        "recbole_genrec.features.item_features.ItemFeatures.matrix", lambda features: same
-    )
+    monkeypatch.setattr("recbole_genrec.model.abstract.item_matrix", lambda *given: same)
     make_experiment("UNGER", variant=variant, tokenizer="rqvae", counter_size=3)
     with pytest.raises(ValueError, match="5 items have the same features"):
         make_experiment("UNGER", variant="semantic", tokenizer="rqvae", counter_size=3)
@@ -236,7 +234,7 @@ def test_given_codes_need_vectors_only_to_distill_them(
     source, distills = VARIANTS[variant]
     if not distills:
         monkeypatch.setattr(
-            "recbole_genrec.features.item_features.ItemFeatures.from_dataset",
+            "recbole_genrec.model.abstract.item_matrix",
             lambda *given: pytest.fail("features were made"),
         )
     model = make_experiment("UNGER", variant=variant, tokenizer="random").name_items()
