@@ -39,6 +39,14 @@ def find_model(name: str) -> type:
     )
 
 
+def is_generative(model_class: type) -> bool:
+    """Tell whether a class is a generative recommender.
+
+    Models stand above this module in the order of imports; their base class is known by its path.
+    """
+    return any(base.__module__ == "recbole_genrec.model.abstract" for base in model_class.__mro__)
+
+
 def find_variant(path: object, model_class: type) -> type:
     """Return the subclass of a model that the setting `model_class` names.
 

@@ -20,7 +20,7 @@ _WORDS = {"true": True, "false": False, "none": None, "null": None, "~": None}
 
 
 class Loader(yaml.FullLoader):
-    """YAML as RecBole reads it (1e-3 is a number), without changing yaml.FullLoader for everybody."""
+    """YAML as RecBole reads it (1e-3 is a number); yaml.FullLoader itself is left alone."""
 
 
 Loader.add_implicit_resolver(

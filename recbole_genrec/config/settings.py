@@ -12,7 +12,7 @@ from recbole.config import Config
 from recbole.utils import ModelType
 
 from recbole_genrec.compat import add_numpy_aliases, recbole_errors
-from recbole_genrec.config.models import find_model, find_variant
+from recbole_genrec.config.models import find_model, find_variant, is_generative
 from recbole_genrec.config.reading import (
     RECBOLE_PROPERTIES,
     Loader,
@@ -22,7 +22,7 @@ from recbole_genrec.config.reading import (
     properties_folder,
     read_yaml,
 )
-from recbole_genrec.config.rules import check_rules
+from recbole_genrec.config.rules import check_settings
 from recbole_genrec.errors import UserError, disk_errors
 from recbole_genrec.runtime import distributed
 
@@ -153,17 +153,12 @@ class GenRecConfig(Config):
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)
         folder = properties_folder()
-        # config stands below the models in the order of imports and knows their base class by where
-        # it is written.
-        is_generative = any(
-            base.__module__ == "recbole_genrec.model.abstract" for base in model_class.__mro__
-        )
         files = [
             folder / "overall.yaml",
             folder / "model" / f"{model}.yaml",
             folder / "dataset" / f"{dataset}.yaml",
         ]
-        if is_generative:
+        if is_generative(model_class):
             files.insert(1, folder / "generative.yaml")
         for file in files:
             if file.is_file():
@@ -214,19 +209,13 @@ class GenRecConfig(Config):
                 "~/"
             ):  # after --key= the shell leaves it alone
                 final[key] = os.path.expanduser(value)
-        if isinstance(final["topk"], tuple):
-            final["topk"] = list(final["topk"])
         if "train_neg_sample_args" not in external:
             self._choose_negatives(final)
-        check_rules(final, external)
-        if final.get("train_mode") == "all_positions" and not self.model_class.trains_all_positions:
-            raise UserError(
-                f"train_mode is 'all_positions', but the losses of {self.model} need a row per next item: leave it out"
-            )
+        final.update(model=self.model, dataset=self.dataset)
+        final = check_settings(self.model_class, final, external)
         self._settings = copy.deepcopy(
             {key: value for key, value in final.items() if key != "MODEL_TYPE"}
         )
-        self._settings.update(model=self.model, dataset=self.dataset)
         return final
 
     def _check_names(self, external: dict[str, Any]) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
+from recbole_genrec.config.declare import number, one_of, optional, text, whole
+from recbole_genrec.config.shared import SCHEDULERS
 from recbole_genrec.errors import UserError
 from recbole_genrec.features.item_features import TeacherTable, item_matrix, no_teacher
 from recbole_genrec.model.generation import Generation
@@ -33,6 +36,18 @@ MOST_SHARING = 0.5  # of the counter; ours: beyond it a tokenizer that learns on
 UNTOUCHED_END = (
     0.1  # of the tokenizer's epochs; ours: a restarted code needs some epochs to find its place
 )
+
+# Declared by models that choose their tokenizer, and by models that train their generator further.
+CHOSEN_TOKENIZER = {
+    "tokenizer": one_of("rqvae", "residual_kmeans", "random"),
+    "semantic_ids_file": optional(text()),
+}
+FINETUNE = {
+    "finetune_epochs": whole(min=0),
+    "finetune_learning_rate": number(min=0),
+    "finetune_scheduler": one_of(*SCHEDULERS),
+    "finetune_stopping_step": whole(min=0),
+}
 
 
 class GenerativeRecommender(Generation, SequentialRecommender):
@@ -85,6 +100,22 @@ class GenerativeRecommender(Generation, SequentialRecommender):
             self.semantic_ids.n_tokens + self.n_context_tokens(), config["hidden_size"]
         )
         self.seq2seq = self.make_seq2seq()
+
+    @classmethod
+    def check_settings(cls, settings: dict[str, Any]) -> None:
+        """Refuse settings of this model that contradict each other.
+
+        Args:
+            settings: all settings; each of them follows its declaration.
+
+        Raises:
+            UserError: the first contradiction.
+        """
+        if settings["train_mode"] == "all_positions" and not cls.trains_all_positions:
+            raise UserError(
+                f"train_mode is 'all_positions', but the losses of {cls.__name__} need a row per "
+                "next item: leave it out"
+            )
 
     def _check_catalogue(self) -> None:
         """Refuse what cannot work before anything is trained."""

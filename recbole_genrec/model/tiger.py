@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from recbole_genrec.config.declare import Declarations, flag, whole
 from recbole_genrec.features.item_features import TeacherTable
-from recbole_genrec.model.abstract import GenerativeRecommender
+from recbole_genrec.model.abstract import CHOSEN_TOKENIZER, GenerativeRecommender
 from recbole_genrec.model.all_positions import all_positions_loss
 from recbole_genrec.model.stage import Stage
 from recbole_genrec.tokenizer.base import ItemTokenizer
@@ -22,6 +25,12 @@ class TIGER(GenerativeRecommender):
     """Items are named once by a residual-quantized auto-encoder; a T5 then learns to generate the next name."""
 
     trains_all_positions = True
+    settings: ClassVar[Declarations] = {
+        **CHOSEN_TOKENIZER,
+        **RQVAE.settings,
+        "n_user_tokens": whole(min=0),
+        "separator_token": flag(),
+    }
 
     def has_unique_codes(self) -> bool:
         """Given codes are unique, or refused as they are read."""

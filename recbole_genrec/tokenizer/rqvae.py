@@ -6,12 +6,13 @@ Shapes: B batch, N items, L levels, K codebook size, C code width, D feature wid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_genrec.config.declare import Declarations, number, one_of, whole
 from recbole_genrec.runtime.precision import full_precision
 from recbole_genrec.tokenizer.base import ItemTokenizer, check_choice, in_chunks, mlp
 from recbole_genrec.tokenizer.clustering import closeness, nearest
@@ -64,6 +65,13 @@ class RQVAE(ItemTokenizer):
     Raises:
         ValueError: for an unknown reduction or residual_gradient.
     """
+
+    settings: ClassVar[Declarations] = {
+        "commitment_weight": number(min=0),
+        "quantization_reduction": one_of(*REDUCTIONS),
+        "residual_gradient": one_of(*RESIDUAL_GRADIENTS),
+        "restart_every": whole(min=0),
+    }
 
     def __init__(
         self,

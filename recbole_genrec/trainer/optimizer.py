@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from recbole_genrec.config.rules import SCHEDULERS
+from recbole_genrec.config.shared import SCHEDULERS
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.stage import Group, Phase, Stage
 from recbole_genrec.runtime import distributed

@@ -40,7 +40,7 @@ def test_a_variant_is_a_subclass_from_this_package():
     ],
 )
 def test_what_is_no_variant_is_refused_with_the_way_out(path):
-    with pytest.raises(UserError, match="subclass of TIGER in this package.*--model=module:Class"):
+    with pytest.raises(UserError, match=r"subclass of TIGER in this package.*--model=module:Class"):
         find_variant(path, find_model("TIGER"))
 
 

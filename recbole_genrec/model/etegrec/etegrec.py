@@ -11,16 +11,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
+from recbole_genrec.config.declare import Declarations, number, one_of, whole
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.errors import UserError
 from recbole_genrec.features.item_features import TeacherTable, no_teacher
-from recbole_genrec.model.abstract import GenerativeRecommender
+from recbole_genrec.model.abstract import FINETUNE, GenerativeRecommender
 from recbole_genrec.model.losses import contrastive, symmetric_kl_of_logits
 from recbole_genrec.model.stage import Group, Phase, Stage
 from recbole_genrec.runtime.precision import full_precision
@@ -45,6 +47,33 @@ class ETEGRec(GenerativeRecommender):
 
     tokenizer: RQVAE
     item_features: Tensor
+
+    settings: ClassVar[Declarations] = {
+        **RQVAE.settings,
+        **FINETUNE,
+        "without": one_of("nothing", "sia", "psa", "alignment", "alternation", "end_to_end"),
+        "retokenize_every": one_of("step", "epoch"),
+        "initial_weights": one_of("t5", "normal"),
+        "initializer_range": number(min=0),
+        "cycle_epochs": whole(min=2),
+        "joint_tokenizer_learning_rate": number(min=0),
+        "sia_weight": number(min=0),
+        "psa_weight": number(min=0),
+        "contrastive_temperature": number(above=0),
+        "contrastive_batch_size": whole(min=1),
+        "alignment_warmup_epochs": number(min=0),
+    }
+
+    @classmethod
+    def check_settings(cls, settings: dict[str, Any]) -> None:
+        """Also refuse a last cycle that would not be completed."""
+        super().check_settings(settings)
+        epochs, cycle_epochs = settings["epochs"], settings["cycle_epochs"]
+        if epochs % cycle_epochs:
+            raise UserError(
+                f"epochs is {epochs}, but has to be a multiple of cycle_epochs, which is "
+                f"{cycle_epochs}: the last cycle would stop half-way"
+            )
 
     def __init__(
         self,

@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from recbole_genrec.config.declare import Declarations, list_of, number, optional, whole
 from recbole_genrec.data.sequences import Sequences
 from recbole_genrec.errors import UserError
 from recbole_genrec.features.item_features import (
@@ -51,6 +53,15 @@ class LETTER(TIGER):
     """
 
     tokenizer_class = LetterRQVAE
+
+    settings: ClassVar[Declarations] = {
+        "cf_length": optional(number(above=0)),
+        "collaborative_weight": number(min=0),
+        "diversity_weight": number(min=0),
+        "n_groups": whole(min=1),
+        "group_sizes": list_of(whole(min=0), example="[10, 60]", length=2),
+        "regroup_every": whole(min=1),
+    }
 
     def __init__(
         self,

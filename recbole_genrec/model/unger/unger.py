@@ -6,15 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_genrec.config.declare import Declarations, list_of, number, one_of, whole
+from recbole_genrec.config.shared import SCHEDULERS, hidden_sizes
 from recbole_genrec.errors import UserError
 from recbole_genrec.features.item_features import TeacherTable, no_teacher
 from recbole_genrec.features.text import text_fields
-from recbole_genrec.model.abstract import GenerativeRecommender
+from recbole_genrec.model.abstract import CHOSEN_TOKENIZER, GenerativeRecommender
 from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.model.unger.integration import Integration
 from recbole_genrec.model.unger.sampled_losses import contrast_with_drawn
@@ -53,6 +56,40 @@ class Distillation(nn.Module):
 
 class UNGER(GenerativeRecommender):
     """One code per item for what is said of it and what is done with it; a generator that also learns what the code has lost."""
+
+    settings: ClassVar[Declarations] = {
+        **CHOSEN_TOKENIZER,
+        **RQVAE.settings,
+        "variant": one_of(*VARIANTS),
+        "embedding_size": whole(min=1),
+        "integrated_embedding": one_of("anchor", "mean"),
+        "din_attention_hidden_sizes": hidden_sizes(),
+        "din_windows": list_of(whole(min=1), example="[20]"),
+        "din_scorer": one_of("dot", "mlp"),
+        "din_scorer_hidden_sizes": hidden_sizes(),
+        "din_dropout_prob": number(min=0, below=1),
+        "din_negatives": whole(min=1),
+        "adaption_hidden_size": whole(min=1),
+        "adaption_norm": one_of("adaptive", "plain", "none"),
+        "alignment_weight": number(min=0),
+        "alignment_similarity": one_of("cosine", "dot"),
+        "alignment_temperature": number(above=0),
+        "alignment_extra_items": whole(min=0),
+        "integration_epochs": whole(min=0),
+        "integration_batch_size": whole(min=1),
+        "integration_learning_rate": number(min=0),
+        "integration_weight_decay": number(min=0),
+        "integration_scheduler": one_of(*SCHEDULERS),
+        "integration_warmup_epochs": number(min=0),
+        "integration_stopping_step": whole(min=0),
+        "integration_valid_users": whole(min=1),
+        "encoder_input": one_of("item_id", "code_sum", "code_flat"),
+        "n_decoder_layers": whole(min=1),
+        "generation_reduction": one_of("mean", "sum"),
+        "distillation_weight": number(min=0),
+        "distillation_negatives": whole(min=1),
+        "distillation_temperature": number(above=0),
+    }
 
     def __init__(
         self,

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any, ClassVar
 
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_genrec.config.declare import Declarations, number, one_of
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.errors import UserError
 from recbole_genrec.features.item_features import TeacherTable, no_teacher
+from recbole_genrec.model.abstract import FINETUNE
 from recbole_genrec.model.losses import contrastive, symmetric_kl
 from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.model.unigrec.soft_identifiers import SoftBatch, SoftIdentifiers
@@ -35,6 +39,13 @@ ROWS = {
     "M4": ("soft", "joint", "uniformity", "tokenizer_distillation"),
     "M5": ("soft", "joint", "uniformity", "recommender_distillation"),
     "M6": ("soft", "joint", "uniformity", "tokenizer_distillation", "recommender_distillation"),
+}
+# What a row adds to the row before; with a weight of 0 the run would be that row's.
+ADDED_BY_ROW = {
+    "M2": "joint_tokenizer_learning_rate",
+    "M3": "tokenizer_uniformity_weight",
+    "M4": "tokenizer_distillation_weight",
+    "M5": "recommender_distillation_weight",
 }
 ADAPTERS = ("history_adapter", "teacher_adapter", "decoder_adapter")
 
@@ -58,6 +69,49 @@ class UniGRec(SoftIdentifiers):
     adapter_class: type[Adapter] = Adapter
     pool = staticmethod(mean_state)
     teacher: Tensor
+
+    settings: ClassVar[Declarations] = {
+        **RQVAE.settings,
+        **FINETUNE,
+        "ablation": one_of(*ROWS),
+        "temperature_max": number(above=0),
+        "temperature_min": number(above=0),
+        "temperature_unit": one_of("variance", "absolute"),
+        "tokenizer_uniformity_weight": number(min=0),
+        "joint_tokenizer_learning_rate": number(min=0),
+        "generation_weight": number(min=0),
+        "reconstruction_weight": number(min=0),
+        "uniformity_weight": number(min=0),
+        "tokenizer_distillation_weight": number(min=0),
+        "recommender_distillation_weight": number(min=0),
+        "tokenizer_distillation_target": one_of("teacher", "item"),
+        "distillation_temperature": number(above=0),
+        "contrastive_temperature": number(above=0),
+        "distillation_warmup_epochs": number(min=0),
+    }
+
+    @classmethod
+    def check_settings(cls, settings: dict[str, Any]) -> None:
+        """Also refuse a row of the ablation table without what it adds, or a rising temperature."""
+        super().check_settings(settings)
+        row, n_epochs = settings["ablation"], settings["epochs"]
+        key, warmup = ADDED_BY_ROW.get(row), settings["distillation_warmup_epochs"]
+        if key is not None and not settings[key]:
+            raise UserError(
+                f"ablation is {row}, but what it adds is switched off by {key}, which is 0: raise "
+                "it or choose another row"
+            )
+        if row in ("M4", "M5") and warmup >= n_epochs:
+            raise UserError(
+                f"ablation is {row}, but distillation_warmup_epochs is {warmup} of {n_epochs} "
+                "epochs, so nothing would be distilled: lower it, raise epochs or choose M3"
+            )
+        highest, lowest = settings["temperature_max"], settings["temperature_min"]
+        if highest < lowest:
+            raise UserError(
+                f"temperature_max is {highest!r} and temperature_min {lowest!r}, but the "
+                "temperature falls from one to the other: swap them"
+            )
 
     def __init__(
         self,
