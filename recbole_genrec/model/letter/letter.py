@@ -197,12 +197,6 @@ class LETTER(TIGER):
                 f"{self.config['item_features']!r}: add cf: SASRec or cf: vectors.npy, or set "
                 "collaborative_weight to 0, which needs none."
             )
-        length = self.config["cf_length"]
-        if length is not None and not length > 0:
-            raise UserError(
-                f"cf_length is {length!r}, but it is the mean length of vectors: give one above 0, "
-                "or none to leave them."
-            )
         if sources[COLLABORATIVE] == "SASRec":
             self._check_width(self.config["teacher_hidden_size"])
 

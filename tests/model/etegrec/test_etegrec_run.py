@@ -187,7 +187,7 @@ def test_a_run_killed_in_the_middle_of_a_cycle_goes_on_as_if_undisturbed(make_ex
     [
         (
             {"cycle_epochs": 1},
-            "cycle_epochs is 1, but a cycle has an epoch of the tokenizer and some of the recommender: raise it",
+            "cycle_epochs is 1, but has to be a whole number of at least 2: give one",
         ),
         (
             {"epochs": 5},
@@ -221,8 +221,8 @@ def test_a_run_killed_in_the_middle_of_a_cycle_goes_on_as_if_undisturbed(make_ex
             {"codebook_size": 11},
             "codebook_size is 11, but the catalogue has only 10 items to place the codes on; lower codebook_size.",
         ),
-        ({"sia_weight": -0.1}, "sia_weight is -0.1, but has to be at least 0"),
-        ({"psa_weight": -0.1}, "psa_weight is -0.1, but has to be at least 0"),
+        ({"sia_weight": -0.1}, "sia_weight is -0.1, but has to be a number of at least 0"),
+        ({"psa_weight": -0.1}, "psa_weight is -0.1, but has to be a number of at least 0"),
         (
             {"counter_size": 1, "codebook_size": 2, "n_levels": 1},
             "items share the same codes, but counter_size is 1",

@@ -279,7 +279,7 @@ def test_other_tokenizers_and_ablations_need_no_teacher(make_experiment, ids_fil
         ),
         (
             {"cf_length": 0},
-            "cf_length is 0, but it is the mean length of vectors: give one above 0",
+            "cf_length is 0, but has to be a number above 0, or none: give one",
         ),
         ({"teacher_hidden_size": 8}, "vectors of cf have 8 dimensions, but code_dim is 4"),
         ({"tokenizer": "residual_kmeans"}, "set counter_size to 256"),

@@ -279,7 +279,7 @@ def test_a_whole_run_and_its_checkpoint(small_settings, variant):
     [
         (
             {"variant": "unger"},
-            "variant is 'unger', but has to be one of cka_ikd, cka, concat, collaborative, semantic, concat_ikd, coll",
+            "variant is 'unger', but has to be one of semantic, collaborative, concat, cka, cka_ikd, collaborative_ikd, conc",
         ),
         (
             {"n_levels": 1},
@@ -287,11 +287,11 @@ def test_a_whole_run_and_its_checkpoint(small_settings, variant):
         ),
         (
             {"din_windows": [5, 0]},
-            "din_windows is [5, 0], but has to be whole numbers of at least 1: write for example [20]",
+            "din_windows is [5, 0], but has to be a list of whole numbers of at least 1: write for example [20]",
         ),
         (
             {"din_windows": []},
-            "din_windows is [], but has to be whole numbers of at least 1: write for example [20]",
+            "din_windows is [], but has to be a list of whole numbers of at least 1: write for example [20]",
         ),
         (
             {"integration_epochs": -1},
@@ -321,8 +321,8 @@ def test_a_whole_run_and_its_checkpoint(small_settings, variant):
             {"integration_valid_users": 0},
             "integration_valid_users is 0, but has to be a whole number of at least 1: give one",
         ),
-        ({"alignment_temperature": 0}, "alignment_temperature is 0, but has to be above 0"),
-        ({"distillation_weight": -1}, "distillation_weight is -1, but has to be at least 0"),
+        ({"alignment_temperature": 0}, "alignment_temperature is 0, but has to be a number above 0"),
+        ({"distillation_weight": -1}, "distillation_weight is -1, but has to be a number of at least 0"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(

@@ -219,7 +219,7 @@ def test_rows_run_to_the_test(small_settings, caplog, row):
         ({"ablation": "M4", "epochs": 1}, "nothing would be distilled"),
         (
             {"recommender_distillation_weight": -1},
-            "recommender_distillation_weight is -1, but has to be at least 0",
+            "recommender_distillation_weight is -1, but has to be a number of at least 0",
         ),
         (
             {"tokenizer_distillation_target": "cf"},
