@@ -1,3 +1,5 @@
+"""The shared losses, against their formulas and literal values."""
+
 from __future__ import annotations
 
 import math
@@ -66,7 +68,7 @@ def test_symmetric_kl_trains_both_sides():
 
 
 def test_symmetric_kl_of_logits_literal():
-    """Squared distances 0, 1, 4 and 1, 0, 4: with their minus sign, and with the released code's plus sign."""
+    """Squared distances 0, 1, 4 and 1, 0, 4, with minus (paper) and plus (released code)."""
     first, second = torch.tensor([[0.0, 1.0, 4.0]]), torch.tensor([[1.0, 0.0, 4.0]])
     assert symmetric_kl_of_logits(-first, -second).item() == pytest.approx(0.91202, abs=1e-5)
     assert symmetric_kl_of_logits(first, second).item() == pytest.approx(0.05893, abs=1e-5)
@@ -85,7 +87,7 @@ def test_symmetric_kl_of_logits_is_the_mean_over_rows_and_levels():
 
 
 def test_symmetric_kl_of_logits_knows_the_smallest_probabilities():
-    """Far beyond what a float can hold: a difference of d in the logits of two codes costs about 2 d."""
+    """Logits that differ by d cost about 2 d, also where the smaller probability underflows."""
     logits = torch.tensor([300.0, -300.0], requires_grad=True)
     divergence = symmetric_kl_of_logits(logits, logits.detach().flip(0))
     assert divergence.item() == pytest.approx(1200)
@@ -94,7 +96,7 @@ def test_symmetric_kl_of_logits_knows_the_smallest_probabilities():
 
 
 def naive_contrastive(students, teachers, item_ids, temperature):
-    """Both directions, one row at a time."""
+    """Sum both directions, one row at a time."""
     n_rows = len(item_ids)
 
     def cosine(a, b):
@@ -128,12 +130,12 @@ def test_contrastive_equals_a_plain_loop(item_ids, temperature):
     )
 
 
-def test_contrastive_of_items_that_are_all_alike():
+def test_contrastive_of_equal_vectors():
     loss = contrastive(torch.ones(8, 3), torch.ones(8, 3), torch.arange(8), 0.07)
     assert loss.item() == pytest.approx(2 * math.log(8), rel=1e-6)
 
 
-def test_contrastive_of_orthogonal_teachers_that_are_met():
+def test_contrastive_of_orthogonal_teachers_that_the_students_equal():
     loss = contrastive(torch.eye(6), torch.eye(6), torch.arange(6), 0.07)
     assert loss.item() == pytest.approx(2 * math.log(1 + 5 * math.exp(-1 / 0.07)), abs=1e-6)
     assert loss.item() < 1e-5
@@ -149,9 +151,8 @@ def test_equal_items_are_no_negatives_of_each_other():
     assert naive_contrastive(students[:2], teachers[:2], [1, 2], 0.5) == pytest.approx(
         once.item(), rel=1e-5
     )
-    assert (
-        twice.item() > once.item()
-    )  # two negatives instead of one, but never the own item's other row
+    # Two negatives instead of one, but never the own item's other row.
+    assert twice.item() > once.item()
 
 
 def test_contrastive_does_not_depend_on_scale():

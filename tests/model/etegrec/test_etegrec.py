@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import yaml
 
-import recbole_genrec
-from recbole_genrec.model.etegrec.etegrec import ETEGRec, first_rows
+from recbole_genrec.model.etegrec.etegrec import first_rows
 from recbole_genrec.trainer.optimizer import training_only
 
 # Repeated items within and between rows, a repeated target, and padding.
 HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7], [3, 2]]
 TARGETS = [4, 5, 8, 5, 9]
 FIRST = [0, 1, 2, 4]
-RECIPES = Path(recbole_genrec.__file__).parents[1] / "properties" / "recipe"
 RELEASED = {"model_class": "recbole_genrec.model.etegrec.released:ReleasedETEGRec"}
 PARTS = [
     "tokenizer.encoder",
@@ -51,7 +46,7 @@ def make_model(make_experiment):
 
 
 def test_alignment_sees_the_codes_that_name_items(make_experiment):
-    """Also in mixed precision, which would shorten the layers of the tokenizer."""
+    """Mixed precision, which would shorten the tokenizer's layers, does not reach it."""
     model = make_experiment("ETEGRec").name_items()
     items = torch.arange(1, model.n_items)
     expected = model.tokenizer.autoencode(model.item_features[items])
@@ -115,7 +110,7 @@ def alignment_row_by_row(model, histories, targets, sign: int) -> tuple[float, f
 @pytest.mark.parametrize("settings, sign", [({}, -1), (RELEASED, 1)])
 @pytest.mark.parametrize("phase", ["tokenizer_losses", "recommender_losses", "joint_losses"])
 def test_alignments_equal_their_formulas(make_model, make_batch, phase, settings, sign):
-    """In every phase, for distinct targets, without padding and the target's counter."""
+    """In every phase: distinct targets, no padding, no counter of the target."""
     model = make_model(retokenize_every="epoch", **settings)
     losses = getattr(model, phase)(make_batch(HISTORIES, TARGETS, width=7))
     histories, targets = [HISTORIES[row] for row in FIRST], [TARGETS[row] for row in FIRST]
@@ -139,7 +134,7 @@ def test_quantization_is_of_the_distinct_targets(make_model, make_batch):
 
 
 def test_recommendation_is_the_mean_over_rows_and_four_levels(make_model, make_batch):
-    """Every row counts, and so does the counter; the logits are plain inner products."""
+    """Every row counts, and so does the counter; logits are plain inner products."""
     model, total = make_model(), 0.0
     for history, target in zip(HISTORIES, TARGETS):
         tokens = torch.cat([model.semantic_ids.tokens[item] for item in history])
@@ -160,7 +155,7 @@ def test_recommendation_is_the_mean_over_rows_and_four_levels(make_model, make_b
 
 
 def gradients(model, phase: str, batch, term: str) -> set[str]:
-    """The parts that get a gradient from one term in one phase."""
+    """Return the parts that get a gradient from one term in one phase."""
     model.zero_grad()
     with training_only(model, phase_of(model, phase).groups):
         phase_of(model, phase).losses(batch)[term].backward()
@@ -293,7 +288,7 @@ def test_no_alignment_before_its_time_or_without_weight(make_model, make_batch, 
 
 
 def test_negatives_come_in_parts(make_model, make_batch):
-    """Four distinct targets in two parts: the mean of both parts' losses."""
+    """The loss of four distinct targets in two parts is the mean of the parts' losses."""
     model, histories, targets = (
         make_model(contrastive_batch_size=2),
         [HISTORIES[row] for row in FIRST],
@@ -309,7 +304,7 @@ def test_negatives_come_in_parts(make_model, make_batch):
 
 
 def test_alignment_does_not_see_the_labels(make_model, make_batch):
-    """The decoder's first state and the encoder know the history only, so a target counts through the tokenizer alone."""
+    """Encoder and first decoder state know the history only; targets count by the tokenizer."""
     model = make_model()
     batch, expected = make_batch(HISTORIES[:3], TARGETS[:3]), None
     for _ in range(2):
@@ -323,72 +318,8 @@ def test_alignment_does_not_see_the_labels(make_model, make_batch):
         model.semantic_ids.codes[free] = model.semantic_ids.codes[free].flip(0)
 
 
-def test_numbers_of_parameters_at_the_papers_sizes(make_experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        ETEGRec, "_check_catalogue", lambda model: None, raising=False
-    )  # ten items fill no codebook of 256
-    np.save(tmp_path / "cf.npy", np.random.default_rng(0).normal(size=(10, 256)).astype(np.float32))
-    (tmp_path / "cf.tokens").write_text("\n".join(f"i{item}" for item in range(1, 11)) + "\n")
-    for recipe in ("paper", "code"):
-        settings = yaml.safe_load((RECIPES / f"etegrec_{recipe}.yaml").read_text())
-        sizes = {
-            key: settings[key]
-            for key in (
-                "tokenizer_hidden_sizes",
-                "code_dim",
-                "hidden_size",
-                "inner_size",
-                "n_layers",
-                "head_size",
-            )
-        }
-        sizes.update(
-            n_levels=3, codebook_size=256, counter_size=256, n_heads=4
-        )  # of generative.yaml; the tests' own are smaller
-        model = make_experiment(
-            "ETEGRec", item_features={"cf": str(tmp_path / "cf.npy")}, **sizes
-        ).model
-        counts = {
-            name: sum(weight.numel() for weight in part.parameters())
-            for name, part in model.named_children()
-        }
-        assert counts.pop("tokenizer") == 690_048
-        assert sum(counts.values()) == 4_117_248
-        assert (
-            counts["sequence_adapter"] + counts["preference_adapter"],
-            counts["token_table"],
-        ) == (49_536, 131_072 + 128)
-        parts = {
-            name: sum(weight.numel() for weight in part.parameters())
-            for name, part in model.seq2seq.named_children()
-        }
-        encoder = sum(parts[name] for name in ("encoder", "encoder_positions", "encoder_norm"))
-        assert (encoder, counts["seq2seq"] - encoder) == (1_574_656, 2_361_856)
-
-
-def test_the_recommender_starts_as_the_released_one(make_experiment):
-    model = make_experiment(
-        "ETEGRec", hidden_size=64, inner_size=256, n_heads=4, head_size=16
-    ).model
-    assert all(
-        not bias.any() for bias in (model.sequence_adapter.bias, model.preference_adapter.bias)
-    )
-    drawn = [
-        weight
-        for name in ("token_table", "seq2seq", "sequence_adapter")
-        for weight in model.get_submodule(name).parameters()
-    ]
-    norms = [weight for weight in drawn if weight.dim() == 1 and weight.any()]
-    assert all((weight == 1).all() for weight in norms) and len(norms) == 7
-    values = torch.cat([weight.flatten() for weight in drawn if weight.dim() == 2])
-    assert values.std().item() == pytest.approx(0.02, rel=0.01)
-    before = model.token_table.weight.clone()
-    model.start_recommender()
-    assert not torch.equal(model.token_table.weight, before)
-
-
 def test_in_batch_chance_level(make_model, make_batch):
-    """A preference that knows nothing: 2 log U."""
+    """A constant preference gives 2 log U and the spread of the features' cosines."""
     model = make_model()
     model.preference_adapter.weight.data.zero_()
     model.preference_adapter.bias.data.fill_(1.0)

@@ -1,11 +1,11 @@
-"""ETEGRec's training plan: phases, cycles, what each of them trains, and what the ablations change."""
+"""ETEGRec's training plan: phases, cycles, their trained parts and the ablations."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from recbole_genrec.model.stage import Group
+from recbole_genrec.model.stage import Group, Phase
 from recbole_genrec.trainer.optimizer import StageOptimizer
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
@@ -22,7 +22,7 @@ def snapshot(model) -> dict[str, torch.Tensor]:
 
 
 def scripted(trainer, scores) -> list[dict]:
-    """Validations give these scores; returns the model's states at them, to be filled while it trains."""
+    """Make validations give these scores; return a list that collects the states at them."""
     states = []
 
     def validate(*given, **named):
@@ -39,7 +39,10 @@ def moved(before: dict, after: dict) -> set[str]:
 
 @pytest.fixture
 def watch(make_experiment):
-    """watch(**settings): run all stages; a line (stage, phase, what moved, whether ids changed) per epoch, and the experiment."""
+    """watch(**settings): run all stages.
+
+    Returns a line (stage, phase, moved parts, whether ids changed) per epoch and the experiment.
+    """
 
     def run(**settings):
         experiment = make_experiment("ETEGRec", **{**SCALED, **settings})
@@ -63,7 +66,7 @@ def watch(make_experiment):
 
 @pytest.mark.parametrize("cycle_epochs", [2, 4])
 def test_each_epoch_trains_exactly_what_its_phase_names(watch, cycle_epochs):
-    """The other side is bit-identical, weight decay and dropout or not, and so are the item features."""
+    """The other side stays bit-identical under weight decay and dropout."""
     lines = watch(
         cycle_epochs=cycle_epochs,
         epochs=8,
@@ -100,57 +103,32 @@ def test_dropout_is_off_in_what_is_frozen(make_experiment):
 
 
 def test_plan_follows_the_settings(make_experiment):
-    settings = dict(
+    model = make_experiment(
+        "ETEGRec",
         learning_rate=0.5,
         joint_tokenizer_learning_rate=0.2,
         weight_decay=0.6,
         scheduler="linear",
         warmup_epochs=6,
-    )
-    settings.update(
         epochs=12,
         cycle_epochs=4,
         stopping_step=9,
         finetune_epochs=3,
         finetune_learning_rate=0.1,
         finetune_stopping_step=5,
-    )
-    tokenizer, alternate, finetune = make_experiment("ETEGRec", **settings).model.stages()
-    assert [stage.name for stage in (tokenizer, alternate, finetune)] == [
-        "tokenizer",
-        "alternate",
-        "finetune",
-    ]
+    ).model
+    tokenizer, alternate, finetune = model.stages()
+    assert [tokenizer.name, alternate.name, finetune.name] == ["tokenizer", "alternate", "finetune"]
     groups = (Group(("tokenizer",), 0.2, 0.6), Group(RECOMMENDER, 0.5, 0.6))
-    assert (
-        alternate.groups,
-        alternate.epochs,
-        alternate.stopping_step,
-        alternate.cycle_epochs(),
-    ) == (groups, 12, 9, 4)
-    first, second = alternate.phases
-    assert (first.name, first.turns, first.groups, first.epochs, first.warmup_epochs) == (
-        "tokenizer",
-        1,
-        groups[:1],
-        3,
-        1.5,
+    assert alternate.groups == groups
+    assert (alternate.epochs, alternate.stopping_step, alternate.cycle_epochs()) == (12, 9, 4)
+    assert alternate.phases == (
+        Phase("tokenizer", 1, groups[:1], model.tokenizer_losses, 3, "linear", 1.5),
+        Phase("recommender", 3, groups[1:], model.recommender_losses, 9, "linear", 6),
     )
-    assert (second.name, second.turns, second.groups, second.epochs, second.warmup_epochs) == (
-        "recommender",
-        3,
-        groups[1:],
-        9,
-        6,
-    )
-    assert first.scheduler == second.scheduler == "linear"
-    assert (finetune.groups, finetune.epochs) == ((Group(("token_table", "seq2seq"), 0.1, 0.6),), 3)
-    assert (
-        finetune.scheduler,
-        finetune.warmup_epochs,
-        finetune.stopping_step,
-        finetune.keeps_best,
-    ) == ("cosine", 0, 5, True)
+    assert finetune.groups == (Group(("token_table", "seq2seq"), 0.1, 0.6),)
+    assert (finetune.epochs, finetune.scheduler, finetune.warmup_epochs) == (3, "cosine", 0)
+    assert (finetune.stopping_step, finetune.keeps_best) == (5, True)
 
 
 def test_steps_of_a_phase_go_on_in_the_next_cycle(make_experiment, monkeypatch):
@@ -170,7 +148,7 @@ def test_steps_of_a_phase_go_on_in_the_next_cycle(make_experiment, monkeypatch):
 
 
 def test_validations_come_at_the_ends_of_cycles(make_experiment):
-    """Right after the tokenizer has renamed the items the recommender knows nothing of the new names."""
+    """Right after a tokenizer epoch the recommender does not know the new ids."""
     experiment, epochs = make_experiment("ETEGRec", epochs=8, eval_step=2), []
     trainer = GenRecTrainer(experiment.config, experiment.model)
     trainer.fit(
@@ -265,7 +243,7 @@ def test_without_alternation_items_are_renamed_in_every_step_or_epoch(
 
 
 def test_without_end_to_end_a_new_recommender_learns_the_final_ids(watch):
-    """Codes of the finished run, as many recommender epochs, no alignment; the tokenizer is in no optimizer."""
+    """The codes of the finished run, as many recommender epochs, no alignment."""
     settings = dict(
         joint_tokenizer_learning_rate=0.05,
         epochs=8,
@@ -291,43 +269,3 @@ def test_without_end_to_end_a_new_recommender_learns_the_final_ids(watch):
     before = snapshot(experiment.model)
     stage.start()
     assert moved(before, snapshot(experiment.model)) == set(RECOMMENDER)
-
-
-def test_the_recommender_starts_as_t5(make_experiment):
-    """The weights of the same size as TIGER's, the logits scaled as T5's; drawn anew for the ablation that restarts."""
-    sizes = dict(hidden_size=64, inner_size=256, n_heads=4, head_size=16, codebook_size=8)
-    model, other = (
-        make_experiment("ETEGRec", initial_weights="t5", **sizes).model,
-        make_experiment("TIGER", **sizes).model,
-    )
-    for _ in range(2):
-        for part in ("token_table", "seq2seq"):
-            ours, theirs = (
-                dict(each.get_submodule(part).named_parameters()) for each in (model, other)
-            )
-            assert ours.keys() == theirs.keys()
-            for name, weight in ours.items():
-                assert weight.dim() == 1 or weight.std().item() == pytest.approx(
-                    theirs[name].std().item(), rel=0.25
-                ), name
-                assert weight.dim() == 2 or bool((weight == 1).all()), name
-        before = {
-            name: weight.detach().clone()
-            for name, weight in model.named_parameters()
-            if weight.dim() == 2
-        }
-        model.start_recommender()
-        drawn = {
-            name
-            for name, weight in model.named_parameters()
-            if name in before and not torch.equal(weight, before[name])
-        }
-        assert {name.split(".")[0] for name in drawn} == {
-            "token_table",
-            "seq2seq",
-            "sequence_adapter",
-            "preference_adapter",
-        }
-    hidden = torch.randn(3, 64)
-    logits = hidden @ model.token_table.weight[1:9].T / 8
-    torch.testing.assert_close(model.level_log_probs(hidden, 0), logits.log_softmax(-1))

@@ -24,7 +24,7 @@ TARGETS = [4, 5, 8, 5]
 
 @pytest.fixture
 def make_model(make_experiment, released_unigrec):
-    """The released UniGRec with named items, in training mode, after the warm-up of distillation."""
+    """The released UniGRec with named items, in training mode, when it distills."""
 
     def make(**settings):
         settings = {"MAX_ITEM_LIST_LENGTH": 6, **released_unigrec, **settings}

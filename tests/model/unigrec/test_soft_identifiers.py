@@ -1,3 +1,5 @@
+"""Histories as soft identifiers, live and cached."""
+
 from __future__ import annotations
 
 import pytest
@@ -70,7 +72,7 @@ def test_cached_item_embeddings_do_not_outlive_the_mode(make_model, mode):
 
 
 def test_a_frozen_tokenizer_encodes_once(make_model, make_batch):
-    """The same loss and gradients in the fine-tune stage as with a tokenizer that could change, from one look at all items."""
+    """Fine-tuning has the loss and gradients of a live tokenizer, from one pass over all items."""
     model, batch, rows = make_model(), make_batch(HISTORIES, TARGETS), []
     weight = model.token_table.weight
 

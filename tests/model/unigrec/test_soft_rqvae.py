@@ -1,3 +1,5 @@
+"""The soft RQ-VAE: quantizer, losses, gradients and start."""
+
 from __future__ import annotations
 
 import itertools
@@ -119,8 +121,7 @@ def test_constant_added_to_all_distances_changes_nothing():
     model = tokenizer(n_levels=1, code_dim=4)
     model.codebooks.data[..., 3] = 0
     latent = torch.randn(20, 4)
-    # The last coordinate is alike in all codewords: it adds the same amount to every distance of a
-    # row.
+    # All codewords agree in the last coordinate, so it adds a constant to a row's distances.
     moved = latent + torch.tensor([0.0, 0.0, 0.0, 3.0])
     torch.testing.assert_close(
         model.quantize(latent).probabilities, model.quantize(moved).probabilities
@@ -183,8 +184,7 @@ def test_uniformity_values():
     assert codeword_uniformity(uniform).item() == pytest.approx(-math.log(256), abs=1e-6)
     assert codeword_uniformity(balanced).item() == pytest.approx(-math.log(256), abs=1e-6)
     assert codeword_uniformity(balanced[:1].expand(9, -1, -1)).item() == pytest.approx(0, abs=1e-6)
-    # Two items on the same of four codes at one level, on different codes at the other: the mean of
-    # 0 and -log 2.
+    # Two items share a code at one level and not at the other: the mean of 0 and -log 2.
     two = torch.tensor([[[1.0, 0, 0, 0], [1.0, 0, 0, 0]], [[1.0, 0, 0, 0], [0, 0, 1.0, 0]]])
     assert codeword_uniformity(two).item() == pytest.approx(-math.log(2) / 2, abs=1e-6)
 
@@ -210,7 +210,7 @@ def test_uniformity_alone_spreads_a_collapsed_codebook():
     assert entropy(model.soft_codes(batch).probabilities.mean(0)).mean() > before + 1e-3
 
 
-def test_start_places_codewords_on_soft_residuals():
+def test_start_fits_codewords_to_soft_residuals():
     model, points = tokenizer(codebook_size=10), features(200)
     before = model.report(points)
     model.anneal(10, points)
@@ -220,8 +220,7 @@ def test_start_places_codewords_on_soft_residuals():
     assert after["distance_level_0"] < before["distance_level_0"]
     assert after["distance_level_2"] < before["distance_level_2"]
     assert model.end_epoch(points, epoch=0, seed=0) == 0
-    # Each first-level codeword is the mean of the latents nearest to it: the fixed point of
-    # k-means.
+    # Each first-level codeword is the mean of its latents: the fixed point of k-means.
     latent = model.encoder(points).detach()
     nearest = torch.cdist(latent, model.codebooks[0].detach()).argmin(1)
     means = torch.stack([latent[nearest == code].mean(0) for code in range(10)])

@@ -1,3 +1,5 @@
+"""The temperature of the soft RQ-VAE and its unit."""
+
 from __future__ import annotations
 
 import itertools
@@ -25,7 +27,7 @@ def features() -> torch.Tensor:
 
 
 def annealed(model: SoftRQVAE, epoch: int) -> float:
-    """The temperature of an epoch."""
+    """Return the temperature of an epoch."""
     model.anneal(epoch, features())
     return model.temperature.item()
 
@@ -42,7 +44,7 @@ def test_annealing_is_linear_per_epoch_then_constant():
 
 
 def test_temperature_in_units_of_the_latent_variance():
-    """Latent vectors that are c times as long have c * c times the temperature, so the same soft codes."""
+    """Latent vectors c times as long have c * c times the temperature, so the same soft codes."""
     model, items = tokenizer(temperature_unit="variance"), features()
     latent = model.encoder(items).detach()
     variance = (latent - latent.mean(0)).square().sum(1).mean().item()

@@ -1,4 +1,4 @@
-"""What soft and hard codes explain of the features."""
+"""The share of the features' variance that soft and hard codes explain."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ TEMPERATURE = dict(
 SETTINGS = dict(**TEMPERATURE, uniformity_weight=0.0, kmeans_iterations=20)
 
 
-def test_what_codes_explain_by_hand():
-    """Identity encoder, decoder y = 2x + 0.5, two levels of two codewords: everything in scalars."""
+def test_explained_variance_by_hand():
+    """All in scalars: identity encoder, decoder y = 2x + 0.5, two levels of two codewords."""
     codebooks, values = ((0.0, 1.0), (-0.1, 0.2)), (0.2, 0.45, 1.1)
     model = SoftRQVAE(
         n_features=1, hidden_sizes=[], n_levels=2, codebook_size=2, code_dim=1, **SETTINGS
@@ -44,7 +44,7 @@ def test_what_codes_explain_by_hand():
     assert abs(report["hard_explained_variance"] - report["explained_variance"]) > 0.1
 
 
-def test_hard_and_soft_codes_explain_alike_at_a_tiny_temperature():
+def test_hard_and_soft_codes_explain_the_same_at_a_tiny_temperature():
     torch.manual_seed(0)
     model = SoftRQVAE(
         n_features=6, hidden_sizes=[8], n_levels=3, codebook_size=5, code_dim=4, **SETTINGS

@@ -1,4 +1,4 @@
-"""The rows of UniGRec's ablation: what each trains, by which losses, on which path."""
+"""The rows of UniGRec's ablation: their stages, losses and trained parts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 
 from recbole_genrec import quick_start
 from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.errors import UserError
 from recbole_genrec.model.unigrec.soft_rqvae import SoftRQVAE
 from recbole_genrec.model.unigrec.unigrec import ROWS
 from recbole_genrec.quick_start import run
@@ -17,8 +18,7 @@ HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7]]
 TARGETS = [4, 5, 8, 5]
 DISTILLED = ["tokenizer_distillation", "recommender_distillation"]
 JOINT = ["generation", "reconstruction"]
-# The terms of the second stage, all weights above 0, and the parts that it trains besides the
-# recommender.
+# Name and terms of the second stage, and the parts that it trains besides the recommender.
 SECOND_STAGE = {
     "M0": ("recommender", ["generation"], set()),
     "M1": ("recommender", ["generation"], set()),
@@ -40,7 +40,7 @@ SECOND_STAGE = {
 
 @pytest.fixture
 def make_row(make_experiment):
-    """make_row(row, **settings): UniGRec with named items, in training mode, as after the distillation's warm-up."""
+    """make_row(row, **settings): UniGRec with named items, in training mode, when it distills."""
 
     def make(row: str, **settings):
         model = (
@@ -60,8 +60,8 @@ def test_the_whole_model_is_the_default(small_settings):
 
 
 @pytest.mark.parametrize("row", SECOND_STAGE)
-def test_a_row_trains_what_it_names(make_row, make_batch, row):
-    """One step of the second stage: its terms, what moves, and that everything else stays bit-identical."""
+def test_a_row_trains_its_parts(make_row, make_batch, row):
+    """One step of the second stage moves the row's parts and leaves the rest bit-identical."""
     model = make_row(row)
     name, terms, parts = SECOND_STAGE[row]
     stages = model.stages()
@@ -89,7 +89,7 @@ def test_a_row_trains_what_it_names(make_row, make_batch, row):
 
 
 @pytest.mark.parametrize("row", ["M2", "M3", "M4", "M5"])
-def test_terms_are_those_of_the_whole_model(make_row, make_batch, row):
+def test_terms_equal_the_whole_models(make_row, make_batch, row):
     whole, model, batch = make_row("M6"), make_row(row), make_batch(HISTORIES, TARGETS)
     assert not model.load_state_dict(whole.state_dict(), strict=False).missing_keys
     expected = whole.joint_losses(batch)
@@ -97,7 +97,7 @@ def test_terms_are_those_of_the_whole_model(make_row, make_batch, row):
         torch.testing.assert_close(loss, expected[term], msg=lambda text: f"{term}: {text}")  # noqa: B023
 
 
-def test_frozen_soft_identifiers_enter_as_those_of_the_whole_model(make_row, make_batch):
+def test_frozen_soft_identifiers_enter_as_in_the_whole_model(make_row, make_batch):
     whole, model, batch = make_row("M6"), make_row("M1"), make_batch(HISTORIES, TARGETS)
     model.load_state_dict(whole.state_dict(), strict=False)
     torch.testing.assert_close(
@@ -108,7 +108,7 @@ def test_frozen_soft_identifiers_enter_as_those_of_the_whole_model(make_row, mak
 
 
 def test_the_first_row_is_tiger(make_row, make_experiment, make_batch):
-    """The same weights give the same losses in both stages and the same ranking."""
+    """The same weights give the same losses in both stages, and the same ranking."""
     model, batch = make_row("M0"), make_batch(HISTORIES, TARGETS)
     tiger = make_experiment("TIGER", feature_scaling="unit_norm").model
     tiger.load_state_dict(model.state_dict())
@@ -117,9 +117,7 @@ def test_the_first_row_is_tiger(make_row, make_experiment, make_batch):
     )
     items = torch.arange(1, 11)
     ours, theirs = (each.stages()[0].losses(items) for each in (model, tiger))
-    assert {name: loss.item() for name, loss in ours.items()} == {
-        name: loss.item() for name, loss in theirs.items()
-    }
+    assert ours == theirs
     assert torch.equal(model.eval().recommend_topk(batch, 5), tiger.eval().recommend_topk(batch, 5))
 
 
@@ -162,7 +160,7 @@ def test_a_run_too_short_to_distill_says_so(make_experiment, caplog, settings, w
 
 @pytest.mark.parametrize("row", ["M0", "M1", "M4"])
 def test_rows_run_to_the_test(small_settings, caplog, row):
-    """With a restored checkpoint; the log of the second stage has the row's terms."""
+    """The log of the second stage has the row's terms."""
     settings = {
         **small_settings("UniGRec"),
         "ablation": row,
@@ -190,7 +188,7 @@ def test_rows_run_to_the_test(small_settings, caplog, row):
     [
         (
             {"temperature_min": 0.6},
-            "temperature_max is 0.5 and temperature_min 0.6, but the temperature falls from one to the other",
+            "temperature_max is 0.5 and temperature_min 0.6, but the temperature falls from one",
         ),
         (
             {"ablation": "M7"},
@@ -228,7 +226,7 @@ def test_rows_run_to_the_test(small_settings, caplog, row):
     ],
 )
 def test_contradictions_are_refused(small_settings, settings, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         GenRecConfig("UniGRec", config_dict={**small_settings("UniGRec"), **settings})
 
 

@@ -12,7 +12,7 @@ TARGETS = [4, 5, 8, 5]
 
 @pytest.fixture
 def make_model(make_experiment):
-    """UniGRec with named items, in training mode, after the warm-up of distillation."""
+    """UniGRec with named items, in training mode, when it distills."""
 
     def make(**settings):
         settings = {"tokenizer_distillation_target": "item", **settings}

@@ -1,7 +1,8 @@
-"""UniGRec as a whole: it can learn by heart, and its codes do not depend on the precision around them."""
+"""UniGRec as a whole: it can overfit, and its codes do not see mixed precision."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from recbole_genrec.trainer.optimizer import StageOptimizer
@@ -25,8 +26,9 @@ HISTORIES = [
 TARGETS = [5, 3, 8, 8, 1, 2, 10, 4, 9, 6, 7, 1, 10, 4]
 
 
-def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
-    """By all five terms; every item has a code of its own, so hard inputs tell as much as soft ones."""
+@pytest.mark.slow
+def test_overfits_a_few_sequences(make_experiment, make_batch):
+    """Train on all five terms; every item has its own code, so hard inputs equal soft ones."""
     settings = dict(
         temperature_max=1e-5,
         temperature_min=1e-5,
@@ -58,7 +60,7 @@ def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
 
 
 def test_codes_and_probabilities_do_not_see_autocast(make_experiment, make_batch):
-    """The T5 does, which shows that autocast is on."""
+    """The T5 does, so autocast is on."""
     model, batch = make_experiment("UniGRec").name_items(), make_batch(HISTORIES, TARGETS)
     codes, hidden = model.semantic_ids.codes.clone(), model.encode_history(batch)[0]
     soft, latent = model.tokenizer.soft_codes(model.item_features), torch.randn(9, 4)
@@ -80,7 +82,7 @@ def test_codes_and_probabilities_do_not_see_autocast(make_experiment, make_batch
 
 
 def test_joint_training_does_not_see_autocast_in_its_codes(make_experiment, make_batch):
-    """The same inside the joint loss, whose other parts may be of lower precision."""
+    """The same inside the joint loss, whose other parts may have a lower precision."""
     model, batch, seen = (
         make_experiment("UniGRec").name_items().train(),
         make_batch(HISTORIES, TARGETS),

@@ -1,11 +1,10 @@
-"""UniGRec as a whole: golden losses of all stages, a run of the released recipe's quirks and its checkpoint."""
+"""Golden losses of UniGRec in all stages."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-
 
 HISTORIES = [[1, 2, 1], [4], [5, 6, 2, 4], [7, 7], [3, 2], [10, 9, 8]]
 TARGETS = [4, 5, 8, 5, 9, 1]
@@ -16,7 +15,7 @@ TERMS = (
     "tokenizer_distillation",
     "recommender_distillation",
 )
-# The terms of steps 0, 4 and 9 of the tokenizer and of the joint stage, and of steps 0 and 4 of
+# The terms of steps 0, 4 and 9 of the tokenizer and joint stages and of steps 0 and 4 of
 # fine-tuning; then the codes.
 GOLDEN = {
     "ours": [
