@@ -9,14 +9,16 @@ stands at the same place whatever the history's length and padding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_genrec.seq2seq.base import DecoderCache, Seq2Seq, mask_bias
 from recbole_genrec.seq2seq.dropout import Dropout
-from recbole_genrec.seq2seq.t5 import DecoderCache, mask_bias
 
 INITIAL_DEVIATION = 0.02  # BERT's
 
@@ -109,17 +111,19 @@ class TransformerLayer(nn.Module):
         return self.feed_norm(states + self.dropout(self.narrow(F.relu(self.widen(states)))))
 
 
-class Transformer(nn.Module):
+class Transformer(Seq2Seq):
     """Encoder-decoder from embeddings to hidden states; vocabulary and head belong to the model that uses it."""
 
     def __init__(self, size: TransformerSize) -> None:
         super().__init__()
-        self.encoder = nn.ModuleList(
+        encoder = nn.ModuleList(
             TransformerLayer(size, crosses=False) for _ in range(size.n_encoder_layers)
         )
-        self.decoder = nn.ModuleList(
+        decoder = nn.ModuleList(
             TransformerLayer(size, crosses=True) for _ in range(size.n_decoder_layers)
         )
+        self.encoder = cast("Sequence[TransformerLayer]", encoder)
+        self.decoder = cast("Sequence[TransformerLayer]", decoder)
         self.encoder_positions = nn.Embedding(size.n_source_positions, size.hidden_size)
         self.decoder_positions = nn.Embedding(size.n_target_positions, size.hidden_size)
         self.encoder_norm, self.decoder_norm = (
@@ -165,10 +169,6 @@ class Transformer(nn.Module):
                 layer.cross(states, *layer.cross_attention.project(memory), cross_bias)
             )
         return states
-
-    def start_cache(self, memory: Tensor, mask: Tensor) -> DecoderCache:
-        """Project the encoder states [B, S, D] once for all decoding steps and beams."""
-        return DecoderCache.start(self.decoder, memory, mask)
 
     def step(self, embeddings: Tensor, cache: DecoderCache) -> Tensor:
         """Decode one more token of every beam: embeddings [B, W, D] -> hidden states [B, W, D]; the cache grows."""
