@@ -235,7 +235,7 @@ def _write_ids(arguments: list[str]) -> int:
 
     changed = {} if given.data_path is None else {"data_path": given.data_path}
     with _console_log():
-        _, model, dataset, *_ = load(given.checkpoint, changed)
+        _, model, dataset, *_ = load(given.checkpoint, changed, given.model)
     ids = model.semantic_ids
     if not ids.is_assigned:
         raise UserError(
@@ -258,6 +258,7 @@ def _ids_parser() -> argparse.ArgumentParser:
     about = "Write the semantic ids of a trained model, for semantic_ids_file or other programs."
     parser = _Parser(prog="recbole-genrec ids", allow_abbrev=False, description=about)
     parser.add_argument("checkpoint", help="the .pth file of a run of a generative model")
+    parser.add_argument("--model", help="module:Class of a model that is not of this package")
     parser.add_argument("--out", required=True, help="the JSON file to write")
     parser.add_argument(
         "--style",

@@ -203,31 +203,44 @@ def _try(config: GenRecConfig) -> dict[str, Any]:
 
 @recbole_errors()
 @disk_errors()
-def load(path: str, config_dict: dict[str, Any] | None = None) -> tuple:
+def load(
+    path: str, config_dict: dict[str, Any] | None = None, model: str | type | None = None
+) -> tuple:
     """Restore the model of a checkpoint, ready to evaluate, and its data.
 
     Args:
         path: the .pth file that a run of a generative model has written.
         config_dict: settings that differ here, such as data_path.
+        model: the class of a model outside this package, or its path module:Class. A checkpoint
+            only stores the path, so that no file decides which code is imported.
 
     Returns:
         config, model, dataset, train_data, valid_data, test_data, as RecBole's
         load_data_and_model.
 
     Raises:
-        UserError: the file is missing or no checkpoint, or the data set is another one.
+        UserError: the file is missing or no checkpoint, the data set is another one, or a class
+            outside this package is not named.
     """
-    saved = load_checkpoint(path, "cpu")
+    named = (config_dict or {}).get("model") if model is None else model
+    class_name = named.rpartition(":")[2] if isinstance(named, str) else None
+    saved = load_checkpoint(path, "cpu", class_name)
     # The GPU of the training machine; here CUDA_VISIBLE_DEVICES and config_dict choose.
     saved["settings"].pop("gpu_id")
-    config = GenRecConfig(config_dict={**saved["settings"], **(config_dict or {})})
+    saved_model = saved["settings"]["model"]
+    if ":" in saved_model and named is None:
+        raise UserError(
+            f"{str(path)!r} is a checkpoint of the class {saved_model!r}, which is imported only "
+            f"if you name it: give model={saved_model}"
+        )
+    config = GenRecConfig(named, config_dict={**saved["settings"], **(config_dict or {})})
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     train_data, valid_data, test_data = make_loaders(config, dataset)
     load_checkpoint(path, "cpu", config["model"], train_data.dataset.fingerprint())
-    model = config.model_class(config, train_data.dataset, saved["state_dict"])
-    model.load_state_dict(saved["state_dict"])
-    return config, model.to(config["device"]).eval(), dataset, train_data, valid_data, test_data
+    network = config.model_class(config, train_data.dataset, saved["state_dict"])
+    network.load_state_dict(saved["state_dict"])
+    return config, network.to(config["device"]).eval(), dataset, train_data, valid_data, test_data
 
 
 def _resume(config: GenRecConfig, trainer) -> None:

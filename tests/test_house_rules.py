@@ -141,7 +141,7 @@ def test_no_module_is_a_drawer():
 
 
 DECLARING = {"flag", "hidden_sizes", "list_of", "number", "one_of", "optional", "text", "whole"}
-DECLARING |= {"_clipping", "_list_lengths", "_metrics", "either", "mapping"}
+DECLARING |= {"_clipping", "_gpus", "_list_lengths", "_metrics", "either", "mapping"}
 
 
 def declared_names(module: ast.Module) -> list[ast.AST]:

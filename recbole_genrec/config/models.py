@@ -4,39 +4,55 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from pathlib import Path
 
 from recbole.utils import get_model
 
 from recbole_genrec.compat import count_every_interaction
+from recbole_genrec.config.own_models import import_model, is_outside
 from recbole_genrec.config.reading import RECBOLE_PROPERTIES, nearest, properties_folder
 from recbole_genrec.errors import UserError
 
 
 def find_model(name: str) -> type:
-    """Return the class of a model of this package or of RecBole.
+    """Return the class of a model of this package or of RecBole, or of a path module:Class.
 
     Raises:
-        UserError: there is no model of this name.
+        UserError: there is no model of this name, or the path leads to none.
     """
+    if ":" in name:
+        return import_model(name)
     if name.isidentifier():
         module = f"recbole_genrec.model.{name.lower()}"
         if importlib.util.find_spec(module):
             found = getattr(importlib.import_module(module), name, None)
             # Every recommender has an input type, and nothing else in that folder has.
-            if hasattr(found, "input_type"):
+            if isinstance(found, type) and hasattr(found, "input_type"):
                 return found
-    folders = (properties_folder(), RECBOLE_PROPERTIES)
-    # RecBole's Random is its one model without a property file.
-    names = sorted(
-        {file.stem for folder in folders for file in (folder / "model").glob("*.yaml")} | {"Random"}
-    )
+    names = _names_with_properties() | {"Random"}  # RecBole's one model without a property file
     # RecBole's look-up of a name that it does not have imports packages that it does not require.
     if name in names:
         return count_every_interaction(get_model(name)) if name == "Pop" else get_model(name)
     raise UserError(
         f"the model {name!r} is not known{nearest(name, names)}: "
-        "use a model of this package or of RecBole"
+        "use a model of this package or of RecBole, or module:Class for one of your own"
     )
+
+
+def name_of_defaults(model_class: type) -> str:
+    """Return the name of the model whose property files a class starts from.
+
+    It is the class itself, or the nearest of its bases in this package or in RecBole that has a
+    property file.
+    """
+    names = _names_with_properties()
+    inside = (base.__name__ for base in model_class.__mro__ if not is_outside(base))
+    return next((name for name in inside if name in names), model_class.__name__)
+
+
+def _names_with_properties() -> set[str]:
+    folders: tuple[Path, ...] = (properties_folder(), RECBOLE_PROPERTIES)
+    return {file.stem for folder in folders for file in (folder / "model").glob("*.yaml")}
 
 
 def is_generative(model_class: type) -> bool:

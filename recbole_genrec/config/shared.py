@@ -61,6 +61,17 @@ def _clipping() -> Rule:
     return optional(Rule("a maximum norm of the gradient", "write {max_norm: 1.0}", read))
 
 
+def _gpus() -> Rule:
+    numbers = list_of(whole(min=0), example="[0, 1]")
+
+    def read(value: Any) -> str:
+        if isinstance(value, (list, tuple)):
+            return ",".join(map(str, numbers.read(value)))
+        return text().read(value)
+
+    return Rule("the number of a GPU, or several as in 0,1", "give one, as in --gpu_id=0", read)
+
+
 EVERY_MODEL = {
     "model": text(),
     "dataset": text(),
@@ -92,6 +103,7 @@ EVERY_MODEL = {
     "eval_step": whole(min=0),
     "stopping_step": whole(min=0),
     "use_gpu": flag(),
+    "gpu_id": _gpus(),
     "enable_amp": flag(),
 }
 GENERATIVE = {

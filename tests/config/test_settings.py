@@ -10,6 +10,7 @@ import yaml
 from recbole.utils import argument_list
 
 from recbole_genrec.config.settings import _READ_UNSET, GenRecConfig
+from recbole_genrec.errors import MissingFileError, UserError
 
 
 def test_values_are_read_as_literals_and_never_evaluated():
@@ -121,7 +122,7 @@ def test_part_of_eval_args_keeps_the_rest_of_the_protocol():
     ],
 )
 def test_bad_settings_are_refused(given, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         GenRecConfig("SASRec", config_dict=given)
 
 
@@ -129,11 +130,11 @@ def test_bad_config_files_are_refused(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1\n")
     (tmp_path / "broken.yaml").write_text("a: [1\n")
     (tmp_path / "empty.yaml").write_text("")
-    with pytest.raises(FileNotFoundError, match="missing.yaml' does not exist"):
+    with pytest.raises(MissingFileError, match=r"missing.yaml' does not exist"):
         GenRecConfig("SASRec", config_file_list=[tmp_path / "missing.yaml"])
-    with pytest.raises(ValueError, match="holds a list"):
+    with pytest.raises(UserError, match="holds a list"):
         GenRecConfig("SASRec", config_file_list=[tmp_path / "list.yaml"])
-    with pytest.raises(ValueError, match="not valid YAML"):
+    with pytest.raises(UserError, match="not valid YAML"):
         GenRecConfig("SASRec", config_file_list=[tmp_path / "broken.yaml"])
     assert GenRecConfig("SASRec", config_file_list=[tmp_path / "empty.yaml"])["model"] == "SASRec"
 
@@ -160,14 +161,17 @@ def test_reading_a_setting_that_nothing_defines_fails_loudly():
     config = GenRecConfig("SASRec")
     with pytest.raises(
         KeyError,
-        match="'hiden_size' is read but no property file of SASRec defines it .did you mean 'hidden_size'",
+        match=r"'hiden_size' is read but no property file of SASRec defines it .did you mean 'hid",
     ):
         config["hiden_size"]
     assert config["dataset_save_path"] is None
 
 
 def test_settings_that_recbole_reads_unset_are_known():
-    """RecBole's shared code (all but its model files and their trainers) finds every setting it reads, or is allowed to miss it."""
+    """RecBole's shared code finds every setting that it reads, or is allowed to miss it.
+
+    Model files and their trainers are left out.
+    """
     root = Path(recbole.__file__).parent
     files = [
         file

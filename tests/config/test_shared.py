@@ -14,6 +14,9 @@ from recbole_genrec.trainer.optimizer import LEARNERS
         ("topk", (5, 10), [5, 10]),
         ("metrics", "Recall", ["Recall"]),
         ("metrics", ("recall", "NDCG"), ["recall", "NDCG"]),
+        ("gpu_id", 0, "0"),
+        ("gpu_id", "", ""),
+        ("gpu_id", (0, 1), "0,1"),
         ("clip_grad_norm", None, None),
         ("clip_grad_norm", {"max_norm": 2}, {"max_norm": 2}),
     ],
@@ -32,12 +35,14 @@ def test_settings_of_recbole_are_read_in_all_their_forms(key, value, plain):
         ("metrics", "Recall,NDCG"),
         ("metrics", 3),
         ("clip_grad_norm", 1.0),
+        ("gpu_id", [-1]),
+        ("gpu_id", None),
         ("clip_grad_norm", {"max_norm": 0}),
         ("clip_grad_norm", []),
     ],
 )
 def test_all_other_forms_are_refused(key, value):
-    with pytest.raises(UserError, match=f"^{key} is .*, but has to be .*: (use|write) "):
+    with pytest.raises(UserError, match=f"^{key} is .*, but has to be .*: (use|write|give) "):
         {**EVERY_MODEL, **GENERATIVE}[key].check(key, value)
 
 
