@@ -1,1 +1,1 @@
-"""Item features -> codes: what several models share."""
+"""Item features -> codes: the tokenizers that several models share."""

@@ -1,7 +1,6 @@
-"""K-means in torch: the start of every codebook.
+"""K-means in torch, which initializes every codebook."""
 
-Shapes: N points, D their width, K clusters.
-"""
+# Shapes: N points, D their width, K clusters
 
 from __future__ import annotations
 
@@ -18,16 +17,16 @@ MATRIX_ENTRIES = 2**24
 
 
 def closeness(points: Tensor, centroids: Tensor) -> Tensor:
-    """2 <p, c> - |c|^2 [N, K], which is |p|^2 minus the squared distance: the larger, the nearer."""
+    """Return 2 <p, c> - |c|^2, the squared norm of p minus its squared distance to c, [N, K]."""
     with full_precision(points):
         return torch.addmm(-centroids.square().sum(dim=1), points, centroids.t(), alpha=2)
 
 
 def nearest(points: Tensor, centroids: Tensor) -> Tensor:
-    """Index of each point's nearest centroid, LongTensor [N], in memory bounded for any N."""
-    rows = max(1, MATRIX_ENTRIES // len(centroids))
+    """Return the index of each point's nearest centroid, int64 [N], with bounded memory."""
+    n_rows = max(1, MATRIX_ENTRIES // len(centroids))
     return torch.cat(
-        [closeness(chunk, centroids).max(dim=1).indices for chunk in points.split(rows)]
+        [closeness(chunk, centroids).max(dim=1).indices for chunk in points.split(n_rows)]
     )
 
 
@@ -35,37 +34,34 @@ def nearest(points: Tensor, centroids: Tensor) -> Tensor:
 def kmeans(
     points: Tensor, n_clusters: int, *, seed: int, n_iterations: int
 ) -> tuple[Tensor, Tensor]:
-    """Lloyd's k-means from a greedy k-means++ start (Arthur and Vassilvitskii 2007).
+    """Run Lloyd's k-means from a greedy k-means++ start (Arthur and Vassilvitskii 2007).
 
-    A cluster that loses its points moves to the point farthest from its own centroid. Where the
-    points have fewer
-    distinct values than `n_clusters`, the centroids left over lie beside random points, a
-    thousandth of the points'
-    spread away: unused, but no two alike.
+    A cluster that loses all its points moves to the point farthest from its own centroid. If the
+    points have fewer distinct values than `n_clusters`, each surplus centroid lies beside a random
+    point, a thousandth of the points' spread away: it is unused, but no two are equal.
 
     Args:
         points: [N, D], finite.
         n_clusters: K, from 1 to N.
-        seed: of every random draw; drawn on the CPU, so that all devices see the same numbers.
-        n_iterations: most updates of the centroids; it stops earlier once no point changes its
-            cluster.
+        seed: Seed of all random draws, which are made on the CPU, so that all devices agree.
+        n_iterations: Maximum number of updates; fewer if no point changes its cluster.
 
     Returns:
-        centroids [K, D] and the index of each point's nearest centroid [N].
+        Centroids [K, D], and the index of each point's nearest centroid, int64 [N].
 
     Raises:
-        ValueError: if there are fewer points than clusters.
+        UserError: There are fewer points than clusters.
     """
     if n_clusters > len(points):
         raise UserError(
-            f"catalogue of {len(points)} items is smaller than codebook_size {n_clusters}; lower codebook_size to at "
-            f"most {len(points)}"
+            f"the catalogue of {len(points)} items is smaller than codebook_size {n_clusters}: "
+            f"lower codebook_size to at most {len(points)}"
         )
     generator = torch.Generator().manual_seed(seed)
     centroids = _plus_plus_start(points, n_clusters, generator)
     assignments = nearest(points, centroids)
     for _ in range(n_iterations):
-        centroids = _updated(points, centroids, assignments)
+        centroids = _update(points, centroids, assignments)
         updated = nearest(points, centroids)
         if torch.equal(updated, assignments):
             break
@@ -97,13 +93,13 @@ def _plus_plus_start(points: Tensor, n_clusters: int, generator: torch.Generator
 
 
 def _squared_distances(points: Tensor, squared_norms: Tensor, rows: Tensor) -> Tensor:
-    """[len(rows), N] from the points of `rows` to all points."""
+    """Return squared distances [len(rows), N] from the points of `rows` to all points."""
     with full_precision(points):
         products = points[rows] @ points.t()
     return (squared_norms[rows, None] + squared_norms - 2 * products).clamp_(min=0)
 
 
-def _updated(points: Tensor, centroids: Tensor, assignments: Tensor) -> Tensor:
+def _update(points: Tensor, centroids: Tensor, assignments: Tensor) -> Tensor:
     sums, counts = _sums_and_counts(points, assignments, len(centroids))
     means = sums / counts.clamp(min=1)[:, None]
     empty = torch.nonzero(counts == 0).squeeze(1)
@@ -114,13 +110,13 @@ def _updated(points: Tensor, centroids: Tensor, assignments: Tensor) -> Tensor:
 
 
 def _sums_and_counts(points: Tensor, assignments: Tensor, n_clusters: int) -> tuple[Tensor, Tensor]:
-    """Sum [K, D] and number [K] of the points of each cluster."""
+    """Return sum [K, D] and number [K] of the points of each cluster."""
     sums = points.new_zeros(n_clusters, points.shape[1])
-    rows = max(1, MATRIX_ENTRIES // n_clusters)
-    # A product with one-hot rows: index_add_ adds in no fixed order on a GPU, which would make two
-    # runs differ.
+    n_rows = max(1, MATRIX_ENTRIES // n_clusters)
+    # A product with one-hot rows, because index_add_ adds in no fixed order on a GPU and two runs
+    # would differ.
     with full_precision(points):
-        for chunk, chunk_assignments in zip(points.split(rows), assignments.split(rows)):
+        for chunk, chunk_assignments in zip(points.split(n_rows), assignments.split(n_rows)):
             sums += F.one_hot(chunk_assignments, n_clusters).to(points.dtype).t() @ chunk
     return sums, torch.bincount(assignments, minlength=n_clusters)
 
@@ -131,13 +127,8 @@ def _without_duplicates(
     empty = torch.nonzero(torch.bincount(assignments, minlength=len(centroids)) == 0).squeeze(1)
     if not len(empty):
         return centroids, assignments
-    spread = (
-        (points - points.mean(dim=0))
-        .square()
-        .mean()
-        .sqrt()
-        .clamp(min=torch.finfo(points.dtype).eps)
-    )
+    deviations = points - points.mean(dim=0)
+    spread = deviations.square().mean().sqrt().clamp(min=torch.finfo(points.dtype).eps)
     rows = torch.randint(len(points), (len(empty),), generator=generator).to(points.device)
     noise = torch.randn(len(empty), points.shape[1], generator=generator).to(points)
     centroids[empty] = points[rows] + 1e-3 * spread * noise

@@ -1,7 +1,6 @@
-"""Codes that come from elsewhere: drawn at random, or read from a file. Nothing is learned.
+"""Codes that are not learned: drawn at random, or read from a file."""
 
-Shapes: N items, L levels, K codebook size, D feature width.
-"""
+# Shapes: N items, L levels, K codebook size
 
 from __future__ import annotations
 
@@ -13,13 +12,15 @@ from recbole_genrec.tokenizer.base import ItemTokenizer
 
 
 class GivenCodes(ItemTokenizer):
-    """Item i has codes[i], whatever its features.
+    """Tokenizer that gives item i the codes[i], whatever its features.
 
     Args:
-        codes: LongTensor [N, L], each from 0 to codebook_size - 1.
-        n_features: width of the features that the model hands over.
-        codebook_size: number of codes of every level.
+        codes: int64 [N, L], each from 0 to codebook_size - 1.
+        n_features: Width of the features that the model passes.
+        codebook_size: Number of codes of every level.
     """
+
+    codes: Tensor
 
     def __init__(self, codes: Tensor, *, n_features: int, codebook_size: int) -> None:
         super().__init__(
@@ -28,21 +29,28 @@ class GivenCodes(ItemTokenizer):
         self.register_buffer("codes", codes)
 
     def start(self, features: Tensor, seed: int) -> None:
-        """Nothing to place."""
+        """Do nothing: there are no codebooks."""
 
     def losses(self, features: Tensor) -> dict[str, Tensor]:
+        """Return no terms: nothing is trained."""
         return {}
 
     def encode(self, features: Tensor) -> Tensor:
+        """Return the codes of all items, int64 [N, L].
+
+        Raises:
+            UserError: The features are not of N items.
+        """
         self._check(features)
         if len(features) != len(self.codes):
             raise UserError(
-                f"there are {len(features)} items, but codes of {len(self.codes)}: give every item its codes"
+                f"there are {len(features)} items, but codes of {len(self.codes)}: give every item "
+                "its codes"
             )
         return self.codes.clone()
 
     def report(self, features: Tensor) -> dict[str, float]:
-        """Nothing but the codes themselves, whose statistics the semantic ids log."""
+        """Return nothing: the semantic ids log the statistics of codes."""
         return {}
 
     def _codes(self, features: Tensor) -> Tensor:
@@ -55,15 +63,17 @@ class GivenCodes(ItemTokenizer):
 
 
 def random_codes(n_items: int, n_levels: int, codebook_size: int, seed: int) -> Tensor:
-    """Different codes for every item, drawn uniformly: LongTensor [n_items, n_levels] (TIGER §4.2, "Random ID").
+    """Draw distinct codes for every item uniformly, int64 [n_items, n_levels].
 
     Raises:
-        ValueError: there are fewer code tuples than items.
+        UserError: There are fewer code sequences than items.
+
+    Source: TIGER §4.2, "Random ID".
     """
     if codebook_size**n_levels < n_items:
         raise UserError(
-            f"{n_levels} levels of {codebook_size} codes name {codebook_size**n_levels} items at most, but there are {n_items}: "
-            "raise n_levels or codebook_size"
+            f"{n_levels} levels of {codebook_size} codes name {codebook_size**n_levels} items at "
+            f"most, but there are {n_items}: raise n_levels or codebook_size"
         )
     generator = torch.Generator().manual_seed(seed)
     codes = torch.empty(0, n_levels, dtype=torch.long)

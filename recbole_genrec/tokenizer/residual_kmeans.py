@@ -1,7 +1,6 @@
-"""Residual k-means: codes without gradient, the quick and deterministic alternative to an RQ-VAE.
+"""Residual k-means: codes without training, a quick and deterministic alternative to an RQ-VAE."""
 
-Shapes: N items, L levels, K codebook size, D feature width.
-"""
+# Shapes: N items, L levels, K codebook size, D feature width
 
 from __future__ import annotations
 
@@ -11,25 +10,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.tokenizer.base import ItemTokenizer
 from recbole_genrec.tokenizer.clustering import kmeans, nearest
 
 
 class ResidualCodes(NamedTuple):
-    """What a nearest-codeword quantizer says of N vectors of width D."""
+    """Vectors after quantization by nearest codewords.
 
-    codes: Tensor  # LongTensor [N, L]
-    quantized: Tensor  # [N, D], the sum of the codewords
-    distances: Tensor  # [N, L], squared distance of each level's residual to its codeword
+    Attributes:
+        codes: int64 [N, L].
+        quantized: Sum of the codewords, [N, D].
+        distances: Squared distance of each level's residual to its codeword, [N, L].
+    """
+
+    codes: Tensor
+    quantized: Tensor
+    distances: Tensor
 
 
 def fit_codebooks(
     points: Tensor, *, n_levels: int, codebook_size: int, seed: int, n_iterations: int
 ) -> Tensor:
-    """Codebooks [L, K, D]: k-means on the points [N, D], then level by level on what is left of them.
+    """Fit codebooks [L, K, D] by k-means on points [N, D], then level by level on the residuals.
 
     Raises:
-        ValueError: if N is smaller than K.
+        UserError: N < K.
     """
     codebooks, residual = [], points
     for level in range(n_levels):
@@ -42,7 +48,7 @@ def fit_codebooks(
 
 
 def quantize_by_nearest(points: Tensor, codebooks: Tensor) -> ResidualCodes:
-    """Codes of points [N, D] with codebooks [L, K, D]: at each level the codeword nearest to the residual."""
+    """Quantize points [N, D] by the codeword of [L, K, D] nearest to the residual of each level."""
     residual, codes, distances = points, [], []
     for codebook in codebooks:
         code = nearest(residual, codebook)
@@ -55,7 +61,16 @@ def quantize_by_nearest(points: Tensor, codebooks: Tensor) -> ResidualCodes:
 
 
 class ResidualKMeans(ItemTokenizer):
-    """Residual k-means on the features themselves, without an encoder (TIGER ablations; Rajput et al. 2023)."""
+    """Residual k-means on the features themselves, without an encoder (a TIGER ablation).
+
+    Args:
+        n_features: D.
+        n_levels: L.
+        codebook_size: K.
+        kmeans_iterations: Maximum number of updates of each k-means.
+    """
+
+    codebooks: Tensor
 
     def __init__(
         self, *, n_features: int, n_levels: int, codebook_size: int, kmeans_iterations: int
@@ -65,13 +80,14 @@ class ResidualKMeans(ItemTokenizer):
         self.register_buffer("codebooks", torch.zeros(n_levels, codebook_size, n_features))
 
     @classmethod
-    def from_config(cls, config, n_features: int) -> ResidualKMeans:
-        """The residual k-means that the settings describe, for features of this width."""
+    def from_config(cls, config: GenRecConfig, n_features: int) -> ResidualKMeans:
+        """Build the tokenizer that the settings describe, for features of this width."""
         sizes = {name: config[name] for name in ("n_levels", "codebook_size", "kmeans_iterations")}
         return cls(n_features=n_features, **sizes)
 
     @torch.no_grad()
     def start(self, features: Tensor, seed: int) -> None:
+        """Fit the codebooks, see ItemTokenizer."""
         self._check_finite(features)
         codebooks = fit_codebooks(
             features,
@@ -83,6 +99,7 @@ class ResidualKMeans(ItemTokenizer):
         self.codebooks.copy_(codebooks)
 
     def losses(self, features: Tensor) -> dict[str, Tensor]:
+        """Return no terms: nothing is trained by gradient."""
         return {}
 
     def _codes(self, features: Tensor) -> Tensor:
@@ -90,8 +107,14 @@ class ResidualKMeans(ItemTokenizer):
 
     def _diagnose(self, features: Tensor) -> dict[str, Tensor]:
         result = quantize_by_nearest(features, self.codebooks)
-        values = {
-            f"distance_level_{level}": distance
-            for level, distance in enumerate(result.distances.t())
+        return {
+            "squared_error": (features - result.quantized).square().mean(dim=1),
+            **level_distances(result),
         }
-        return {"squared_error": (features - result.quantized).square().mean(dim=1), **values}
+
+
+def level_distances(result: ResidualCodes) -> dict[str, Tensor]:
+    """Name the distances of every level for ItemTokenizer.report."""
+    return {
+        f"distance_level_{level}": distance for level, distance in enumerate(result.distances.t())
+    }

@@ -1,45 +1,67 @@
-"""RQ-VAE (TIGER, Rajput et al. 2023, section 3.1): an autoencoder with a residual quantizer in the middle.
+"""RQ-VAE: an autoencoder with a residual quantizer (TIGER, Rajput et al. 2023, §3.1)."""
 
-Shapes: B batch, N items, L levels, K codebook size, C code width, D feature width.
-"""
+# Shapes: B batch, N items, L levels, K codebook size, C code width, D feature width
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_genrec.config.declare import Declarations, number, one_of, whole
+from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.runtime.precision import full_precision
 from recbole_genrec.tokenizer.base import ItemTokenizer, check_choice, in_chunks, mlp
 from recbole_genrec.tokenizer.clustering import closeness, nearest
-from recbole_genrec.tokenizer.residual_kmeans import fit_codebooks, quantize_by_nearest
+from recbole_genrec.tokenizer.residual_kmeans import (
+    fit_codebooks,
+    level_distances,
+    quantize_by_nearest,
+)
 
 REDUCTIONS = ("sum", "mean")
 RESIDUAL_GRADIENTS = ("through", "blocked")
 
 
 class QuantizerTerms(NamedTuple):
-    """Outcome of the quantizer on a batch; the two terms are unweighted scalars."""
+    """A quantized batch and the unweighted terms of its loss.
 
-    quantized: Tensor  # [B, C], the sum of the codewords, with their gradient
-    codebook: Tensor  # |sg[r] - e|^2 over the levels
-    commitment: Tensor  # |r - sg[e]|^2 over the levels
-    residuals: Tensor  # [B, L, C], what every level quantizes, with the gradient that `residual_gradient` allows
-    codes: Tensor  # LongTensor [B, L]
+    Attributes:
+        quantized: Sum of the codewords, with their gradient, [B, C].
+        codebook: |sg[r] - e|^2 over the levels, scalar.
+        commitment: |r - sg[e]|^2 over the levels, scalar.
+        residuals: Residual before every level, with the gradient that `residual_gradient` allows,
+            [B, L, C].
+        codes: int64 [B, L].
+    """
+
+    quantized: Tensor
+    codebook: Tensor
+    commitment: Tensor
+    residuals: Tensor
+    codes: Tensor
 
 
 class Autoencoded(NamedTuple):
-    """A batch of features after the way through the tokenizer."""
+    """A batch of features encoded, quantized and decoded.
 
-    quantized: Tensor  # [B, C], what the decoder sees; its gradient is that of the encoder's output
-    reconstructed: Tensor  # [B, D]; its gradient reaches the encoder straight through the quantizer, the codebooks not at all
-    residuals: Tensor  # [B, L, C], as in QuantizerTerms
-    codes: Tensor  # LongTensor [B, L]
-    losses: dict[str, Tensor]  # as `RQVAE.losses`
+    Attributes:
+        quantized: Input of the decoder, [B, C]; its gradient goes to the encoder's output.
+        reconstructed: [B, D]; its gradient goes straight through the quantizer to the encoder, and
+            not to the codebooks.
+        residuals: See QuantizerTerms, [B, L, C].
+        codes: int64 [B, L].
+        losses: See RQVAE.losses.
+    """
+
+    quantized: Tensor
+    reconstructed: Tensor
+    residuals: Tensor
+    codes: Tensor
+    losses: dict[str, Tensor]
 
 
 class RQVAE(ItemTokenizer):
@@ -47,23 +69,22 @@ class RQVAE(ItemTokenizer):
 
     Args:
         n_features: D.
-        hidden_sizes: widths between features and code; the decoder mirrors the encoder.
+        hidden_sizes: Widths between features and code; the decoder mirrors the encoder.
         code_dim: C, width of a codeword.
         n_levels: L.
-        codebook_size: K, per level; the levels share nothing.
-        commitment_weight: beta of the commitment term.
-        reduction: `sum` adds squared errors over dimensions and levels (the paper); `mean` averages
-            over both (the
-            LC-Rec family), which changes the ratio of reconstruction to quantization.
-        residual_gradient: `through` lets the commitment of all levels reach the encoder, r' = r -
-            sg[e]; `blocked` only
-            that of the first level, as a straight-through value inside the residual does.
-        restart_every: epochs between two looks for codes that no item has, which then restart; 0
-            means never.
-        kmeans_iterations: most iterations of each k-means of the start.
+        codebook_size: K, per level; the levels share no codewords.
+        commitment_weight: Beta of the commitment term.
+        reduction: `sum` to add squared errors over dimensions and levels (the paper); `mean` to
+            average over both (the LC-Rec family), which changes the ratio of reconstruction to
+            quantization.
+        residual_gradient: `through` to let the commitment of all levels reach the encoder,
+            r' = r - sg[e]; `blocked` for the first level only, which is the effect of a
+            straight-through value inside the residual.
+        restart_every: Epochs between restarts of codes that no item has; 0 for never.
+        kmeans_iterations: Maximum number of updates of each initial k-means.
 
     Raises:
-        ValueError: for an unknown reduction or residual_gradient.
+        UserError: Reduction or residual_gradient is unknown.
     """
 
     settings: ClassVar[Declarations] = {
@@ -102,8 +123,14 @@ class RQVAE(ItemTokenizer):
         self.kmeans_iterations = kmeans_iterations
 
     @classmethod
-    def from_config(cls, config, n_features: int, **more) -> RQVAE:
-        """The RQ-VAE that the settings describe, for features of this width; `more` goes to the constructor of a subclass."""
+    def from_config(cls, config: GenRecConfig, n_features: int, **more: Any) -> RQVAE:
+        """Build the tokenizer that the settings describe, for features of this width.
+
+        Args:
+            config: Settings of the run.
+            n_features: D.
+            **more: Further arguments of a subclass.
+        """
         return cls(
             n_features=n_features,
             hidden_sizes=config["tokenizer_hidden_sizes"],
@@ -120,6 +147,7 @@ class RQVAE(ItemTokenizer):
 
     @torch.no_grad()
     def start(self, features: Tensor, seed: int) -> None:
+        """Fit the codebooks to the encoded features, see ItemTokenizer."""
         self._check_finite(features)
         codebooks = fit_codebooks(
             in_chunks(self.encoder, features),
@@ -131,11 +159,14 @@ class RQVAE(ItemTokenizer):
         self.codebooks.copy_(codebooks)
 
     def losses(self, features: Tensor) -> dict[str, Tensor]:
-        """Terms `reconstruction`, `codebook` and `commitment` of a batch [B, D] (TIGER, section 3.1)."""
+        """Return the terms `reconstruction`, `codebook` and `commitment` (TIGER §3.1)."""
         return self.autoencode(features).losses
 
     def autoencode(self, features: Tensor) -> Autoencoded:
-        """Encodes, quantizes and decodes a batch [B, D], with gradient; under autocast, layers are short, distances and losses not."""
+        """Encode, quantize and decode a batch [B, D], with gradient.
+
+        Under autocast only the layers run in bfloat16; distances and losses stay in float32.
+        """
         latent = self.encoder(features).to(self.codebooks.dtype)
         with full_precision(features):
             terms = self.quantizer_terms(latent)
@@ -150,7 +181,7 @@ class RQVAE(ItemTokenizer):
         return Autoencoded(quantized, reconstructed, terms.residuals, terms.codes, losses)
 
     def quantizer_terms(self, latent: Tensor) -> QuantizerTerms:
-        """Quantizes latent vectors [B, C]; the terms are summed or averaged as `reduction` says."""
+        """Quantize latent vectors [B, C]; `reduction` decides how the terms are combined."""
         residuals, codes = self.follow(latent)
         codewords, codebook_terms, commitment_terms = [], [], []
         for level, codebook in enumerate(self.codebooks.unbind()):
@@ -168,11 +199,15 @@ class RQVAE(ItemTokenizer):
         )
 
     def follow(self, latent: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Residuals [B, L, C] of latent vectors [B, C], one before each level, and the codes [B, L] that lead through them.
+        """Follow codes through the levels.
 
-        Without given `codes` each residual takes its nearest codeword. The gradient of the
-        residuals is what
-        `residual_gradient` allows; codewords get none.
+        Args:
+            latent: Latent vectors, [B, C].
+            codes: Codes to follow, int64 [B, L]; None to choose them.
+
+        Returns:
+            The residual before each level, [B, L, C], and the codes, int64 [B, L]. The gradient of
+            the residuals is the one that `residual_gradient` allows; codewords get none.
         """
         residual, residuals, taken = latent.to(self.codebooks.dtype), [], []
         for level, codebook in enumerate(self.codebooks.detach().unbind()):
@@ -189,13 +224,19 @@ class RQVAE(ItemTokenizer):
         return torch.stack(residuals, dim=1), torch.stack(taken, dim=1)
 
     def choose(self, level: int, residual: Tensor, codebook: Tensor) -> Tensor:
-        """The codes [B] that residuals [B, C] take at a level while the tokenizer is trained: those of the nearest codewords."""
+        """Choose the codes [B] of residuals [B, C] in training: the nearest codewords."""
         return nearest(residual, codebook)
 
     def closeness(self, residuals: Tensor) -> Tensor:
-        """Minus the squared distances of residuals [B, L, C] to all codewords of their level, up to a constant; float [B, L, K].
+        """Return the negative squared distances of residuals to codewords, up to a constant.
 
-        A softmax over them is ETEGRec's distribution of the codes (its equation 6).
+        A softmax over them is ETEGRec's distribution of the codes (equation 6).
+
+        Args:
+            residuals: Residual before each level, [B, L, C].
+
+        Returns:
+            Float [B, L, K].
         """
         levels = [
             closeness(residuals[:, level], codebook)
@@ -205,14 +246,17 @@ class RQVAE(ItemTokenizer):
 
     @torch.no_grad()
     def end_epoch(self, features: Tensor, epoch: int, seed: int) -> int:
-        """Every `restart_every` epochs puts each code without an item on the residual of a random item.
+        """Every `restart_every` epochs, move each code without items to a random item's residual.
 
-        The draw depends on (seed, epoch) only. Level l + 1 is judged after level l has been
-        repaired.
+        The draw depends on (seed, epoch) only. A level is searched for unused codes after the
+        levels before it have been repaired.
+
+        Returns:
+            The number of restarted codes.
         """
         if not self.restart_every or (epoch + 1) % self.restart_every:
             return 0
-        # Odd multipliers keep pairs of equal sum apart: seed 1, epoch 2 and seed 2, epoch 1.
+        # The multipliers keep pairs of equal sum apart, such as (seed 1, epoch 2) and (2, 1).
         generator = torch.Generator().manual_seed((seed * 2654435761 + epoch * 40503) % 2**63)
         residual = in_chunks(self.encoder, features)
         return sum(
@@ -220,15 +264,13 @@ class RQVAE(ItemTokenizer):
         )
 
     def _restart_level(self, level: int, residual: Tensor, generator: torch.Generator) -> int:
-        """Restarts the unused codes of one level and takes its codewords off the residual, in place."""
+        """Restart the unused codes of a level; subtract its codewords from `residual` in place."""
         codebook = self.codebooks[level]
         code = nearest(residual, codebook)
         unused = torch.nonzero(torch.bincount(code, minlength=self.codebook_size) == 0).squeeze(1)
         if len(unused):
-            rows = torch.randperm(len(residual), generator=generator)[: len(unused)].to(
-                residual.device
-            )
-            codebook[unused] = residual[rows]
+            rows = torch.randperm(len(residual), generator=generator)[: len(unused)]
+            codebook[unused] = residual[rows.to(residual.device)]
             code = nearest(residual, codebook)
         residual -= F.embedding(code, codebook)
         return len(unused)
@@ -242,11 +284,7 @@ class RQVAE(ItemTokenizer):
 
     def _diagnose(self, features: Tensor) -> dict[str, Tensor]:
         result = quantize_by_nearest(self.encoder(features), self.codebooks)
-        values = {
-            f"distance_level_{level}": distance
-            for level, distance in enumerate(result.distances.t())
-        }
         return {
             "squared_error": (features - self.decoder(result.quantized)).square().mean(dim=1),
-            **values,
+            **level_distances(result),
         }

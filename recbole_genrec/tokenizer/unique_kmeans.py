@@ -1,7 +1,10 @@
-"""Residual k-means whose codes are unique and still a hierarchy: items that collide move to the nearest free codeword.
+"""Residual k-means with unique codes that stay hierarchical.
 
-Shapes: N items, n items of a group, L levels, K codebook size, D feature width.
+Items that collide move to the nearest codewords with room.
 """
+
+# Shapes: N items, n items of a group, L levels, l levels of a prefix, K codebook size, D feature
+# width
 
 from __future__ import annotations
 
@@ -20,20 +23,23 @@ logger = logging.getLogger(__name__)
 
 
 class UniqueResidualKMeans(ResidualKMeans):
-    """Residual k-means (UNGER §3.3.5) that gives every item of a catalogue codes of its own, without a counter level."""
+    """Residual k-means with unique codes for a catalogue, without a counter (UNGER §3.3.5)."""
 
     @torch.no_grad()
     def encode(self, features: Tensor) -> Tensor:
-        """Unique codes [N, L] of the whole catalogue [N, D]; where no items collide, those of the nearest codewords.
+        """Return unique codes [N, L] of the whole catalogue [N, D].
+
+        Items without collisions get the codes of the nearest codewords.
 
         Raises:
-            ValueError: if the levels have fewer codes than there are items.
+            UserError: The levels have fewer code sequences than there are items.
         """
         codes = super().encode(features)
         unique = unique_codes(features, codes, self.codebooks)
         counts = codes.unique(dim=0, return_counts=True)[1]
         logger.info(
-            "unique codes: %d of %d items shared theirs, %d have other codes now; mean squared error %.4g, was %.4g",
+            "unique codes: %d of %d items shared their codes, %d have other codes now; "
+            "mean squared error %.4g, was %.4g",
             int(counts[counts > 1].sum()),
             len(codes),
             int((codes != unique).any(dim=1).sum()),
@@ -45,29 +51,28 @@ class UniqueResidualKMeans(ResidualKMeans):
 
 @torch.no_grad()
 def unique_codes(points: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
-    """Codes without collisions, each change made at the deepest level that can make room, and as cheap as possible there.
+    """Remove collisions by changing the deepest codes possible, at the lowest cost there.
 
-    From the top: a prefix with more items than codes below it sends those that lose least to
-    siblings with room; the last codes
-    of a group with a collision are then assigned anew, all different, with the least sum of squared
-    distances.
+    The levels are handled from the top. If a prefix holds more items than it has codes, the items
+    whose squared distance grows least move to a sibling that has room. At the last level, each
+    group with a collision gets the distinct last codes with the lowest sum of squared distances.
 
     Args:
-        points: [N, D], the vectors that the codes stand for.
-        codes: LongTensor [N, L].
+        points: The vectors that the codes stand for, [N, D].
+        codes: int64 [N, L].
         codebooks: [L, K, D].
 
     Returns:
-        LongTensor [N, L], no two rows equal; `codes` themselves if they are.
+        int64 [N, L] without equal rows; equal to `codes` if these are unique.
 
     Raises:
-        ValueError: if K ** L is smaller than N.
+        UserError: K ** L < N.
     """
     n_levels, size = codebooks.shape[:2]
     if size**n_levels < len(codes):
         raise UserError(
-            f"{n_levels} levels of {size} codes name at most {size**n_levels} items, but there are {len(codes)}: "
-            "raise n_levels or codebook_size"
+            f"{n_levels} levels of {size} codes name at most {size**n_levels} items, but there are "
+            f"{len(codes)}: raise n_levels or codebook_size"
         )
     codes = codes.clone()
     for level in range(n_levels - 1):
@@ -78,10 +83,10 @@ def unique_codes(points: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
 
 
 def _make_room(points: Tensor, codes: Tensor, codebooks: Tensor, level: int) -> None:
-    """Change codes of `level`, in place, until no prefix that ends with it has more items than codes below it."""
+    """Change codes of `level` in place until no prefix ending there holds too many items."""
     n_levels, size = codebooks.shape[:2]
     capacity = size ** (n_levels - 1 - level)
-    rooted = F.pad(codes, (1, 0))  # the root is a prefix, too
+    rooted = F.pad(codes, (1, 0))  # so that the prefixes before level 0 have a column as well
     prefixes, counts = rooted[:, : level + 2].unique(dim=0, return_counts=True)
     for parent in prefixes[counts > capacity][:, : level + 1].unique(dim=0):
         group = (rooted[:, : level + 1] == parent).all(dim=1).nonzero().squeeze(1)
@@ -94,7 +99,16 @@ def _make_room(points: Tensor, codes: Tensor, codebooks: Tensor, level: int) -> 
 
 
 def _spread(distances: Tensor, own: Tensor, capacity: int) -> Tensor:
-    """Codes [n] of which none has more than `capacity` items, from codes `own` [n] and squared distances [n, K]."""
+    """Change codes `own` [n] until none has more than `capacity` items.
+
+    Args:
+        distances: Squared distances to all codes, [n, K].
+        own: The codes before, int64 [n].
+        capacity: Maximum number of items of a code.
+
+    Returns:
+        int64 [n].
+    """
     own = own.clone()
     while True:
         room = capacity - torch.bincount(own, minlength=distances.shape[1])
@@ -103,8 +117,7 @@ def _spread(distances: Tensor, own: Tensor, capacity: int) -> Tensor:
             return own
         cost, goal = distances.masked_fill(room <= 0, float("inf")).min(dim=1)
         penalty = cost - distances.gather(1, own.unsqueeze(1)).squeeze(1)
-        # The cheapest of every overfull code go, as many as are too many; of those with one goal,
-        # as many as it has room for.
+        # The cheapest of every overfull code leave; a goal takes no more of them than fit.
         order = penalty.argsort(stable=True)
         leaving = order[counter_level(own[order].unsqueeze(1)) < excess[own[order]]]
         arriving = leaving[counter_level(goal[leaving].unsqueeze(1)) < room[goal[leaving]]]
@@ -112,14 +125,20 @@ def _spread(distances: Tensor, own: Tensor, capacity: int) -> Tensor:
 
 
 def _residuals(points: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
-    """What the codewords of codes [n, any number of levels] leave of points [n, D]."""
+    """Subtract the codewords of codes [n, l] from points [n, D]."""
     for code, codebook in zip(codes.t(), codebooks):
         points = points - F.embedding(code, codebook)
     return points
 
 
 def _distances(points: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
-    """Squared distances [n, K] of what codes [n, l] leave of points [n, D] to the codewords of the level after them."""
+    """Return squared distances [n, K] of residuals to the codewords of the next level.
+
+    Args:
+        points: [n, D].
+        codes: Codes whose codewords are subtracted from the points, int64 [n, l].
+        codebooks: [L, K, D], L > l.
+    """
     residuals, codebook = _residuals(points, codes, codebooks), codebooks[codes.shape[1]]
     with full_precision(points):
         return torch.cdist(residuals.double(), codebook.double()).square()

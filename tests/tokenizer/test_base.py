@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.tokenizer import base
 from recbole_genrec.tokenizer.base import mlp
 from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
@@ -60,7 +61,7 @@ def test_constant_features_explain_nothing():
 
 def test_wrong_width_is_an_error():
     model = started(torch.randn(10, 3))
-    with pytest.raises(ValueError, match=r"shape \[10, 4\] but the tokenizer takes \[items, 3\]"):
+    with pytest.raises(UserError, match=r"shape \[10, 4\], but the tokenizer takes \[items, 3\]"):
         model.encode(torch.randn(10, 4))
 
 
@@ -68,5 +69,5 @@ def test_wrong_width_is_an_error():
 def test_features_that_are_not_finite_are_an_error(bad):
     features = torch.randn(10, 3)
     features[2, 1] = bad
-    with pytest.raises(ValueError, match="1 of 10 rows of the item features hold NaN or infinity"):
+    with pytest.raises(UserError, match="1 of 10 rows of the item features hold NaN or infinity"):
         started(features)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.tokenizer import clustering
 from recbole_genrec.tokenizer.clustering import closeness, kmeans, nearest
 
@@ -37,7 +38,7 @@ def test_separable_points_are_clustered_exactly():
 
 
 @pytest.mark.parametrize("noise", [0.1, 1.0])
-def test_inertia_is_that_of_scikit_learn(noise):
+def test_inertia_is_close_to_scikit_learn(noise):
     points = blobs(2000, 40, 8, noise)
     centroids, assignments = kmeans(points, 40, seed=0, n_iterations=100)
     reference = KMeans(40, n_init=1, random_state=0).fit(points.numpy()).inertia_
@@ -78,7 +79,7 @@ def test_global_random_state_is_left_alone():
 def test_emptied_cluster_moves_to_the_farthest_point():
     points = torch.tensor([[0.0], [1.0], [9.0]])
     centroids = torch.tensor([[0.5], [50.0]])
-    moved = clustering._updated(points, centroids, torch.tensor([0, 0, 0]))
+    moved = clustering._update(points, centroids, torch.tensor([0, 0, 0]))
     torch.testing.assert_close(moved, torch.tensor([[10.0 / 3], [9.0]]))
 
 
@@ -94,8 +95,8 @@ def test_fewer_distinct_points_than_clusters(points):
 
 def test_fewer_points_than_clusters_is_an_error():
     with pytest.raises(
-        ValueError,
-        match="catalogue of 3 items is smaller than codebook_size 4; lower codebook_size",
+        UserError,
+        match="catalogue of 3 items is smaller than codebook_size 4: lower codebook_size",
     ):
         kmeans(torch.randn(3, 2), 4, seed=0, n_iterations=5)
 

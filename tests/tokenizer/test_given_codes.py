@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.tokenizer.given_codes import GivenCodes, random_codes
 
 
@@ -36,13 +37,13 @@ def test_random_codes_are_uniform_at_every_level():
 
 def test_too_many_items_are_refused():
     with pytest.raises(
-        ValueError,
+        UserError,
         match="2 levels of 3 codes name 9 items at most, but there are 10: raise n_levels",
     ):
         random_codes(10, 2, 3, seed=0)
 
 
-def test_given_codes_are_what_encode_returns():
+def test_encode_returns_the_given_codes():
     codes = torch.tensor([[0, 1], [2, 0], [1, 1]])
     tokenizer = GivenCodes(codes, n_features=1, codebook_size=3)
     features = torch.zeros(3, 1)
@@ -56,7 +57,7 @@ def test_given_codes_are_what_encode_returns():
 
 def test_codes_of_other_items_are_refused():
     tokenizer = GivenCodes(torch.zeros(3, 2, dtype=torch.long), n_features=1, codebook_size=3)
-    with pytest.raises(ValueError, match="there are 4 items, but codes of 3"):
+    with pytest.raises(UserError, match="there are 4 items, but codes of 3"):
         tokenizer.encode(torch.zeros(4, 1))
-    with pytest.raises(ValueError, match="takes \\[items, 1\\]"):
+    with pytest.raises(UserError, match=r"takes \[items, 1\]"):
         tokenizer.encode(torch.zeros(3, 2))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.tokenizer.residual_kmeans import (
     ResidualKMeans,
     fit_codebooks,
@@ -73,5 +74,5 @@ def test_seed_decides_the_codes():
 
 
 def test_small_catalogue_is_an_error():
-    with pytest.raises(ValueError, match="catalogue of 3 items is smaller than codebook_size 4"):
+    with pytest.raises(UserError, match="catalogue of 3 items is smaller than codebook_size 4"):
         tokenizer(codebook_size=4).start(torch.randn(3, 2), seed=0)

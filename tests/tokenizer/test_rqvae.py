@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.tokenizer.rqvae import RQVAE
 
 SETTINGS = dict(
@@ -154,7 +155,7 @@ def test_restart_is_drawn_from_seed_and_epoch():
 @pytest.mark.parametrize(
     "restart_every, restarting_epochs", [(0, []), (1, [0, 1, 2, 3]), (2, [1, 3])]
 )
-def test_restart_happens_every_so_many_epochs(restart_every, restarting_epochs):
+def test_restart_happens_every_restart_every_epochs(restart_every, restarting_epochs):
     seen = []
     for epoch in range(4):
         model = tokenizer(codebook_size=8, restart_every=restart_every)
@@ -178,8 +179,8 @@ def test_training_lowers_the_reconstruction_error():
     assert after <= 1
 
 
-def test_the_way_through_the_levels():
-    """What is left after all levels is the vector without its codewords; with given codes the way is theirs."""
+def test_residuals_follow_the_codes():
+    """Subtract the codewords of chosen and of given codes level by level."""
     model, latent = tokenizer(n_levels=3, codebook_size=8, code_dim=4), torch.randn(20, 4)
     residuals, codes = model.follow(latent)
     terms = model.quantizer_terms(latent)
@@ -194,7 +195,7 @@ def test_the_way_through_the_levels():
 
 
 def test_closeness_gives_the_distribution_of_codes():
-    """ETEGRec's equation 6: distances 0, 1 and 4; the most probable code is the assigned one."""
+    """Compare with ETEGRec's equation 6 for distances 0, 1 and 4; the nearest code is likeliest."""
     model = tokenizer(n_levels=1, codebook_size=3, code_dim=1)
     model.codebooks.data = torch.tensor([[[0.0], [1.0], [2.0]]])
     shares = model.closeness(torch.zeros(1, 1, 1)).softmax(-1)[0, 0]
@@ -210,7 +211,7 @@ def test_closeness_gives_the_distribution_of_codes():
 
 @pytest.mark.parametrize("residual_gradient, n_levels", [("through", 3), ("blocked", 1)])
 def test_levels_whose_distances_reach_the_encoder(residual_gradient, n_levels):
-    """In the released code the straight-through value inside the residual cancels the gradient of the levels after the first."""
+    """Check that only `through` passes the gradient of later levels to the encoder."""
     model = tokenizer(n_levels=3, codebook_size=8, code_dim=4, residual_gradient=residual_gradient)
     latent = torch.randn(5, 4, requires_grad=True)
     closeness = (
@@ -230,7 +231,7 @@ def test_levels_whose_distances_reach_the_encoder(residual_gradient, n_levels):
 
 @pytest.mark.parametrize("residual_gradient", ["through", "blocked"])
 def test_reconstruction_goes_straight_through_the_quantizer(residual_gradient):
-    """The gradient of the decoder's input is that of the latent vector, once and not once per level; codebooks get none."""
+    """Pass the decoder's gradient to the latent vector once, and none to the codebooks."""
     model = tokenizer(n_levels=3, codebook_size=8, code_dim=4, residual_gradient=residual_gradient)
     latent = torch.randn(9, 4, requires_grad=True)
     model.encoder = model.decoder = nn.Identity()
@@ -261,8 +262,8 @@ def test_paper_sizes():
     assert model.codebooks.shape == (3, 256, 32)
 
 
-def test_autocast_shortens_layers_and_nothing_else():
-    """Codes of the catalogue stay what they are; in training those of the rounded latent vectors are the nearest in float32."""
+def test_autocast_runs_only_the_layers_in_bfloat16():
+    """Keep the catalogue's codes; in training, choose codes of rounded latents in float32."""
     model, batch, dtypes = tokenizer(codebook_size=16, code_dim=4), features(64), []
     expected, codes = model.losses(batch), model.encode(batch)
     for layer in (model.encoder[-1], model.decoder[-1]):
@@ -279,10 +280,10 @@ def test_autocast_shortens_layers_and_nothing_else():
 
 @pytest.mark.parametrize("setting", ["reduction", "residual_gradient"])
 def test_unknown_choice_is_an_error(setting):
-    with pytest.raises(ValueError, match=f"{setting} is 'other' but must be one of"):
+    with pytest.raises(UserError, match=f"{setting} is 'other', but must be one of"):
         tokenizer(**{setting: "other"})
 
 
 def test_catalogue_smaller_than_codebook_is_an_error():
-    with pytest.raises(ValueError, match="catalogue of 5 items is smaller than codebook_size 16"):
+    with pytest.raises(UserError, match="catalogue of 5 items is smaller than codebook_size 16"):
         tokenizer(codebook_size=16).start(features(5), seed=0)

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.tokenizer.residual_kmeans import (
     ResidualKMeans,
     fit_codebooks,
@@ -63,7 +64,7 @@ def test_residual_energy_never_increases():
     torch.testing.assert_close(total + residual, points, atol=1e-5, rtol=0)
 
 
-def test_without_collisions_codes_stay_what_they_are():
+def test_codes_without_collisions_stay():
     torch.manual_seed(0)
     points = torch.randn(40, 6)
     plain, unique = fitted(points, 4, 8, ResidualKMeans), fitted(points, 4, 8)
@@ -72,7 +73,7 @@ def test_without_collisions_codes_stay_what_they_are():
 
 
 def test_three_hundred_equal_items_among_two_thousand():
-    """They share the first two codes; one third code has all of its 256 places taken, the next nearest has the other 44."""
+    """Fill one third code with 256 of the items, and the next nearest with the other 44."""
     torch.manual_seed(0)
     points = torch.cat((torch.randn(1, 8).expand(300, 8) * 0 + 50, torch.randn(1700, 8)))
     tokenizer = fitted(points, 4, 256, iterations=3)
@@ -81,11 +82,11 @@ def test_three_hundred_equal_items_among_two_thousand():
     assert len(codes[:300, :2].unique(dim=0)) == 1
     assert sorted(codes[:300, 2].unique(return_counts=True)[1].tolist()) == [44, 256]
     plain = quantize_by_nearest(points, tokenizer.codebooks).codes
-    assert torch.equal(codes[300:, :3], plain[300:, :3]), "the others keep their prefixes"
+    assert torch.equal(codes[300:, :3], plain[300:, :3]), "other items keep their prefixes"
     assert torch.equal(tokenizer.encode(points), codes)
 
 
-def test_the_last_code_of_a_group_is_assigned_at_the_least_total_distance():
+def test_last_codes_of_a_group_have_the_lowest_total_distance():
     codebooks = torch.tensor([[[0.0], [100.0], [200.0], [300.0]], [[0.0], [3.0], [7.0], [12.0]]])
     points = torch.tensor([[102.9], [103.1], [103.4], [12.0]])
     nearest = quantize_by_nearest(points, codebooks).codes
@@ -102,8 +103,8 @@ def test_the_last_code_of_a_group_is_assigned_at_the_least_total_distance():
     assert codes[:, 0].tolist() == [1, 1, 1, 0] and codes[3].tolist() == [0, 3]
 
 
-def test_what_does_not_fit_goes_where_it_loses_least():
-    """Three items at a code with room for two: the one nearest to the other code leaves, and only it."""
+def test_the_item_that_loses_least_moves_to_a_sibling():
+    """Move only the item nearest to code 1 from code 0, which has three items and room for two."""
     codebooks = torch.tensor([[[0.0], [10.0]], [[-1.0], [1.0]]])
     points = torch.tensor([[0.0], [4.0], [1.0], [9.0]])
     nearest = quantize_by_nearest(points, codebooks).codes
@@ -113,16 +114,16 @@ def test_what_does_not_fit_goes_where_it_loses_least():
     assert is_unique(codes) and codes[1, 1] == 0 and codes[3, 1] == 1, "4 is below 10 and below 9"
 
 
-def test_what_counts_is_the_loss_not_the_distance():
-    """The second item is far from both codes, and nearly as far from one as from the other."""
+def test_the_growth_of_the_distance_counts():
+    """Move the second item, which is far from both codes but about equally far from each."""
     codebooks = torch.tensor([[[0.0, 0.0], [10.0, 0.0]], [[-1.0, 0.0], [1.0, 0.0]]])
     points = torch.tensor([[4.0, 0.0], [4.9, 30.0], [0.0, 0.0]])
     codes = unique_codes(points, quantize_by_nearest(points, codebooks).codes, codebooks)
     assert codes[:, 0].tolist() == [0, 1, 0]
 
 
-def test_a_full_goal_takes_no_more():
-    """Two have to leave code 0; code 1 has room for the cheaper one, so the other goes on to code 2, and nobody leaves code 1."""
+def test_a_sibling_takes_no_more_than_fit():
+    """Move one of two items from code 0 to code 1, and the other to code 2, as code 1 is full."""
     codebooks = torch.tensor([[[0.0], [10.0], [100.0]], [[-1.0], [0.0], [1.0]]])
     points = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [9.0], [30.0]])
     codes = unique_codes(points, quantize_by_nearest(points, codebooks).codes, codebooks)
@@ -131,7 +132,7 @@ def test_a_full_goal_takes_no_more():
 
 
 @pytest.mark.parametrize(
-    "n_levels, size, n_items", [(1, 8, 8), (2, 3, 9), (3, 2, 8), (3, 3, 26), (4, 2, 15)]
+    ("n_levels", "size", "n_items"), [(1, 8, 8), (2, 3, 9), (3, 2, 8), (3, 3, 26), (4, 2, 15)]
 )
 def test_even_a_full_tree_of_equal_items_gets_unique_codes(n_levels, size, n_items):
     points, codebooks = (
@@ -141,7 +142,7 @@ def test_even_a_full_tree_of_equal_items_gets_unique_codes(n_levels, size, n_ite
     nearest = quantize_by_nearest(points, codebooks).codes
     codes = unique_codes(points, nearest, codebooks)
     assert is_unique(codes) and codes.min() >= 0 and codes.max() < size
-    assert (nearest == nearest[0]).all(), "the input is not changed"
+    assert (nearest == nearest[0]).all(), "the argument must not change"
 
 
 def test_random_catalogues_that_nearly_fill_the_tree():
@@ -153,15 +154,15 @@ def test_random_catalogues_that_nearly_fill_the_tree():
 
 def test_more_items_than_codes_are_refused():
     with pytest.raises(
-        ValueError,
-        match="2 levels of 3 codes name at most 9 items, but there are 10: raise n_levels or codebook_size",
+        UserError,
+        match="2 levels of 3 codes name at most 9 items, but there are 10: raise n_levels",
     ):
         unique_codes(torch.zeros(10, 2), torch.zeros(10, 2, dtype=torch.long), torch.zeros(2, 3, 2))
 
 
-def test_log_says_what_was_changed(caplog):
+def test_the_log_counts_the_changes(caplog):
     points = torch.zeros(9, 2)
     tokenizer = fitted(torch.randn(9, 2, generator=torch.Generator().manual_seed(0)), 2, 3)
     with caplog.at_level("INFO"):
         tokenizer.encode(points)
-    assert "unique codes: 9 of 9 items shared theirs, 8 have other codes now" in caplog.text
+    assert "unique codes: 9 of 9 items shared their codes, 8 have other codes now" in caplog.text
