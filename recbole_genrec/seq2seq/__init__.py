@@ -1,1 +1,0 @@
-"""Histories -> codes of the next item: encoder-decoders and the searches over their codes."""

@@ -11,10 +11,9 @@ import torch
 from recbole.utils import get_local_time
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.storage import load_plain, save_plain
+from recbole_genrec.storage import load_plain, replacing, to_plain
 
-FORMAT = "recbole_genrec checkpoint 2"
-_FORMAT_OF_0_1 = "recbole_genrec checkpoint 1"  # its settings have other names
+FORMAT = "recbole_genrec checkpoint 1"
 
 
 def new_checkpoint_path(config) -> Path:
@@ -56,7 +55,9 @@ def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
     missing = sorted({"model", "dataset_fingerprint"} - set(content))
     if missing:
         raise KeyError(f"the content of the checkpoint {str(path)!r} lacks {missing}")
-    save_plain(path, {**content, "format": FORMAT})
+    plain = to_plain({**content, "format": FORMAT})
+    with replacing(path) as temporary:
+        torch.save(plain, temporary)
 
 
 def load_checkpoint(
@@ -82,11 +83,6 @@ def load_checkpoint(
     """
     content = load_plain(path, device)
     found = content.pop("format", None) if isinstance(content, dict) else None
-    if found == _FORMAT_OF_0_1:
-        raise UserError(
-            f"{str(path)!r} was written by recbole_genrec 0.1, whose settings had other names: "
-            "train the model again, or use recbole_genrec 0.1"
-        )
     if found != FORMAT:
         raise UserError(
             f"{str(path)!r} has the format {found!r}, not {FORMAT!r}: "

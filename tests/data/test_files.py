@@ -178,7 +178,7 @@ class Calls(list):
 @pytest.fixture
 def calls(monkeypatch):
     calls = Calls()
-    monkeypatch.setattr("recbole_genrec.prepare.named", calls)
+    monkeypatch.setattr(files, "named", calls)
     return calls
 
 

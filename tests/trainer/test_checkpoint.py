@@ -40,7 +40,8 @@ def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     old = path.read_bytes()
 
     def stop_half_way(content, file):
-        file.write(b"half")
+        with open(file, "wb") as stream:
+            stream.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", stop_half_way)

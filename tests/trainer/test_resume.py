@@ -264,7 +264,7 @@ def test_an_interrupted_validation_leaves_no_half_file(make_experiment, monkeypa
     def interrupt(*given):
         calls.append(1)
         if where == "writing":
-            given[1].write(b"half")
+            Path(given[1]).write_bytes(b"half")
         raise KeyboardInterrupt
 
     validate = trainer._validate

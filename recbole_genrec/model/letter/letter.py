@@ -15,7 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recbole_genrec.config.declare import Declarations, list_of, number, optional, whole
+from recbole_genrec.config.declare import Declarations, number, optional
+from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.data.sequences import Sequences
 from recbole_genrec.errors import UserError
 from recbole_genrec.features.item_features import (
@@ -36,13 +38,6 @@ logger = logging.getLogger(__name__)
 
 COLLABORATIVE = "cf"  # the name of the item feature that the codes are aligned with
 AUTO = {"text": "tfidf", COLLABORATIVE: "SASRec"}
-TOKENIZER_SETTINGS = (
-    "collaborative_weight",
-    "diversity_weight",
-    "n_groups",
-    "group_sizes",
-    "regroup_every",
-)
 
 
 class LETTER(TIGER):
@@ -52,21 +47,17 @@ class LETTER(TIGER):
     `generation_temperature` below 1.
     """
 
-    tokenizer_class = LetterRQVAE
-
     settings: ClassVar[Declarations] = {
+        **LetterRQVAE.settings,
         "cf_length": optional(number(above=0)),
-        "collaborative_weight": number(min=0),
-        "diversity_weight": number(min=0),
-        "n_groups": whole(min=1),
-        "group_sizes": list_of(whole(min=0), example="[10, 60]", length=2),
-        "regroup_every": whole(min=1),
     }
+    tokenizer_class = LetterRQVAE
+    collaborative: Tensor  # float [n_items, C], the vectors that codes are aligned with
 
     def __init__(
         self,
-        config,
-        dataset,
+        config: GenRecConfig,
+        dataset: GenRecDataset,
         saved: dict[str, Tensor] | None = None,
         teacher_table: TeacherTable = no_teacher,
     ) -> None:
@@ -96,30 +87,25 @@ class LETTER(TIGER):
         if not self._is_regularized():
             return super().make_tokenizer(n_features)
         return self.tokenizer_class.from_config(
-            self.config,
-            n_features,
-            has_unique_codes=self.has_unique_codes(),
-            **{name: self.config[name] for name in TOKENIZER_SETTINGS},
-        )
-
-    def _tokenizer_losses(self, item_ids: Tensor) -> dict[str, Tensor]:
-        """Return L_LETTER of items [B]."""
-        return self.tokenizer.regularized_losses(
-            self.item_features[item_ids], self.collaborative[item_ids]
+            self.config, n_features, has_unique_codes=self.has_unique_codes()
         )
 
     def stages(self) -> tuple[Stage, ...]:
-        """Return the tokenizer, which regroups its codewords, then TIGER's recommender."""
-        if not self._is_regularized():
+        """Return the tokenizer with L_LETTER (section 3.2), then TIGER's recommender."""
+        tokenizer = self.tokenizer
+        if not isinstance(tokenizer, LetterRQVAE):
             return super().stages()
-        tokenizer = self.tokenizer_stage(
-            lambda epoch: self.tokenizer.regroup(epoch, self.config["seed"])
+        stage = replace(
+            self.tokenizer_stage(lambda epoch: tokenizer.regroup(epoch, self.config["seed"])),
+            losses=lambda item_ids: tokenizer.regularized_losses(
+                self.item_features[item_ids], self.collaborative[item_ids]
+            ),
         )
-        return (replace(tokenizer, losses=self._tokenizer_losses), self.recommender_stage())
+        return (stage, self.recommender_stage())
 
     # --- features -------------------------------------------------------------------------------
 
-    def make_features(self, dataset, teacher_table: TeacherTable) -> Tensor:
+    def make_features(self, dataset: GenRecDataset, teacher_table: TeacherTable) -> Tensor:
         """Return the semantic features: all item features but `cf`."""
         if self.has_given_codes():
             return super().make_features(dataset, teacher_table)
@@ -130,7 +116,7 @@ class LETTER(TIGER):
             self._check_collaborative(sources)
         return item_matrix(self.config, dataset, teacher_table, semantic)
 
-    def _make_collaborative(self, dataset, teacher_table: TeacherTable) -> Tensor:
+    def _make_collaborative(self, dataset: GenRecDataset, teacher_table: TeacherTable) -> Tensor:
         """Return the vectors that codes are aligned with, float [n_items, C].
 
         Items without a training interaction have zeros. C is 0 if nothing is aligned.
@@ -173,7 +159,7 @@ class LETTER(TIGER):
             )
         return AUTO if wanted == "auto" else wanted
 
-    def _check_semantic(self, sources: Mapping[str, str], dataset) -> None:
+    def _check_semantic(self, sources: Mapping[str, str], dataset: GenRecDataset) -> None:
         needs_text = any(
             source == "tfidf" or str(source).startswith(PREFIX) for source in sources.values()
         )

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_genrec.config.declare import Declarations, list_of, number, whole
+from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.runtime.precision import full_precision
 from recbole_genrec.tokenizer.balanced_clustering import balanced_kmeans, check_sizes
 from recbole_genrec.tokenizer.base import in_chunks
@@ -41,6 +43,13 @@ class LetterRQVAE(RQVAE):
         UserError: the groups cannot have these sizes; and as RQVAE.
     """
 
+    settings: ClassVar[Declarations] = {
+        "collaborative_weight": number(min=0),
+        "diversity_weight": number(min=0),
+        "n_groups": whole(min=1),
+        "group_sizes": list_of(whole(min=0), example="[10, 60]", length=2),
+        "regroup_every": whole(min=1),
+    }
     groups: Tensor  # LongTensor [L, K], the group of every codeword; -1 before the first clustering
 
     def __init__(
@@ -64,6 +73,20 @@ class LetterRQVAE(RQVAE):
         self.regroup_every = regroup_every
         self.has_unique_codes = has_unique_codes
         self.register_buffer("groups", torch.full((self.n_levels, self.codebook_size), -1))
+
+    @classmethod
+    def from_config(cls, config: GenRecConfig, n_features: int, **more: Any) -> RQVAE:
+        """Return the tokenizer that the settings describe, for features of this width."""
+        return super().from_config(
+            config,
+            n_features,
+            collaborative_weight=config["collaborative_weight"],
+            diversity_weight=config["diversity_weight"],
+            n_groups=config["n_groups"],
+            group_sizes=config["group_sizes"],
+            regroup_every=config["regroup_every"],
+            **more,
+        )
 
     # --- training -------------------------------------------------------------------------------
 

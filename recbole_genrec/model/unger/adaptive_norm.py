@@ -1,15 +1,27 @@
-"""A layer norm whose scale and shift depend on its input, and the layer that carries one modality into the space of another."""
+"""The layer norm and the adaption layer that carry one modality into the space of another.
 
-# Shapes: N items, D input width, H hidden width
+Shapes: N items, D input width, H hidden width.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "adaptive": lambda size: AdaptiveNorm(size),
+    "plain": lambda size: nn.LayerNorm(size, elementwise_affine=False),
+    "none": lambda size: nn.Identity(),
+}
+
 
 class AdaptiveNorm(nn.Module):
-    """(1 + scale(u)) * LN(u) + shift(u); scale and shift are linear in SiLU(u) and start at zero, as a plain layer norm.
+    """A layer norm whose scale and shift depend on its input.
+
+    (1 + scale(u)) * LN(u) + shift(u), where scale and shift are linear in SiLU(u). Both start at
+    zero, which is a plain layer norm.
 
     Source: AdaLN of Peebles and Xie, "Scalable Diffusion Models with Transformers" (ICCV 2023),
         conditioned on the input itself.
@@ -22,7 +34,7 @@ class AdaptiveNorm(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Shape in = shape out: [..., size]."""
+        """Normalize states [..., size], shape in = shape out."""
         scale, shift = self.modulation(F.silu(states)).chunk(2, dim=-1)
         return (1 + scale) * F.layer_norm(states, states.shape[-1:]) + shift
 
@@ -34,25 +46,18 @@ class ModalityAdaption(nn.Module):
         n_features: D.
         n_hidden: H.
         n_outputs: width of the other modality.
-        norm: "adaptive", "plain" (a layer norm without parameters) or "none".
+        norm: `adaptive`, `plain` (a layer norm without parameters) or `none`.
 
-    Source: UNGER §3.3.1, equation 2; the paper's formula is lost, so the layout around AdaLN is
-        ours.
+    Source: UNGER section 3.3.1, equation 2; the paper's formula is lost, so the layout around AdaLN
+        is ours.
     """
 
     def __init__(self, n_features: int, n_hidden: int, n_outputs: int, norm: str) -> None:
         super().__init__()
-        norms = {
-            "adaptive": AdaptiveNorm,
-            "plain": lambda size: nn.LayerNorm(size, elementwise_affine=False),
-            "none": nn.Identity,
-        }
-        self.widen, self.norm, self.narrow = (
-            nn.Linear(n_features, n_hidden),
-            norms[norm](n_hidden),
-            nn.Linear(n_hidden, n_outputs),
-        )
+        self.widen = nn.Linear(n_features, n_hidden)
+        self.norm = NORMS[norm](n_hidden)
+        self.narrow = nn.Linear(n_hidden, n_outputs)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[N, D] -> [N, n_outputs]."""
+        """Map [N, D] -> [N, n_outputs]."""
         return self.narrow(F.relu(self.norm(self.widen(features))))

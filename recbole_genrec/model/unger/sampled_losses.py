@@ -1,6 +1,7 @@
-"""Losses that compare the right item with other items, drawn or of the same batch."""
+"""Losses that compare the right item with other items, drawn or from the same batch.
 
-# Shapes: B batch, U distinct items, M negatives, D width
+Shapes: B batch, U distinct items, M negatives, D width.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +16,16 @@ from recbole_genrec.runtime.precision import in_full_precision
 def sampled_softmax(
     positive: Tensor, negatives: Tensor, is_positive: Tensor, n_items: int
 ) -> Tensor:
-    """Cross-entropy over the catalogue, estimated from uniformly drawn negatives.
+    """Estimate the cross-entropy over the catalogue from uniformly drawn negatives.
 
-    A negative stands for (n_items - 1) / M items; so its score is corrected, and with all other
-    items as negatives the loss is exact.
+    A negative stands for (n_items - 1) / M items, and its score is corrected for that. With all
+    other items as negatives the loss is exact.
 
     Args:
-        positive: scores of the next items, float [B].
+        positive: scores of the targets, float [B].
         negatives: scores of the drawn items, float [B, M].
-        is_positive: where a drawn item is the next item itself and does not count, bool [B, M].
-        n_items: size of the catalogue, padding not counted.
+        is_positive: whether a drawn item is the target itself and does not count, bool [B, M].
+        n_items: size of the catalogue without padding.
 
     Returns:
         The mean over the batch, a scalar >= 0; log(n_items) where all scores are equal.
@@ -34,50 +35,49 @@ def sampled_softmax(
     """
     n_negatives = (~is_positive).sum(1, keepdim=True).clamp(min=1)
     corrected = negatives - (n_negatives / (n_items - 1)).log()
-    scores = torch.cat(
-        (positive.unsqueeze(1), corrected.masked_fill(is_positive, float("-inf"))), dim=1
-    )
+    corrected = corrected.masked_fill(is_positive, float("-inf"))
+    scores = torch.cat((positive.unsqueeze(1), corrected), dim=1)
     return (scores.logsumexp(1) - positive).mean()
 
 
 @in_full_precision
 def alignment(anchors: Tensor, keys: Tensor, similarity: str, temperature: float) -> Tensor:
-    """InfoNCE in one direction: the key of a row against the keys of all rows.
+    """Return InfoNCE in one direction: each anchor's own key against all keys.
 
     Args:
-        anchors, keys: float [U, D]; row u of both belongs to the same item, and no two rows do.
-        similarity: "cosine" or "dot".
-        temperature: > 0; divides the similarities.
+        anchors: float [U, D], one row per item; no item has two.
+        keys: float [U, D], in the same order.
+        similarity: `cosine` or `dot`.
+        temperature: divisor of the similarities, > 0.
 
     Returns:
-        A scalar; log U where all are alike.
+        A scalar; log U where all similarities are equal.
 
-    Source: UNGER §3.3.2, equation 3.
+    Source: UNGER section 3.3.2, equation 3.
     """
     if similarity == "cosine":
         anchors, keys = F.normalize(anchors, dim=-1), F.normalize(keys, dim=-1)
-    return F.cross_entropy(
-        anchors @ keys.T / temperature, torch.arange(len(anchors), device=anchors.device)
-    )
+    own = torch.arange(len(anchors), device=anchors.device)
+    return F.cross_entropy(anchors @ keys.T / temperature, own)
 
 
 @in_full_precision
 def contrast_with_drawn(
     queries: Tensor, positives: Tensor, drawn: Tensor, is_positive: Tensor, temperature: float
 ) -> Tensor:
-    """InfoNCE on cosines: the right item's vector against those of items drawn for the whole batch.
+    """Return InfoNCE on cosines: the target's vector against vectors of items drawn for a batch.
 
     Args:
-        queries, positives: float [B, D].
-        drawn: float [M, D].
-        is_positive: where a drawn item is a row's own and does not count, bool [B, M].
-        temperature: > 0; divides the cosines.
+        queries: float [B, D].
+        positives: the targets' vectors, float [B, D].
+        drawn: the drawn items' vectors, float [M, D].
+        is_positive: whether a drawn item is a row's target and does not count, bool [B, M].
+        temperature: divisor of the cosines, > 0.
 
     Returns:
-        The mean over the batch; log(1 + M) where all are alike and none is a row's own.
+        The mean over the batch; log(1 + M) where all cosines are equal and no target is drawn.
 
-    Source: UNGER §3.4.3, equation 11, whose negatives are drawn from the catalogue without the
-        target.
+    Source: UNGER section 3.4.3, equation 11.
     """
     queries, positives, drawn = (
         F.normalize(vectors, dim=-1) for vectors in (queries, positives, drawn)

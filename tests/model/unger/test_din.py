@@ -95,7 +95,7 @@ def test_ranking_is_that_of_all_scores_in_any_memory(make_din, monkeypatch):
     din, catalogue = make_din(), torch.arange(1, 10).expand(3, -1)
     expected = din(HISTORIES, catalogue).argsort(descending=True)[:, :4] + 1
     assert torch.equal(din.rank(HISTORIES, 4), expected)
-    monkeypatch.setattr("recbole_genrec.model.unger.din.MOST_ENTRIES", 100)
+    monkeypatch.setattr("recbole_genrec.model.unger.din.MAX_ENTRIES", 100)
     assert torch.equal(din.rank(HISTORIES, 4), expected)
 
 

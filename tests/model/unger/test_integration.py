@@ -113,33 +113,3 @@ def test_mean_and_concatenation(make_integration):
     torch.testing.assert_close(
         joined[1:, :2] @ joined[1:, :2].T, components @ components.T, atol=1e-4, rtol=0
     )
-
-
-def test_recall_counts_targets_among_the_first_of_the_catalogue(make_integration, monkeypatch):
-    module = make_integration().eval()
-    rows = {
-        "history": torch.randint(0, 12, (150, 5)).sort(1, descending=True).values,
-        "target": torch.randint(1, 12, (150,)),
-    }
-    rows["history"][:, 0] = 1
-    rows["length"] = (rows["history"] > 0).sum(1)
-
-    class Rows(dict):
-        def __len__(self):
-            return 150
-
-        def __getitem__(self, index):
-            return (
-                super().__getitem__(index)
-                if isinstance(index, str)
-                else {name: values[index] for name, values in self.items()}
-            )
-
-    scores = module.din(rows["history"], torch.arange(1, 12).expand(150, -1))
-    ranks = (scores >= scores.gather(1, rows["target"][:, None] - 1)).sum(1)
-    for k in (1, 4):
-        expected = (ranks <= k).float().mean().item()
-        assert 0 < expected < 1
-        assert module.recall(Rows(rows), ("history", "length", "target"), k) == pytest.approx(
-            expected
-        )

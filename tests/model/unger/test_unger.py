@@ -6,13 +6,13 @@ import torch
 from torch.nn import functional as F
 
 from recbole_genrec.cli import main
-from recbole_genrec.model.unger.unger import VARIANTS
+from recbole_genrec.model.unger.unger import ABLATIONS
 from recbole_genrec.quick_start import load, run
 from recbole_genrec.trainer.optimizer import named_parameters
 
 HISTORIES = [[1, 2, 3], [4], [5, 6, 2, 4]]
 TARGETS = [4, 5, 7]
-ALL = sorted(VARIANTS)
+ALL = sorted(ABLATIONS)
 
 
 @pytest.fixture
@@ -139,12 +139,12 @@ def test_beams_are_the_exact_ranking_of_the_catalogue(make_model, make_batch):
     torch.testing.assert_close(model.search(batch).log_probs.exp().sum(1), torch.ones(3))
 
 
-@pytest.mark.parametrize("variant", ALL)
-def test_variants_make_codes_of_what_they_name(make_experiment, variant):
-    model = make_experiment("UNGER", variant=variant).name_items()
-    source, distills = VARIANTS[variant]
-    assert model.distills == distills == hasattr(model, "distillation")
-    assert hasattr(model, "integration") == (source != "semantic")
+@pytest.mark.parametrize("ablation", ALL)
+def test_variants_make_codes_of_what_they_name(make_experiment, ablation):
+    model = make_experiment("UNGER", ablation=ablation).name_items()
+    source, distills = ABLATIONS[ablation]
+    assert model.distills == distills == (model.distillation is not None)
+    assert (model.integration is not None) == (source != "semantic")
     vectors = model.integrated[1:]
     if source == "semantic":
         assert torch.equal(vectors, model.item_features[1:])
@@ -200,7 +200,7 @@ def test_collaborative_codes_need_no_features(make_experiment, monkeypatch):
         "recbole_genrec.model.abstract.item_matrix",
         lambda *given: pytest.fail("features were made"),
     )
-    assert make_experiment("UNGER", variant="collaborative").model.item_features.shape == (11, 0)
+    assert make_experiment("UNGER", ablation="collaborative").model.item_features.shape == (11, 0)
 
 
 def test_a_counter_in_place_of_unique_codes(make_experiment, make_batch):
@@ -215,29 +215,29 @@ def test_a_counter_in_place_of_unique_codes(make_experiment, make_batch):
     )
 
 
-@pytest.mark.parametrize("variant", ["collaborative", "cka"])
+@pytest.mark.parametrize("ablation", ["collaborative", "no_distillation"])
 def test_other_quantizers_are_not_judged_by_features_that_they_do_not_see(
-    make_experiment, monkeypatch, variant
+    make_experiment, monkeypatch, ablation
 ):
     """No features, or the same for more items than the counter tells apart: the vectors that codes are made of are others."""
     same = torch.ones(11, 3) * (torch.arange(11) % 2).unsqueeze(1)
     monkeypatch.setattr("recbole_genrec.model.abstract.item_matrix", lambda *given: same)
-    make_experiment("UNGER", variant=variant, tokenizer="rqvae", counter_size=3)
+    make_experiment("UNGER", ablation=ablation, tokenizer="rqvae", counter_size=3)
     with pytest.raises(ValueError, match="5 items have the same features"):
-        make_experiment("UNGER", variant="semantic", tokenizer="rqvae", counter_size=3)
+        make_experiment("UNGER", ablation="semantic", tokenizer="rqvae", counter_size=3)
 
 
-@pytest.mark.parametrize("variant", ALL)
+@pytest.mark.parametrize("ablation", ALL)
 def test_given_codes_need_vectors_only_to_distill_them(
-    make_experiment, make_batch, monkeypatch, variant
+    make_experiment, make_batch, monkeypatch, ablation
 ):
-    source, distills = VARIANTS[variant]
+    source, distills = ABLATIONS[ablation]
     if not distills:
         monkeypatch.setattr(
             "recbole_genrec.model.abstract.item_matrix",
             lambda *given: pytest.fail("features were made"),
         )
-    model = make_experiment("UNGER", variant=variant, tokenizer="random").name_items()
+    model = make_experiment("UNGER", ablation=ablation, tokenizer="random").name_items()
     names = [stage.name for stage in model.stages()]
     assert names == (["integration"] if distills and source != "semantic" else []) + [
         "tokenizer",
@@ -260,9 +260,9 @@ def test_more_codes_than_items_are_refused_unless_they_are_given(make_experiment
         make_experiment("UNGER", codebook_size=11)
 
 
-@pytest.mark.parametrize("variant", ["cka_ikd", "concat", "semantic"])
-def test_a_whole_run_and_its_checkpoint(small_settings, variant):
-    settings = {**small_settings("UNGER"), "variant": variant}
+@pytest.mark.parametrize("ablation", ["none", "concat", "semantic"])
+def test_a_whole_run_and_its_checkpoint(small_settings, ablation):
+    settings = {**small_settings("UNGER"), "ablation": ablation}
     result = run("UNGER", config_dict=settings)
     assert result["best_valid_result"]["ndcg@5"] == result["best_valid_score"], (
         "of the generator, not of the DIN"
@@ -278,8 +278,8 @@ def test_a_whole_run_and_its_checkpoint(small_settings, variant):
     "settings, sentence",
     [
         (
-            {"variant": "unger"},
-            "variant is 'unger', but has to be one of semantic, collaborative, concat, cka, cka_ikd, collaborative_ikd, conc",
+            {"ablation": "unger"},
+            "ablation is 'unger', but has to be one of none, no_distillation, concat, collaborative, semantic, concat_distilled",
         ),
         (
             {"n_levels": 1},
@@ -321,8 +321,14 @@ def test_a_whole_run_and_its_checkpoint(small_settings, variant):
             {"integration_valid_users": 0},
             "integration_valid_users is 0, but has to be a whole number of at least 1: give one",
         ),
-        ({"alignment_temperature": 0}, "alignment_temperature is 0, but has to be a number above 0"),
-        ({"distillation_weight": -1}, "distillation_weight is -1, but has to be a number of at least 0"),
+        (
+            {"alignment_temperature": 0},
+            "alignment_temperature is 0, but has to be a number above 0",
+        ),
+        (
+            {"distillation_weight": -1},
+            "distillation_weight is -1, but has to be a number of at least 0",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(
@@ -344,11 +350,11 @@ def test_without_text_it_says_what_to_provide(small_settings, tmp_path, capsys):
     arguments = [f"--{name}={value}" for name, value in small_settings("UNGER").items()]
     assert main(["run", "--model=UNGER", *arguments]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "the variant 'cka_ikd' of UNGER needs semantic features, but item_features is 'auto' and 'tiny' has no item text; add a text field "
-        "(name:token_seq) to its .item file, give vectors with item_features={text: vectors.npy}, or set variant to collaborative, "
+        "UNGER with ablation none needs semantic features, but item_features is 'auto' and 'tiny' has no item text; add a text field "
+        "(name:token_seq) to its .item file, give vectors with item_features={text: vectors.npy}, or set ablation to collaborative, "
         "which needs none."
     )
-    assert main(["run", "--model=UNGER", *arguments, "--variant=collaborative"]) == 0
+    assert main(["run", "--model=UNGER", *arguments, "--ablation=collaborative"]) == 0
 
 
 @pytest.mark.parametrize("name", ["text", "mine"])

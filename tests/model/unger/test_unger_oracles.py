@@ -202,7 +202,7 @@ def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
 
 def test_the_din_learns_them_too(make_experiment, make_batch):
     model = make_experiment(
-        "UNGER", integration_warmup_epochs=0, variant="collaborative", din_negatives=30
+        "UNGER", integration_warmup_epochs=0, ablation="collaborative", din_negatives=30
     ).model
     batch = make_batch(HISTORIES, TARGETS)
     steps(model, model.stages()[0], batch, 150)
@@ -215,7 +215,7 @@ def test_the_din_learns_them_too(make_experiment, make_batch):
 def test_without_weight_the_distillation_changes_nothing(make_experiment, make_batch):
     """The same weights after some steps as of a model that does not know it."""
     weights, batch = [], make_batch(HISTORIES, TARGETS)
-    for settings in ({"distillation_weight": 0.0}, {"variant": "cka"}):
+    for settings in ({"distillation_weight": 0.0}, {"ablation": "no_distillation"}):
         model = make_experiment("UNGER", hidden_dropout_prob=0.1, **settings).name_items()
         steps(model, model.stages()[-1], batch, 5)
         weights.append(model.state_dict())

@@ -55,7 +55,7 @@ def test_the_best_epoch_of_the_first_stage_is_what_codes_are_made_of(make_experi
         tables.append(model.integration.table.detach().clone())
         return next(scores)
 
-    monkeypatch.setattr(model, "_recall", recall)
+    monkeypatch.setattr(model, "integration_recall", recall)
     trainer = create_trainer(config, model)
     best_score, best_result = trainer.fit(train, valid)
     assert len(tables) == 4
@@ -66,11 +66,11 @@ def test_the_best_epoch_of_the_first_stage_is_what_codes_are_made_of(make_experi
 def test_the_first_stage_is_validated_by_recall_of_the_same_users(make_experiment):
     _config, model, _, valid, _ = make_experiment("UNGER", topk=[3, 5])
     model.eval()
-    assert model._recall(valid) == model._recall(valid)
+    assert model.integration_recall(valid) == model.integration_recall(valid)
     rows = valid.dataset.inter_feat
     every = make_experiment("UNGER", integration_valid_users=99).model.eval()
     ranked = every.integration.din.rank(rows["item_id_list"], 5)
-    assert every._recall(valid) == pytest.approx(
+    assert every.integration_recall(valid) == pytest.approx(
         (ranked == rows["item_id"][:, None]).any(1).float().mean().item()
     )
 
