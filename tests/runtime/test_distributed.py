@@ -48,6 +48,16 @@ def two_processes(launched, small_settings, tmp_path_factory):
     if launched:
         return launched
     folder = tmp_path_factory.mktemp("two_processes")
+    runs = settings_of_runs(folder, small_settings)
+    output = launch(folder, list(runs.values()))
+    ranks = [json.loads((folder / f"rank-{rank}-of-2.json").read_text()) for rank in range(2)]
+    launched.update(
+        folder=folder, output=output, ranks=[dict(zip(runs, results)) for results in ranks]
+    )
+    return launched
+
+
+def settings_of_runs(folder: Path, small_settings) -> dict[str, dict]:
     saved = {"checkpoint_dir": str(folder / "saved")}
     runs = {
         name: {**small_settings(case["model"]), **PLAIN, **case, **saved}
@@ -59,12 +69,15 @@ def two_processes(launched, small_settings, tmp_path_factory):
         "stop_after": 6,
         "checkpoint_dir": str(folder / "resumed"),
     }
-    runs["SASRec"] = {**small_settings("TIGER"), "model": "SASRec"}
-    runs["SASRec"] = {
-        key: runs["SASRec"][key] for key in ("model", "dataset", "data_path", "checkpoint_dir")
-    }
+    shared = ("dataset", "data_path", "checkpoint_dir")
+    runs["SASRec"] = {"model": "SASRec", **{key: runs["TIGER"][key] for key in shared}}
+    return runs
+
+
+def launch(folder: Path, runs: list[dict]) -> str:
+    """Run all settings by torchrun on two processes; return what they print."""
     file = folder / "runs.json"
-    file.write_text(json.dumps(list(runs.values())))
+    file.write_text(json.dumps(runs))
     command = [
         "-m",
         "torch.distributed.run",
@@ -78,14 +91,7 @@ def two_processes(launched, small_settings, tmp_path_factory):
         [sys.executable, *command], capture_output=True, text=True, cwd=folder, env=environment
     )
     assert done.returncode == 0, done.stderr
-    ranks = [json.loads((folder / f"rank-{rank}-of-2.json").read_text()) for rank in range(2)]
-    launched.update(
-        folder=folder,
-        output=done.stdout + done.stderr,
-        runs=runs,
-        ranks=[dict(zip(runs, results)) for results in ranks],
-    )
-    return launched
+    return done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -154,7 +160,8 @@ def test_only_the_main_process_writes(two_processes):
 def test_recbole_models_are_refused(two_processes):
     sentences = {results["SASRec"]["refusal"] for results in two_processes["ranks"]}
     assert sentences == {
-        "SASRec is a model of RecBole, and those are trained by one process here: start it without torchrun"
+        "SASRec is a model of RecBole, and those are trained by one process here: start it "
+        "without torchrun"
     }
 
 

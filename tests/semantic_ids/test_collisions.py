@@ -136,6 +136,6 @@ def test_too_many_equal_features_are_refused():
     check_distinct(features, 3)
     with pytest.raises(
         UserError,
-        match="3 items have the same features .* but counter_size is 2: raise it",
+        match=r"3 items have the same features .* but counter_size is 2: raise it",
     ):
         check_distinct(features, 2)
