@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from recbole_genrec.seq2seq.item_masks import before_targets, item_causal, item_places
+from recbole_genrec.seq2seq.item_masks import before_targets, item_causal, item_positions
 
 
 class EncoderInput(NamedTuple):
@@ -17,7 +17,7 @@ class EncoderInput(NamedTuple):
 
     embeddings: float [B, S, D], S = context tokens + T * E.
     mask: bool [B, S], true where there is a token.
-    places: int64 [S], which item a token belongs to (item_places).
+    places: int64 [S], which item a token belongs to (item_positions).
     """
 
     embeddings: Tensor
@@ -34,7 +34,7 @@ def encoder_input(model, interaction) -> EncoderInput:
     mask = (item_id_list > 0).repeat_interleave(tokens_per_item, dim=1)
     embeddings, mask = model.add_context(interaction, embeddings, mask)
     return EncoderInput(
-        embeddings, mask, item_places(mask.shape[1], n_items, tokens_per_item, mask.device)
+        embeddings, mask, item_positions(mask.shape[1], n_items, tokens_per_item, mask.device)
     )
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from recbole_genrec.model.all_positions import encoder_input
 from recbole_genrec.runtime.precision import in_full_precision
 from recbole_genrec.semantic_ids.trie import CompleteTree
+from recbole_genrec.seq2seq.base import DecoderCache
 from recbole_genrec.seq2seq.beam_search import Beams, beam_search
 from recbole_genrec.seq2seq.compiled import SearchParts, compiled
 from recbole_genrec.seq2seq.exact_search import exact_search
@@ -94,8 +96,10 @@ class Generation:
         memory, mask = self.encode_history(interaction, parts.encode)
         cache = self.seq2seq.start_cache(memory, mask)
 
-        def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
-            if codes is None:
+        def step(
+            cache: DecoderCache, level: int, codes: Tensor | None, parents: Tensor | None
+        ) -> Tensor:
+            if codes is None or parents is None:
                 tokens = torch.zeros(len(memory), 1, dtype=torch.long, device=memory.device)
             else:
                 cache.follow(parents)
@@ -108,9 +112,8 @@ class Generation:
         )
         if self.config["scoring"] == "exact":
             return exact_search(step, cache, trie, n_beams, k or n_beams, renormalize)
-        return beam_search(
-            step, trie if self.config["constrained"] else CompleteTree(trie), n_beams, renormalize
-        )
+        tree = trie if self.config["constrained"] else CompleteTree(trie)
+        return beam_search(partial(step, cache), tree, n_beams, renormalize)
 
     def _search_parts(self) -> SearchParts:
         if not self.config["compile_search"]:

@@ -1,0 +1,1 @@
+"""Histories -> codes of the next item: encoder-decoders and the searches over their codes."""

@@ -1,34 +1,39 @@
-"""The exact best items of every history: beam searches that go on from what the earlier ones left open, until it cannot matter."""
+"""The exact best items of every history: beam searches until nothing left open can matter.
+
+Each search continues what the earlier ones left open.
+"""
 
 # Shapes: B histories, U of them that are searched together, W beams, N open prefixes, E expanded
 # prefixes, F children, K best items
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from recbole_genrec.semantic_ids.trie import Trie
-from recbole_genrec.seq2seq.beam_search import Beams, Step, check_n_beams, extend, in_order
-from recbole_genrec.seq2seq.t5 import DecoderCache
+from recbole_genrec.semantic_ids.trie import Children, Trie
+from recbole_genrec.seq2seq.base import DecoderCache, KeyValue
+from recbole_genrec.seq2seq.beam_search import Beams, check_n_beams, extend, sort_items
 
-NOTHING = float("-inf")
-MOST_GROWTH = (
-    2  # times the prefixes that the beams of the whole batch would be with all their levels kept
-)
+CachedStep = Callable[[DecoderCache, int, Tensor | None, Tensor | None], Tensor]
+
+EMPTY = float("-inf")  # score of an empty slot
+# A batch is split when its cached prefixes exceed this multiple of all beams at all levels.
+MAX_GROWTH = 2
 
 
-class Prefixes(NamedTuple):
-    """Prefixes of one length, all [U, N]; a score of -inf marks an empty place.
+class OpenPrefixes(NamedTuple):
+    """Prefixes of one length that have not been continued, each part [U, N].
 
     Attributes:
-        scores: log-probabilities.
-        nodes: their numbers in the trie.
-        codes: their last codes.
-        parents: the places of the prefixes that they continue among the expanded ones.
+        scores: Log-probabilities; -inf marks an empty slot.
+        nodes: Node numbers in the trie.
+        codes: Last codes.
+        parents: Slots of the prefixes before the last code among the expanded ones.
     """
 
     scores: Tensor
@@ -36,19 +41,23 @@ class Prefixes(NamedTuple):
     codes: Tensor
     parents: Tensor
 
-    def at(self, places: Tensor) -> Prefixes:
-        """Those at `places` [U, W] of each history."""
-        return Prefixes(*(part.gather(1, places) for part in self))
+    def take(self, slots: Tensor) -> OpenPrefixes:
+        """Return the prefixes in `slots`, int64 [U, W]."""
+        return OpenPrefixes(*(part.gather(1, slots) for part in self))
 
-    def best(self, n: int) -> tuple[Prefixes, Prefixes]:
-        """The n best, and all with those places empty."""
-        places = self.scores.topk(min(n, self.scores.shape[1])).indices
-        return self.at(places), self._replace(scores=self.scores.scatter(1, places, NOTHING))
+    def take_best(self, n: int) -> tuple[OpenPrefixes, OpenPrefixes]:
+        """Return the n best, and all prefixes with the slots of the n best emptied."""
+        slots = self.scores.topk(min(n, self.scores.shape[1])).indices
+        return self.take(slots), self._replace(scores=self.scores.scatter(1, slots, EMPTY))
 
-    def at_least(self, least: Tensor) -> Prefixes:
-        """Those whose scores reach `least` [U, 1], in as few places as the history with most of them needs."""
-        scores = self.scores.masked_fill(self.scores < least, NOTHING)
-        return self._replace(scores=scores).best(_largest_count(scores))[0]
+    def reaching(self, threshold: Tensor) -> OpenPrefixes:
+        """Keep the prefixes with scores >= `threshold` [U, 1], in as few slots as possible."""
+        scores = self.scores.masked_fill(self.scores < threshold, EMPTY)
+        return self._replace(scores=scores).take_best(_max_filled(scores))[0]
+
+    def append(self, others: OpenPrefixes) -> OpenPrefixes:
+        """Return these prefixes and the others behind them."""
+        return OpenPrefixes(*(torch.cat(parts, dim=1) for parts in zip(self, others)))
 
 
 @dataclass
@@ -56,181 +65,201 @@ class Search:
     """Histories that are searched together.
 
     Attributes:
-        rows: their places in the batch, int64 [U].
-        cross, mask_bias: the part of the decoder's cache that is theirs.
-        expanded: by length, the cache's keys and values [U, E, ...] of the prefixes that have been
-            continued.
-        open: by length, the prefixes that have not.
-        item_ids, log_probs: the best items so far, [U, K]; 0 and -inf where there are fewer.
+        rows: Their rows of the batch, int64 [U].
+        cross: Their cross keys and values, as in DecoderCache.
+        mask_bias: Their mask bias, as in DecoderCache.
+        expanded: For every prefix length after the root's, the cached keys and values [U, E, ...]
+            of the prefixes that have been continued, per layer; empty before the first.
+        open: For every prefix length, the prefixes that have not been continued.
+        item_ids: The best items so far, [U, K]; 0 where there are fewer.
+        log_probs: Their scores, [U, K]; -inf where there are fewer.
     """
 
     rows: Tensor
-    cross: list[tuple[Tensor, Tensor]]
+    cross: list[KeyValue]
     mask_bias: Tensor
-    expanded: list[list[tuple[Tensor, Tensor]]]
-    open: list[Prefixes]
+    expanded: list[list[KeyValue]]
+    open: list[OpenPrefixes]
     item_ids: Tensor
     log_probs: Tensor
 
     @property
-    def least(self) -> Tensor:
-        """What a prefix has to reach to matter, [U, 1]: the K-th best score so far."""
+    def threshold(self) -> Tensor:
+        """Score below which a prefix cannot matter, [U, 1]: the K-th best so far."""
         return self.log_probs[:, -1:]
 
-    def n_held(self) -> int:
-        """How many prefixes the cache remembers, those of all histories together."""
+    def n_cached(self) -> int:
+        """Return the number of prefixes in the cache, added up over the histories."""
         return len(self.rows) * sum(pairs[0][0].shape[1] for pairs in self.expanded if pairs)
 
+    def cache(self, level: int) -> DecoderCache:
+        """Return a cache in which a step finds the parents of prefixes of length `level`.
+
+        Its list is new, so the step cannot change the prefixes that the search keeps.
+        """
+        own: list[KeyValue | None] = [None] * len(self.cross)
+        if level:
+            own = [*self.expanded[level - 1]]
+        return DecoderCache(self.cross, own, self.mask_bias)
+
     def add_items(self, item_ids: Tensor, log_probs: Tensor) -> None:
-        """Rank items [U, N] among the best so far; those of equal scores by item id."""
+        """Rank items [U, N] among the best so far; ties by item id."""
         n_best = self.log_probs.shape[1]
-        item_ids, log_probs = (
-            torch.cat((self.item_ids, item_ids), 1),
-            torch.cat((self.log_probs, log_probs), 1),
-        )
-        least = log_probs.topk(n_best).values[:, -1:]
-        log_probs = log_probs.masked_fill(log_probs < least, NOTHING)
-        log_probs, places = log_probs.topk(max(n_best, _largest_count(log_probs)))
-        item_ids, log_probs = in_order(item_ids.gather(1, places), log_probs)
+        item_ids = torch.cat((self.item_ids, item_ids), dim=1)
+        log_probs = torch.cat((self.log_probs, log_probs), dim=1)
+        # Sort all that tie with the last position, because topk alone may keep any of them.
+        threshold = log_probs.topk(n_best).values[:, -1:]
+        log_probs = log_probs.masked_fill(log_probs < threshold, EMPTY)
+        log_probs, slots = log_probs.topk(max(n_best, _max_filled(log_probs)))
+        item_ids, log_probs = sort_items(item_ids.gather(1, slots), log_probs)
         self.item_ids, self.log_probs = item_ids[:, :n_best], log_probs[:, :n_best]
 
-    def close(self) -> Tensor:
-        """Drop what is open but cannot matter; returns the histories that have more to do, int64 [their number]."""
-        self.open = [prefixes.at_least(self.least) for prefixes in self.open]
-        counts = torch.stack([(prefixes.scores > NOTHING).sum(1) for prefixes in self.open])
+    def add_prefixes(
+        self, level: int, children: Children, scores: Tensor, own: list[KeyValue | None]
+    ) -> None:
+        """Open the children of prefixes of length `level` and keep the prefixes' cache.
+
+        Args:
+            level: Length of the prefixes, shorter than a semantic id by two or more.
+            children: Their children, [U, W, F].
+            scores: Scores of the children, [U, W * F].
+            own: Keys and values that the step has cached for the prefixes, per layer.
+        """
+        fresh = [pair for pair in own if pair is not None]
+        earlier = self.expanded[level]
+        n_earlier = earlier[0][0].shape[1] if earlier else 0
+        _, n_prefixes, fan_out = children.codes.shape
+        slots = torch.arange(n_earlier, n_earlier + n_prefixes, device=scores.device)
+        parents = slots.repeat_interleave(fan_out).expand_as(scores)
+        opened = OpenPrefixes(
+            scores, children.nodes.flatten(1), children.codes.flatten(1), parents
+        ).reaching(self.threshold)
+        self.open[level + 1] = self.open[level + 1].append(opened)
+        self.expanded[level] = _append(earlier, fresh) if earlier else fresh
+
+    def prune(self) -> Tensor:
+        """Drop open prefixes that cannot matter; return the histories with others left, int64."""
+        self.open = [prefixes.reaching(self.threshold) for prefixes in self.open]
+        counts = torch.stack([(prefixes.scores > EMPTY).sum(1) for prefixes in self.open])
         return counts.sum(0).nonzero().squeeze(1)
 
-    def of(self, histories: Tensor) -> Search:
-        """The search of some of the histories, int64 [their number]."""
+    def select(self, histories: Tensor) -> Search:
+        """Return the search of some of the histories, given by index, int64 [n]."""
         return Search(
             rows=self.rows[histories],
             cross=_select(self.cross, histories),
             mask_bias=self.mask_bias[histories],
             expanded=[_select(pairs, histories) for pairs in self.expanded],
-            open=[Prefixes(*(part[histories] for part in prefixes)) for prefixes in self.open],
+            open=[OpenPrefixes(*(part[histories] for part in prefixes)) for prefixes in self.open],
             item_ids=self.item_ids[histories],
             log_probs=self.log_probs[histories],
         )
 
 
 def exact_search(
-    step: Step,
+    step: CachedStep,
     cache: DecoderCache,
     tree: Trie,
     n_beams: int,
     n_best: int,
     renormalize: bool = False,
 ) -> Beams:
-    """Find the most likely items of the whole catalogue for each history, for certain.
+    """Find the most likely items of the whole catalogue for each history, with certainty.
 
-    A beam search comes first. It keeps what it does not continue, and all prefixes below the K-th
-    best item so far are dropped: their
-    items cannot be better, as log-probabilities only fall. Of histories with prefixes left, a
-    further search continues the best of each
-    length, and so on until nothing is left. No prefix is decoded twice, and each search raises the
-    bar for the next.
+    A beam search comes first and keeps the prefixes that it does not continue. Every prefix below
+    the K-th best item so far is dropped: log-probabilities only fall, so its items cannot be
+    better. For histories with prefixes left, a further search continues the best of each length,
+    until none is left. No prefix is decoded twice, and each search raises the threshold for the
+    next.
 
     Args:
-        step: as for `beam_search`; it reads `cache`, which is given other content here.
-        cache: fresh from `start_cache`.
-        tree: the trie of the catalogue.
-        n_beams: most prefixes of a length that are continued at once, at least 1; the result does
-            not depend on it.
-        n_best: how many items are wanted; fewer are returned if the catalogue is smaller.
-        renormalize: as for `beam_search`.
+        step: As for `beam_search`, with the cache to read and extend as its first argument.
+        cache: Fresh cache of the batch, from `start_cache`.
+        tree: The trie of the catalogue.
+        n_beams: Maximum number of prefixes of a length that are continued at once, at least 1; the
+            result does not depend on it.
+        n_best: K; a smaller catalogue is returned whole.
+        renormalize: As for `beam_search`.
 
     Returns:
-        Beams sorted by log-probability, ties by item id: the ranking of all items by the scores
-        that decoding gives them, up to the
-        rounding of float32.
+        Beams sorted by log-probability, ties by item id: the ranking of all items by their decoded
+        scores, up to the rounding of float32.
 
     Raises:
-        ValueError: if n_beams < 1.
+        UserError: n_beams < 1.
     """
     check_n_beams(n_beams)
     search = _start(cache, tree, n_best)
     item_ids, log_probs = search.item_ids.clone(), search.log_probs.clone()
-    most_held = MOST_GROWTH * len(item_ids) * n_beams * tree.n_levels
+    max_cached = MAX_GROWTH * len(item_ids) * n_beams * tree.n_levels
     waiting = [search]
     while waiting:
         search = waiting.pop()
-        if search.n_held() > most_held and len(search.rows) > 1:
+        if search.n_cached() > max_cached and len(search.rows) > 1:
             halves = torch.arange(len(search.rows), device=item_ids.device).chunk(2)
-            waiting.extend(search.of(half) for half in halves)
+            waiting.extend(search.select(half) for half in halves)
             continue
-        _sweep(step, cache, tree, search, n_beams, renormalize)
-        left = search.close()
+        _sweep(step, tree, search, n_beams, renormalize)
+        unfinished = search.prune()
         item_ids[search.rows], log_probs[search.rows] = search.item_ids, search.log_probs
-        if len(left):
-            waiting.append(search.of(left))
-    return Beams(item_ids, log_probs, torch.full_like(log_probs[:, 0], NOTHING))
+        if len(unfinished):
+            waiting.append(search.select(unfinished))
+    return Beams(item_ids, log_probs, torch.full_like(log_probs[:, 0], EMPTY))
 
 
 def _start(cache: DecoderCache, tree: Trie, n_best: int) -> Search:
-    """Nothing but the root is open."""
+    """Return the search of a whole batch, in which only the root is open."""
     n_rows, device = len(cache.mask_bias), cache.mask_bias.device
-    rows, n_best = torch.arange(n_rows, device=device), min(n_best, tree.n_nodes(tree.n_levels))
-    root = Prefixes(
+    n_best = min(n_best, tree.n_nodes(tree.n_levels))
+    root = OpenPrefixes(
         torch.zeros(n_rows, 1, device=device),
         *torch.zeros(3, n_rows, 1, dtype=torch.long, device=device),
     )
-    none = Prefixes(*(part[:, :0] for part in root))
-    item_ids = torch.zeros(n_rows, n_best, dtype=torch.long, device=device)
-    log_probs = torch.full((n_rows, n_best), NOTHING, device=device)
-    opened = [root, *[none] * (tree.n_levels - 1)]
+    none = OpenPrefixes(*(part[:, :0] for part in root))
     return Search(
-        rows, cache.cross, cache.mask_bias, [[]] * tree.n_levels, opened, item_ids, log_probs
+        rows=torch.arange(n_rows, device=device),
+        cross=cache.cross,
+        mask_bias=cache.mask_bias,
+        expanded=[[] for _ in range(tree.n_levels)],
+        open=[root, *[none] * (tree.n_levels - 1)],
+        item_ids=torch.zeros(n_rows, n_best, dtype=torch.long, device=device),
+        log_probs=torch.full((n_rows, n_best), EMPTY, device=device),
     )
 
 
-def _sweep(
-    step: Step, cache: DecoderCache, tree: Trie, search: Search, n_beams: int, renormalize: bool
-) -> None:
-    """Continue the best open prefixes of each length, the shortest first: their continuations then compete for the next length."""
-    cache.cross, cache.mask_bias = search.cross, search.mask_bias
+def _sweep(step: CachedStep, tree: Trie, search: Search, n_beams: int, renormalize: bool) -> None:
+    """Continue the best open prefixes of each length.
+
+    The shortest come first, so that their children compete at the next length.
+    """
     for level in range(tree.n_levels):
-        n_chosen = min(n_beams, _largest_count(search.open[level].scores))
+        n_chosen = min(n_beams, _max_filled(search.open[level].scores))
         if not n_chosen:
             continue
-        chosen, search.open[level] = search.open[level].best(n_chosen)
-        if level:
-            cache.own = list(search.expanded[level - 1])
-        log_probs = step(
-            level, chosen.codes if level else None, chosen.parents if level else None
-        ).float()
+        chosen, search.open[level] = search.open[level].take_best(n_chosen)
+        cache = search.cache(level)
+        last = (chosen.codes, chosen.parents) if level else (None, None)
+        log_probs = step(cache, level, *last).float()
         children, scores = extend(tree, level, chosen.nodes, chosen.scores, log_probs, renormalize)
         if level == tree.n_levels - 1:
             search.add_items(tree.items(children.nodes).flatten(1), scores)
-            continue
-        n_before = search.expanded[level][0][0].shape[1] if search.expanded[level] else 0
-        parents = torch.arange(
-            n_before, n_before + n_chosen, device=scores.device
-        ).repeat_interleave(children.codes.shape[-1])
-        fresh = Prefixes(
-            scores, children.nodes.flatten(1), children.codes.flatten(1), parents.expand_as(scores)
-        ).at_least(search.least)
-        search.open[level + 1] = Prefixes(
-            *(torch.cat(parts, dim=1) for parts in zip(search.open[level + 1], fresh))
-        )
-        search.expanded[level] = _joined(search.expanded[level], cache.own)
+        else:
+            search.add_prefixes(level, children, scores, cache.own)
 
 
-def _joined(
-    old: list[tuple[Tensor, Tensor]], new: list[tuple[Tensor, Tensor]]
-) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of all layers, those of the new beams behind the old ones."""
-    return (
-        [tuple(torch.cat(parts, dim=1) for parts in zip(*pairs)) for pairs in zip(old, new)]
-        if old
-        else new
-    )
+def _append(earlier: list[KeyValue], fresh: list[KeyValue]) -> list[KeyValue]:
+    """Append the keys and values of new prefixes to the earlier ones, layer by layer."""
+    return [
+        (torch.cat((key, new_key), dim=1), torch.cat((value, new_value), dim=1))
+        for (key, value), (new_key, new_value) in zip(earlier, fresh)
+    ]
 
 
-def _select(pairs: list[tuple[Tensor, Tensor]], histories: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of all layers of some of the histories."""
+def _select(pairs: list[KeyValue], histories: Tensor) -> list[KeyValue]:
+    """Return the keys and values of some of the histories, layer by layer."""
     return [(key[histories], value[histories]) for key, value in pairs]
 
 
-def _largest_count(scores: Tensor) -> int:
-    """Places that the history with most of them fills, of scores [U, N]."""
-    return int((scores > NOTHING).sum(1).amax())
+def _max_filled(scores: Tensor) -> int:
+    """Return the largest number of filled slots of a history, from scores [U, N]."""
+    return int((scores > EMPTY).sum(1).amax())

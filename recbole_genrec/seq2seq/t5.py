@@ -1,23 +1,25 @@
 """A compact T5 encoder-decoder on embeddings, with a cache for beam search.
 
 Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer"
-(JMLR 2020):
-root-mean-square norm before every block, no biases, no 1/sqrt(d) in attention, relative positions
-in buckets that
-the first layer owns and all layers share, ReLU feed-forward.
+(JMLR 2020): root-mean-square norm before every block, no biases, no 1/sqrt(d) in attention,
+relative positions in buckets shared by all layers, ReLU feed-forward.
 """
 
-# Shapes: B batch, S source tokens, T target tokens, W beams, D hidden size, H heads, C head size
+# Shapes: B batch, S source tokens, T target tokens, P targets of a history, W beams, D hidden size,
+# H heads, C head size
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_genrec.seq2seq.base import DecoderCache, KeyValue, Seq2Seq, mask_bias
 from recbole_genrec.seq2seq.dropout import Dropout
 from recbole_genrec.seq2seq.rms_norm import RMSNorm
 
@@ -41,10 +43,22 @@ class T5Size:
 def relative_buckets(
     n_queries: int, n_keys: int, bidirectional: bool, device: torch.device
 ) -> Tensor:
-    """Bucket of every key's position relative to every query's, int64 [n_queries, n_keys]; the last query meets the last key.
+    """Return the bucket of every key's position relative to every query's.
 
-    Source: Raffel et al., §2.1; half of the buckets hold exact distances, the rest grow
-        logarithmically.
+    The last query has the position of the last key. Half of the buckets hold exact distances; the
+    others grow logarithmically.
+
+    Args:
+        n_queries: Number of queries, at most n_keys.
+        n_keys: Number of keys.
+        bidirectional: True to give keys after the query buckets of their own; otherwise they share
+            bucket 0.
+        device: Device of the result.
+
+    Returns:
+        int64 [n_queries, n_keys], from 0 to 31.
+
+    Source: Raffel et al., §2.1.
     """
     queries = torch.arange(n_keys - n_queries, n_keys, device=device).unsqueeze(1)
     distance = queries - torch.arange(n_keys, device=device)
@@ -72,17 +86,27 @@ class Attention(nn.Module):
         nn.init.normal_(self.key_value.weight, std=size.hidden_size**-0.5)
         nn.init.normal_(self.output.weight, std=inner**-0.5)
 
-    def project(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of states [B, S, D], each [B, H, S, C]."""
+    def project(self, states: Tensor) -> KeyValue:
+        """Return keys and values of states [B, S, D], each [B, H, S, C]."""
         key_value = self.key_value(states).unflatten(-1, (2, self.n_heads, self.head_size))
         key, value = key_value.permute(2, 0, 3, 1, 4)
         return key, value
 
     def forward(self, states: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """Attend from states [B, T, D] with an additive bias that broadcasts to [B, H, T, S]; returns [B, T, D]."""
+        """Attend from states [B, T, D] to keys and values [B, H, S, C].
+
+        Args:
+            states: Queries before their projection.
+            key: Projected keys.
+            value: Projected values.
+            bias: Added to the scores; broadcasts to [B, H, T, S].
+
+        Returns:
+            [B, T, D].
+        """
         query = self.query(states).unflatten(-1, (self.n_heads, self.head_size)).transpose(1, 2)
         if torch.is_grad_enabled() or self.training:
-            # The bias is trained: no fused kernel gives its gradient, and torch's fallback is
+            # The bias is trained: no fused kernel computes its gradient, and torch's fallback is
             # slower than these lines.
             weights = self.dropout((query @ key.transpose(-1, -2) + bias).softmax(-1))
             attended = weights @ value
@@ -92,7 +116,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """One encoder layer, or a decoder layer if it `crosses` to the encoder's states."""
+    """One encoder layer, or with `crosses` one decoder layer that attends to encoder states."""
 
     def __init__(self, size: T5Size, crosses: bool) -> None:
         super().__init__()
@@ -107,59 +131,36 @@ class Layer(nn.Module):
         nn.init.normal_(self.narrow.weight, std=size.inner_size**-0.5)
 
     def attend(self, states: Tensor, bias: Tensor) -> Tensor:
-        """Self-attention block on [B, T, D]."""
+        """Apply the self-attention block to states [B, T, D]."""
         normed = self.self_norm(states)
         return states + self.dropout(
             self.self_attention(normed, *self.self_attention.project(normed), bias)
         )
 
     def cross(self, states: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """Cross-attention block from [B, T, D] to projected encoder states [B, H, S, C]."""
+        """Apply the cross-attention block to states [B, T, D] and projected encoder states."""
         return states + self.dropout(
             self.cross_attention(self.cross_norm(states), key, value, bias)
         )
 
     def feed(self, states: Tensor) -> Tensor:
-        """Feed-forward block on [B, T, D]."""
+        """Apply the feed-forward block to states [B, T, D]."""
         hidden = self.dropout(F.relu(self.widen(self.feed_norm(states))))
         return states + self.dropout(self.narrow(hidden))
 
 
-@dataclass
-class DecoderCache:
-    """What decoding remembers: per layer, cross keys and values [B, H, S, C] and those of the beams so far."""
+class T5(Seq2Seq):
+    """T5 without vocabulary and head; see Seq2Seq."""
 
-    cross: list[tuple[Tensor, Tensor]]
-    own: list[tuple[Tensor, Tensor] | None]
-    mask_bias: Tensor
-
-    @classmethod
-    def start(cls, decoder: nn.ModuleList, memory: Tensor, mask: Tensor) -> DecoderCache:
-        """Project the encoder states [B, S, D], of which mask [B, S] are seen, once for all decoding steps and beams."""
-        cross = [layer.cross_attention.project(memory) for layer in decoder]
-        return cls(cross, [None] * len(decoder), mask_bias(mask, memory.dtype))
-
-    def grow(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Take in a layer's keys and values [B, H, W, C] of every beam's new token; returns those of all its tokens, [B * W, H, t, C]."""
-        fresh = [part.permute(0, 2, 1, 3).unsqueeze(3) for part in (key, value)]  # [B, W, H, 1, C]
-        if self.own[index] is not None:
-            fresh = [torch.cat((old, new), dim=3) for old, new in zip(self.own[index], fresh)]
-        self.own[index] = tuple(fresh)
-        return fresh[0].flatten(0, 1), fresh[1].flatten(0, 1)
-
-    def follow(self, parents: Tensor) -> None:
-        """Let every beam continue the beam at `parents`, int64 [B, W]."""
-        batch = torch.arange(len(parents), device=parents.device).unsqueeze(1)
-        self.own = [tuple(tensor[batch, parents] for tensor in pair) for pair in self.own]
-
-
-class T5(nn.Module):
-    """Encoder-decoder from embeddings to hidden states; vocabulary and head belong to the model that uses it."""
+    encoder: Sequence[Layer]
+    decoder: Sequence[Layer]
 
     def __init__(self, size: T5Size) -> None:
         super().__init__()
-        self.encoder = nn.ModuleList(Layer(size, crosses=False) for _ in range(size.n_layers))
-        self.decoder = nn.ModuleList(Layer(size, crosses=True) for _ in range(size.n_layers))
+        encoder = nn.ModuleList(Layer(size, crosses=False) for _ in range(size.n_layers))
+        decoder = nn.ModuleList(Layer(size, crosses=True) for _ in range(size.n_layers))
+        self.encoder = cast("Sequence[Layer]", encoder)
+        self.decoder = cast("Sequence[Layer]", decoder)
         self.encoder_positions = nn.Embedding(N_BUCKETS, size.n_heads)
         self.decoder_positions = nn.Embedding(N_BUCKETS, size.n_heads)
         for positions in (self.encoder_positions, self.decoder_positions):
@@ -168,16 +169,7 @@ class T5(nn.Module):
         self.dropout = Dropout(size.hidden_dropout_prob)
 
     def encode(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """States of a history.
-
-        Args:
-            embeddings: token embeddings, float [B, S, D].
-            mask: true where there is a token, bool [B, S]; or where a token (row) sees another,
-                bool [1, S, S].
-
-        Returns:
-            Encoder states, float [B, S, D]; rows of padding are meaningless.
-        """
+        """Encode histories; the mask may be [1, S, S], see Seq2Seq."""
         length = embeddings.shape[1]
         buckets = relative_buckets(length, length, True, embeddings.device)
         bias = self.encoder_positions(buckets).permute(2, 0, 1) + mask_bias(mask, embeddings.dtype)
@@ -187,18 +179,7 @@ class T5(nn.Module):
         return self.dropout(self.encoder_norm(states))
 
     def decode(self, embeddings: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """Teacher forcing: hidden states of targets.
-
-        Args:
-            embeddings: of the targets' tokens, float [B * P, T, D], the P targets of every history
-                in succession.
-            memory: encoder states of the histories, float [B, S, D].
-            mask: which of them are seen: bool [B, S], or by each of the targets' tokens, bool [B, P
-                * T, S].
-
-        Returns:
-            Hidden states, float [B * P, T, D].
-        """
+        """Decode whole targets; the mask may be [B, P * T, S], see Seq2Seq."""
         length = embeddings.shape[1]
         buckets = relative_buckets(length, length, False, embeddings.device)
         future = torch.full((length, length), float("-inf"), device=embeddings.device).triu(1)
@@ -207,21 +188,16 @@ class T5(nn.Module):
         states = self.dropout(embeddings)
         for layer in self.decoder:
             states = layer.attend(states, bias)
-            beside = states.reshape(
-                len(memory), -1, states.shape[-1]
-            )  # all targets of a history in the query axis
+            # All targets of a history share its query axis, so encoder states are not repeated.
+            beside = states.reshape(len(memory), -1, states.shape[-1])
             crossed = layer.cross(beside, *layer.cross_attention.project(memory), cross_bias)
             states = layer.feed(crossed.view_as(states))
         return self.dropout(self.decoder_norm(states))
 
-    def start_cache(self, memory: Tensor, mask: Tensor) -> DecoderCache:
-        """Project the encoder states [B, S, D] once for all decoding steps and beams."""
-        return DecoderCache.start(self.decoder, memory, mask)
-
     def step(self, embeddings: Tensor, cache: DecoderCache) -> Tensor:
-        """Decode one more token of every beam: embeddings [B, W, D] -> hidden states [B, W, D]; the cache grows.
+        """Decode one more token of every beam, see Seq2Seq.
 
-        The beams stand in the query axis of cross-attention, so encoder states are never repeated.
+        The beams share the query axis of cross-attention, so encoder states are not repeated.
         """
         states = self.dropout(embeddings)
         for index, layer in enumerate(self.decoder):
@@ -230,7 +206,7 @@ class T5(nn.Module):
         return self.dropout(self.decoder_norm(states))
 
     def _attend_own(self, layer: Layer, states: Tensor, cache: DecoderCache, index: int) -> Tensor:
-        """Self-attention of every beam [B, W, D] over its own tokens."""
+        """Apply self-attention to every beam [B, W, D] over its own tokens."""
         attention, normed = layer.self_attention, layer.self_norm(states)
         key, value = cache.grow(index, *attention.project(normed))
         buckets = relative_buckets(1, key.shape[2], False, states.device)
@@ -239,16 +215,7 @@ class T5(nn.Module):
         return states + layer.dropout(attended.view_as(states))
 
 
-def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive bias [B, 1, 1, S] of a mask [B, S] that hides padding, or [B, 1, T, S] of a mask [B, T, S].
-
-    A finite minimum keeps rows of nothing but padding free of NaN.
-    """
-    bias = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
-    return bias.unsqueeze(1) if mask.dim() == 3 else bias[:, None, None]
-
-
 def mean_state(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean [B, D] of the states [B, S, D] of real tokens, whose mask [B, S] is true; zeros where there is none."""
+    """Average the states [B, S, D] of real tokens, mask [B, S], to [B, D]; zeros without any."""
     weights = mask.unsqueeze(-1).float()
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1)

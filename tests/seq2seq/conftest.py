@@ -1,26 +1,27 @@
-"""A complete small model around the T5, and its twin in transformers."""
+"""A small complete model around the T5, and its twin in transformers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from recbole_genrec.seq2seq.base import DecoderCache
+from recbole_genrec.seq2seq.beam_search import Beams, beam_search
 from recbole_genrec.seq2seq.t5 import T5, T5Size
 
 
 class TinyModel(nn.Module):
-    """A T5 with one table for input and output, as transformers ties them: logits are scaled by hidden_size ** -0.5."""
+    """T5 with one table for input and output; logits scaled by hidden_size ** -0.5."""
 
     def __init__(self, size: T5Size, n_tokens: int) -> None:
         super().__init__()
-        self.t5, self.table, self.scale = (
-            T5(size),
-            nn.Embedding(n_tokens, size.hidden_size),
-            size.hidden_size**-0.5,
-        )
+        self.t5 = T5(size)
+        self.table = nn.Embedding(n_tokens, size.hidden_size)
+        self.scale = size.hidden_size**-0.5
 
     def head(self, states: Tensor) -> Tensor:
         return states * self.scale @ self.table.weight.T
@@ -29,15 +30,15 @@ class TinyModel(nn.Module):
         return self.t5.encode(self.table(source), source != 0)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        """Logits [B, T, n_tokens] of target tokens [B, T], given source tokens [B, S] padded with 0."""
+        """Compute logits [B, T, n_tokens] of targets [B, T] after source tokens [B, S]."""
         shifted = torch.cat((torch.zeros_like(target[:, :1]), target[:, :-1]), dim=1)
         return self.head(self.t5.decode(self.table(shifted), self.encode(source), source != 0))
 
-    def stepper(self, source: Tensor, ids) -> Callable:
-        """The step function of a beam search over semantic ids."""
+    def stepper(self, source: Tensor, ids) -> tuple[Callable, DecoderCache]:
+        """Return the step function of a search over semantic ids, and its cache."""
         cache = self.t5.start_cache(self.encode(source), source != 0)
 
-        def step(level, codes, parents):
+        def step(cache, level, codes, parents):
             if level:
                 cache.follow(parents)
                 tokens = codes + ids.offsets[level - 1]
@@ -46,12 +47,16 @@ class TinyModel(nn.Module):
             logits = self.head(self.t5.step(self.table(tokens), cache))
             return logits.log_softmax(-1)[..., ids.level_tokens(level)]
 
-        return step
+        return step, cache
+
+    def beams(self, source: Tensor, ids, n_beams: int, tree=None) -> Beams:
+        """Search with beams, in the trie of the ids unless another tree is given."""
+        return beam_search(partial(*self.stepper(source, ids)), tree or ids.trie, n_beams)
 
 
 @pytest.fixture
 def make_model():
-    """make_model(hidden_size=..., ..., seed=...) -> TinyModel in evaluation mode whose logits are far from uniform."""
+    """Return a function that makes a TinyModel in evaluation mode, with logits far from uniform."""
 
     def make(n_tokens=40, seed=0, **sizes):
         torch.manual_seed(seed)
@@ -77,17 +82,29 @@ def make_model():
 
 @pytest.fixture
 def transformers_twin():
-    """transformers_twin(model, dropout) -> (T5ForConditionalGeneration with the model's weights, {our name: its parameters})."""
+    """Return a function from a model to transformers' T5 with its weights.
+
+    The function also returns the twin's parameters under our names.
+    """
     transformers = pytest.importorskip("transformers")
 
     def build(model, size: T5Size, dropout: float = 0.0):
         config = transformers.T5Config(
-            vocab_size=model.table.num_embeddings, d_model=size.hidden_size, d_ff=size.inner_size, d_kv=size.head_size,
-            num_layers=size.n_layers, num_decoder_layers=size.n_layers, num_heads=size.n_heads, dropout_rate=dropout,
-            pad_token_id=0, decoder_start_token_id=0, eos_token_id=None, tie_word_embeddings=True,
-        )  # fmt: skip
+            vocab_size=model.table.num_embeddings,
+            d_model=size.hidden_size,
+            d_ff=size.inner_size,
+            d_kv=size.head_size,
+            num_layers=size.n_layers,
+            num_decoder_layers=size.n_layers,
+            num_heads=size.n_heads,
+            dropout_rate=dropout,
+            pad_token_id=0,
+            decoder_start_token_id=0,
+            eos_token_id=None,
+            tie_word_embeddings=True,
+        )
         twin = transformers.T5ForConditionalGeneration(config).eval()
-        pairs = {name: its for name, its in _pairs(twin)}
+        pairs = dict(_pairs(twin))
         own = dict(model.named_parameters())
         assert own.keys() == pairs.keys()
         with torch.no_grad():

@@ -6,13 +6,14 @@ import math
 import pytest
 import torch
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
 from recbole_genrec.semantic_ids.trie import CompleteTree, Trie
 from recbole_genrec.seq2seq.beam_search import beam_search
 
 
 class TableStep:
-    """A step function that looks log-probabilities up by the whole prefix, rebuilt from codes and parents."""
+    """Step function with a table of log-probabilities of every prefix."""
 
     def __init__(self, n_rows: int, sizes: tuple[int, ...], seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -51,7 +52,7 @@ def random_catalogue(
 def naive_search(
     step: TableStep, row: int, paths, n_beams: int, n_levels: int
 ) -> list[tuple[tuple[int, ...], float]]:
-    """Beam search over tuples: extend every beam to every path that exists, keep the best."""
+    """Search over tuples: extend every beam to every path that exists, and keep the best."""
     beams = [()]
     for level in range(n_levels):
         extended = {path[: level + 1] for path in paths if path[:level] in beams}
@@ -60,7 +61,9 @@ def naive_search(
 
 
 @pytest.mark.parametrize("n_beams", [1, 2, 3, 5, 8, 13, 40, 100])
-@pytest.mark.parametrize("n_items, sizes", [(40, (5, 4, 6)), (12, (12, 3, 2)), (30, (2, 3, 3, 4))])
+@pytest.mark.parametrize(
+    ("n_items", "sizes"), [(40, (5, 4, 6)), (12, (12, 3, 2)), (30, (2, 3, 3, 4))]
+)
 @pytest.mark.parametrize("unconstrained", [False, True])
 def test_equals_a_search_over_tuples(n_items, sizes, n_beams, unconstrained):
     trie, names = random_catalogue(n_items, sizes, seed=1)
@@ -125,7 +128,7 @@ def test_ties_are_broken_by_item_id_only_among_equals():
 
 
 def literal_step(level, codes, parents):
-    """Root: .5 .3 .2; after code 0: .1 .2 .7, after code 1: .6 .3 .1 and after code 2: .2 .2 .6."""
+    """Return .5 .3 .2 first, then .1 .2 .7 after code 0, .6 .3 .1 after 1, .2 .2 .6 after 2."""
     if level == 0:
         return torch.tensor([[[0.5, 0.3, 0.2]]]).log()
     return torch.tensor([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6]]).log()[codes]
@@ -155,11 +158,11 @@ def test_the_probabilities_of_all_items_sum_to_one_after_renormalization():
 
 @pytest.mark.parametrize("n_beams", [0, -3])
 def test_fewer_than_one_beam_is_an_error(n_beams):
-    with pytest.raises(ValueError, match=f"n_beams is {n_beams}, but"):
+    with pytest.raises(UserError, match=f"n_beams is {n_beams}, but"):
         beam_search(literal_step, LITERAL, n_beams)
 
 
-def test_a_catalogue_smaller_than_the_beams_is_returned_whole():
+def test_a_catalogue_smaller_than_n_beams_is_returned_whole():
     found = beam_search(literal_step, LITERAL, 50)
     assert found.item_ids.tolist() == [[3, 2, 1]]
     assert found.log_probs.isfinite().all()
@@ -177,7 +180,7 @@ SIZES = (6, 5, 4)
 
 
 def semantic_ids(n_items: int, seed: int = 0) -> SemanticIDs:
-    """Ids of items 1, ..., n_items; some share all tokenizer codes, so the counter level matters."""
+    """Assign ids to n_items items, some of which share all tokenizer codes."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.stack(
         [torch.randint(size, (n_items,), generator=generator) for size in SIZES], dim=1
@@ -188,7 +191,7 @@ def semantic_ids(n_items: int, seed: int = 0) -> SemanticIDs:
 
 
 def histories(ids: SemanticIDs, n_rows: int, seed: int = 0) -> torch.Tensor:
-    """Tokens of one to five random items per row, padded right."""
+    """Return the tokens of one to five random items per row, padded right."""
     generator = torch.Generator().manual_seed(seed)
     items = torch.randint(1, len(ids.codes), (n_rows, 5), generator=generator)
     items = items.masked_fill(
@@ -198,7 +201,7 @@ def histories(ids: SemanticIDs, n_rows: int, seed: int = 0) -> torch.Tensor:
 
 
 def teacher_forced(model, ids: SemanticIDs, source: torch.Tensor) -> torch.Tensor:
-    """Log-probability of every item, [B, n_items]."""
+    """Score every item, [B, n_items]."""
     scores = []
     for tokens in ids.tokens[1:]:
         target = tokens.expand(len(source), -1)
@@ -219,7 +222,7 @@ def setting(make_model):
 def test_as_many_beams_as_items_rank_the_whole_catalogue(setting, n_beams):
     model, ids = setting
     source = histories(ids, 9)
-    found = beam_search(model.stepper(source, ids), ids.trie, n_beams)
+    found = model.beams(source, ids, n_beams)
     scores, best = teacher_forced(model, ids, source).sort(dim=1, descending=True)
     assert scores.std() > 1
     assert torch.equal(found.item_ids, best + 1)
@@ -230,7 +233,7 @@ def test_as_many_beams_as_items_rank_the_whole_catalogue(setting, n_beams):
 def test_the_scores_of_few_beams_are_those_of_teacher_forcing(setting):
     model, ids = setting
     source = histories(ids, 9)
-    found = beam_search(model.stepper(source, ids), ids.trie, 7)
+    found = model.beams(source, ids, 7)
     torch.testing.assert_close(
         found.log_probs,
         teacher_forced(model, ids, source).gather(1, found.item_ids - 1),
@@ -243,7 +246,7 @@ def test_the_scores_of_few_beams_are_those_of_teacher_forcing(setting):
 def test_the_complete_tree_scores_items_as_teacher_forcing(setting):
     model, ids = setting
     source = histories(ids, 4)
-    found = beam_search(model.stepper(source, ids), CompleteTree(ids.trie), 6 * 5 * 4 * 8)
+    found = model.beams(source, ids, 6 * 5 * 4 * 8, CompleteTree(ids.trie))
     scores = teacher_forced(model, ids, source)
     for row in range(4):
         is_item = found.item_ids[row] > 0
@@ -261,7 +264,7 @@ def test_the_complete_tree_scores_items_as_teacher_forcing(setting):
 def test_one_beam_is_the_greedy_choice_among_the_codes_allowed(setting):
     model, ids = setting
     source = histories(ids, 9)
-    found = beam_search(model.stepper(source, ids), ids.trie, 1)
+    found = model.beams(source, ids, 1)
     rows = list(map(tuple, ids.codes[1:].tolist()))
     for row in range(9):
         prefix: tuple[int, ...] = ()
@@ -283,7 +286,7 @@ def test_every_beam_is_an_item_and_none_comes_twice(make_model):
     ids = semantic_ids(300, seed=5)
     model = make_model(n_tokens=ids.n_tokens, seed=5)
     source = histories(ids, 1000)
-    found = beam_search(model.stepper(source, ids), ids.trie, 20)
+    found = model.beams(source, ids, 20)
     assert found.item_ids.shape == (1000, 20)
     assert ((found.item_ids >= 1) & (found.item_ids <= 300)).all()
     assert all(len(set(row)) == 20 for row in found.item_ids.tolist())
@@ -295,7 +298,7 @@ def test_every_beam_is_an_item_and_none_comes_twice(make_model):
 def test_the_same_search_twice_gives_the_same(setting):
     model, ids = setting
     source = histories(ids, 20)
-    first, second = (beam_search(model.stepper(source, ids), ids.trie, 10) for _ in range(2))
+    first, second = (model.beams(source, ids, 10) for _ in range(2))
     assert torch.equal(first.item_ids, second.item_ids) and torch.equal(
         first.log_probs, second.log_probs
     )
@@ -305,14 +308,15 @@ def test_the_same_search_twice_gives_the_same(setting):
 def test_a_row_does_not_depend_on_its_batch_or_padding(setting):
     model, ids = setting
     source = histories(ids, 12)
-    together = beam_search(model.stepper(source, ids), ids.trie, 10)
+    together = model.beams(source, ids, 10)
     for row in range(12):
         alone = source[[row]][:, source[row] != 0]
-        found = beam_search(model.stepper(alone, ids), ids.trie, 10)
+        found = model.beams(alone, ids, 10)
         assert torch.equal(found.item_ids, together.item_ids[[row]])
         torch.testing.assert_close(found.log_probs, together.log_probs[[row]], atol=1e-5, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_beams", [5, 20])
 @torch.no_grad()
 def test_equals_generate_of_transformers(setting, transformers_twin, n_beams):
@@ -328,11 +332,16 @@ def test_equals_generate_of_transformers(setting, transformers_twin, n_beams):
     expected = twin.generate(
         input_ids=source,
         attention_mask=(source != 0).long(),
-        prefix_allowed_tokens_fn=lambda _, prefix: sorted(after.get(tuple(prefix[1:].tolist()), {0})),
-        num_beams=n_beams, num_return_sequences=n_beams, max_new_tokens=4, length_penalty=0.0, do_sample=False,
-        return_dict_in_generate=True, output_scores=True,
-    )  # fmt: skip
-    found = beam_search(model.stepper(source, ids), ids.trie, n_beams)
+        prefix_allowed_tokens_fn=lambda _, prefix: sorted(after.get((*prefix[1:].tolist(),), {0})),
+        num_beams=n_beams,
+        num_return_sequences=n_beams,
+        max_new_tokens=4,
+        length_penalty=0.0,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    found = model.beams(source, ids, n_beams)
     items = ids.trie.find(expected.sequences[:, 1:] - ids.offsets).view(8, n_beams)
     assert (items > 0).all()
     assert torch.equal(found.item_ids, items)

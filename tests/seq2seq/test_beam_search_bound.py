@@ -1,4 +1,4 @@
-"""What a beam search proves of its own result."""
+"""The bound by which a beam search proves its own result."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SIZES = (5, 4, 6)
 
 
 def literal_step(level, codes, parents):
-    """Root: .5 .3 .2; after code 0: .1 .2 .7, after code 1: .6 .3 .1 and after code 2: .2 .2 .6."""
+    """Return .5 .3 .2 first, then .1 .2 .7 after code 0, .6 .3 .1 after 1, .2 .2 .6 after 2."""
     if level == 0:
         return torch.tensor([[[0.5, 0.3, 0.2]]]).log()
     return torch.tensor([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6]]).log()[codes]
 
 
 def random_step(n_rows: int, sizes: tuple[int, ...], seed: int):
-    """Log-probabilities by row, level and the last code."""
+    """Return a step function with log-probabilities that depend on row, level and last code."""
     generator = torch.Generator().manual_seed(seed)
     shapes = [(n_rows, 1, sizes[0])] + [(n_rows, *pair) for pair in itertools.pairwise(sizes)]
     tables, rows = (
@@ -40,7 +40,11 @@ def random_trie(n_items: int, sizes: tuple[int, ...]) -> Trie:
 
 
 def test_the_bound_is_the_best_prefix_that_was_dropped():
-    """One beam drops .3 of the first codes; two drop .2; more keep them all and drop items of .35 .18 .12 .10 .09 .05 .04 .04 .03."""
+    """Compare with probabilities multiplied by hand.
+
+    One beam drops .3 of the first codes, two drop .2. More keep all first codes and drop items of
+    .35 .18 .12 .10 .09 .05 .04 .04 .03.
+    """
     bounds = {
         n_beams: beam_search(literal_step, WHOLE, n_beams).bound.exp().item()
         for n_beams in (1, 2, 3, 8)
@@ -50,7 +54,7 @@ def test_the_bound_is_the_best_prefix_that_was_dropped():
 
 
 def test_a_ranking_is_proven_where_it_is_above_the_bound():
-    """The counterexample: the first code has .5, but its items .05 and .1; one of the second has .18."""
+    """Cover the counterexample: code 0 has .5, but its items .05 and .1; an item of code 1 .18."""
     found = beam_search(literal_step, SOME, 1)
     assert (found.item_ids.tolist(), found.proven(1).tolist()) == ([[2]], [False])
     assert [beam_search(literal_step, WHOLE, 2).proven(k).item() for k in (1, 2)] == [
@@ -60,7 +64,7 @@ def test_a_ranking_is_proven_where_it_is_above_the_bound():
     found = beam_search(literal_step, WHOLE, 7)
     assert found.log_probs.exp()[0, 5:].tolist() == pytest.approx([0.05, 0.04])
     assert [found.proven(k).item() for k in (5, 6, 7, 20)] == [True, True, False, False], (
-        "the last place has an equal that was dropped"
+        "a dropped item ties with the last position"
     )
 
 

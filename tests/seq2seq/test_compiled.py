@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.model.unger.transformer import Transformer, TransformerSize
 from recbole_genrec.seq2seq.compiled import check_compiler, compiled
 from recbole_genrec.seq2seq.t5 import T5, T5Size
@@ -16,16 +17,8 @@ SEQ2SEQ = {
 }
 
 
-def has_compiler() -> bool:
-    try:
-        check_compiler(torch.device("cpu"))
-    except ValueError:
-        return False
-    return True
-
-
 def decode(encode, step, seq2seq) -> list[torch.Tensor]:
-    """Encoder states of padded histories and three decoding steps, of which two continue other beams."""
+    """Return encoder states of padded histories and three steps; the later two follow parents."""
     generator = torch.Generator().manual_seed(0)
     mask = torch.arange(N_TOKENS) < torch.tensor([[N_TOKENS], [3], [1]])
     memory = encode(torch.randn(N_USERS, N_TOKENS, WIDTH, generator=generator), mask)
@@ -39,17 +32,21 @@ def decode(encode, step, seq2seq) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEQ2SEQ)
 @torch.no_grad()
 def test_compiled_parts_compute_the_same(name):
+    try:
+        check_compiler(torch.device("cpu"))
+    except UserError:
+        pytest.skip("torch.compile needs a C++ compiler")
     seq2seq = SEQ2SEQ[name]().eval()
     parts = compiled(seq2seq)
     assert parts.encode != seq2seq.encode and parts.step != seq2seq.step
     before = decode(*parts, seq2seq)
     for ours, plain in zip(before, decode(seq2seq.encode, seq2seq.step, seq2seq)):
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
-    # Trained further in place, as by an optimizer, and loaded anew, as the best weights are.
+    # Weights that change in place, as by an optimizer, or are loaded must not stay in the kernels.
     for weight in seq2seq.parameters():
         weight.mul_(1.5)
     seq2seq.load_state_dict({name: 0.9 * weight for name, weight in seq2seq.state_dict().items()})
@@ -59,12 +56,12 @@ def test_compiled_parts_compute_the_same(name):
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
 
 
-def test_a_machine_that_cannot_compile_is_told_at_once(monkeypatch):
+def test_a_machine_that_cannot_compile_is_refused(monkeypatch):
     def fail(function):
         raise RuntimeError("no g++\nand a long trace")
 
     monkeypatch.setattr(torch, "compile", fail)
     with pytest.raises(
-        ValueError, match=r"does not work here \(no g\+\+\): .* set compile_search to False"
+        UserError, match=r"does not work here \(no g\+\+\): .* set compile_search to False"
     ):
         check_compiler(torch.device("cpu"))

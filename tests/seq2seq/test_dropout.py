@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.seq2seq.dropout import N_OUTCOMES, Dropout
 
 
@@ -21,13 +22,13 @@ def test_rate_and_scale(rate):
 
 
 def test_scale_fits_the_rounded_rate_exactly():
-    """0.1 is 6554 / 65536 after rounding; only with that rate's scale is the mean kept."""
+    """Round 0.1 to 6554 / 65536; the mean stays only with the scale of the rounded rate."""
     dropped = Dropout(0.1)(torch.ones(1000, dtype=torch.double))
     assert dropped.max().item() == 65536 / (65536 - 6554)
 
 
-def test_every_place_is_dropped_alike_and_on_its_own():
-    """Four neighbors come from one random number: their rates must be equal and their outcomes independent."""
+def test_neighbors_are_dropped_at_one_rate_and_independently():
+    """Check the four neighbors that one random number decides on."""
     torch.manual_seed(1)
     kept = (Dropout(0.3)(torch.ones(100_000, 4)) != 0).double()
     torch.testing.assert_close(
@@ -50,7 +51,7 @@ def test_gradient_has_the_mask_of_the_states():
 
 
 def test_gradient_accumulates_without_touching_its_source():
-    """The mask is applied in place somewhere: not on a gradient that another branch shares."""
+    """Share a gradient with another branch, which an operation in place would change."""
     states = torch.ones(9, requires_grad=True)
     torch.manual_seed(3)
     dropped = Dropout(0.5)(states)
@@ -68,7 +69,7 @@ def test_identity_without_training_or_rate():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, float("nan")])
 def test_bad_rates_are_refused(rate):
-    with pytest.raises(ValueError, match="dropout rate is .* at least 0 and below 1"):
+    with pytest.raises(UserError, match=r"dropout rate is .* at least 0 and below 1"):
         Dropout(rate)
 
 
@@ -86,19 +87,19 @@ def test_any_size(shape):
     assert ((dropped == 0) | (dropped == 2)).all()
     if dropped.numel():
         assert (dropped.mean(0) - 1).abs().max() < 0.4, (
-            "no place of the tail is always kept or always dropped"
+            "no element of the tail is always kept or always dropped"
         )
 
 
 def test_strided_states():
-    """The mask follows the shape, whatever the memory layout."""
+    """Draw the same mask for any memory layout."""
     torch.manual_seed(4)
     straight = Dropout(0.5)(torch.ones(6, 4))
     torch.manual_seed(4)
     assert torch.equal(Dropout(0.5)(torch.ones(4, 6).T), straight)
 
 
-def test_only_torchs_seed_decides():
+def test_torchs_random_state_decides():
     layer, states = Dropout(0.5), torch.ones(1001)
     torch.manual_seed(5)
     first, second = layer(states), layer(states)
@@ -118,6 +119,6 @@ def test_half_precision_keeps_its_type():
 
 
 def test_the_rarest_outcome_is_kept():
-    """At a rate of 1 - 2^-16 one of 65536 outcomes is kept: 16 of 2^20 elements are expected, none has a chance of 1e-7."""
+    """Expect 16 of 2^20 elements at a rate of 1 - 2^-16; the chance of none is 1e-7."""
     torch.manual_seed(6)
     assert 1 <= (Dropout(1 - 1 / N_OUTCOMES)(torch.ones(2**20)) != 0).sum() <= 40

@@ -1,22 +1,27 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.model.unger.transformer import Transformer, TransformerSize
 from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
 from recbole_genrec.semantic_ids.trie import Trie
 from recbole_genrec.seq2seq import exact_search as module
-from recbole_genrec.seq2seq.beam_search import beam_search
+from recbole_genrec.seq2seq.base import DecoderCache
+from recbole_genrec.seq2seq.beam_search import Beams, beam_search
 from recbole_genrec.seq2seq.exact_search import exact_search
-from recbole_genrec.seq2seq.t5 import DecoderCache
 
 
 class Table:
-    """A decoder that looks log-probabilities up by the whole prefix, which it finds in its cache; `sharpness` 0 makes all equal."""
+    """Decoder that looks log-probabilities up by the whole prefix, which it finds in its cache.
+
+    In the cache, rows of the batch stand for encoder states, and prefixes for keys and values. A
+    `sharpness` of 0 makes all codes equally likely.
+    """
 
     def __init__(
         self,
@@ -36,30 +41,36 @@ class Table:
             self.tables = [table.mul(2).round().div(2).clamp(max=0.0) for table in self.tables]
         self.rows, self.n_decoded, self.widest = torch.arange(n_rows), 0, 0
 
-    def start(self) -> tuple[Callable, DecoderCache]:
-        """A step function and the cache it reads: rows in place of encoder states, prefixes in place of keys and values."""
-        cache = DecoderCache([(self.rows, self.rows)], [None], self.rows)
+    def cache(self) -> DecoderCache:
+        return DecoderCache([(self.rows, self.rows)], [None], self.rows)
+
+    def step(
+        self, cache: DecoderCache, level: int, codes: Tensor | None, parents: Tensor | None
+    ) -> Tensor:
+        rows = cache.mask_bias.unsqueeze(1)
+        assert torch.equal(cache.cross[0][0], cache.mask_bias)
+        prefixes = torch.zeros(len(rows), 1, 0, dtype=torch.long)
+        if level:
+            cache.follow(parents)
+            prefixes = torch.cat((cache.own[0][0], codes.unsqueeze(-1)), dim=-1)
+        else:
+            assert codes is None and parents is None and cache.own == [None]
+        cache.own[0] = (prefixes, prefixes)
+        assert prefixes.shape[2] == level
+        self.n_decoded += prefixes.shape[0] * prefixes.shape[1]
+        self.widest = max(self.widest, prefixes.shape[1])
+        return self.tables[level][(rows, *prefixes.unbind(-1))]
+
+    def search(self, trie: Trie, n_beams: int, k: int, renormalize: bool = False) -> Beams:
+        """Search exactly, and count the decoded prefixes."""
         self.n_decoded = self.widest = 0
+        return exact_search(self.step, self.cache(), trie, n_beams, k, renormalize)
 
-        def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
-            rows = cache.mask_bias.unsqueeze(1)
-            assert torch.equal(cache.cross[0][0], cache.mask_bias)
-            prefixes = torch.zeros(len(rows), 1, 0, dtype=torch.long)
-            if level:
-                cache.follow(parents)
-                prefixes = torch.cat((cache.own[0][0], codes.unsqueeze(-1)), dim=-1)
-            cache.own[0] = (prefixes, prefixes)
-            assert prefixes.shape[2] == level
-            self.n_decoded, self.widest = (
-                self.n_decoded + prefixes[..., 0:1].shape[:2].numel(),
-                max(self.widest, prefixes.shape[1]),
-            )
-            return self.tables[level][(rows, *prefixes.unbind(-1))]
-
-        return step, cache
+    def beams(self, trie: Trie, n_beams: int, renormalize: bool = False) -> Beams:
+        return beam_search(partial(self.step, self.cache()), trie, n_beams, renormalize)
 
     def scores(self, codes: Tensor) -> Tensor:
-        """Of every item, added up in the order of decoding: [n_rows, n_items]."""
+        """Score every item by adding up in the order of decoding: [n_rows, n_items]."""
         total = torch.zeros(len(self.rows), len(codes))
         for level, table in enumerate(self.tables):
             total = total + table[(self.rows.unsqueeze(1), *codes[:, : level + 1].T.unsqueeze(1))]
@@ -69,7 +80,7 @@ class Table:
 def catalogue(
     n_items: int, sizes: tuple[int, ...], seed: int, skewed: bool = False
 ) -> tuple[Trie, Tensor, Tensor]:
-    """A trie, the codes and the item ids; a skewed one has most items below few first codes."""
+    """Return trie, codes and item ids; if skewed, few first codes have most of the items."""
     generator = torch.Generator().manual_seed(seed)
     every = torch.cartesian_prod(*map(torch.arange, sizes)).reshape(-1, len(sizes))
     weights = torch.exp(-1.0 * every[:, 0]) if skewed else torch.ones(len(every))
@@ -79,7 +90,7 @@ def catalogue(
 
 
 def ranking(scores: Tensor, item_ids: Tensor, k: int) -> tuple[list[list[int]], Tensor]:
-    """Brute force: all items by score, equal ones by id."""
+    """Rank all items by score, ties by id."""
     pairs = [sorted(zip((-row).tolist(), item_ids.tolist()))[:k] for row in scores]
     return [[item for _, item in row] for row in pairs], torch.tensor(
         [[-score for score, _ in row] for row in pairs]
@@ -102,11 +113,11 @@ def test_equals_brute_force(n_items, sizes, skewed, sharpness, n_beams, k):
     trie, codes, item_ids = catalogue(n_items, sizes, 1, skewed)
     table = Table(7, sizes, sharpness)
     expected, scores = ranking(table.scores(codes), item_ids, k)
-    found = exact_search(*table.start(), trie, n_beams, k)
+    found = table.search(trie, n_beams, k)
     assert found.item_ids.tolist() == expected
     assert torch.equal(found.log_probs, scores)
     assert found.proven(k).all() and table.widest <= n_beams
-    beams = beam_search(table.start()[0], trie, max(n_beams, k))
+    beams = table.beams(trie, max(n_beams, k))
     proven = beams.proven(k)
     assert all(
         beams.item_ids[row, :k].tolist() == expected[row]
@@ -116,32 +127,32 @@ def test_equals_brute_force(n_items, sizes, skewed, sharpness, n_beams, k):
 
 @pytest.mark.parametrize("n_beams", [1, 3, 10, 40])
 def test_equal_scores_are_ordered_by_item_id(n_beams):
-    """Scores in steps of a half, so that prefixes equal the last place and each other."""
+    """Round scores to halves, so that prefixes tie with each other and with the threshold."""
     trie, codes, item_ids = catalogue(150, (10, 8, 6), 3)
     table = Table(30, (10, 8, 6), 1.0, rounded=True)
     expected, scores = ranking(table.scores(codes), item_ids, 10)
-    found = exact_search(*table.start(), trie, n_beams, 10)
+    found = table.search(trie, n_beams, 10)
     assert (scores[:, 1:] == scores[:, :-1]).float().mean() > 0.3
     assert found.item_ids.tolist() == expected and torch.equal(found.log_probs, scores)
-    beams = beam_search(table.start()[0], trie, max(n_beams, 10))
+    beams = table.beams(trie, max(n_beams, 10))
     for row in beams.proven(10).nonzero().flatten().tolist():
         assert beams.item_ids[row, :10].tolist() == expected[row]
 
 
 def test_renormalized_scores_are_exact_too():
-    trie, _codes, _item_ids = catalogue(100, (12, 8, 6), 2)
+    trie, _, _ = catalogue(100, (12, 8, 6), 2)
     table = Table(9, (12, 8, 6), 1.5)
-    everything = beam_search(table.start()[0], trie, 100, renormalize=True)
-    found = exact_search(*table.start(), trie, 4, 6, renormalize=True)
+    everything = table.beams(trie, 100, renormalize=True)
+    found = table.search(trie, 4, 6, renormalize=True)
     assert torch.equal(found.item_ids, everything.item_ids[:, :6])
-    assert not torch.equal(found.item_ids, exact_search(*table.start(), trie, 4, 6).item_ids)
+    assert not torch.equal(found.item_ids, table.search(trie, 4, 6).item_ids)
 
 
-def test_twenty_beams_can_be_wrong_and_then_are_not_proven():
+def test_a_ranking_of_twenty_beams_that_is_wrong_is_not_proven():
     trie, codes, item_ids = catalogue(600, (50, 8, 6), 4)
     table = Table(200, (50, 8, 6), 3.0)
     expected, _ = ranking(table.scores(codes), item_ids, 10)
-    beams = beam_search(table.start()[0], trie, 20)
+    beams = table.beams(trie, 20)
     is_right = torch.tensor(
         [row[:10] == its for row, its in zip(beams.item_ids.tolist(), expected)]
     )
@@ -149,14 +160,14 @@ def test_twenty_beams_can_be_wrong_and_then_are_not_proven():
     assert is_right[beams.proven(10)].all() and 0 < beams.proven(10).float().mean() < 1
 
 
-def test_what_is_decoded_is_what_certainty_needs():
-    """Of one history by one beam every prefix as good as the last place, each once, and hardly more."""
+def test_hardly_more_than_the_necessary_prefixes_are_decoded():
+    """Expect each prefix with at least the score of the last item once, and few others."""
     trie, codes, _ = catalogue(300, (40, 6, 3), 1)
     table = Table(1, (40, 6, 3), 1.0)
-    least = table.scores(codes).topk(5).values[0, -1]
+    threshold = table.scores(codes).topk(5).values[0, -1]
     prefixes = [torch.unique(codes[:, :level], dim=0) for level in (1, 2)]
-    needed = 1 + sum(int((_prefix_scores(table, these) >= least).sum()) for these in prefixes)
-    exact_search(*table.start(), trie, 1, 5)
+    needed = 1 + sum(int((_prefix_scores(table, these) >= threshold).sum()) for these in prefixes)
+    table.search(trie, 1, 5)
     assert needed <= table.n_decoded <= needed + 3 < 60 < 1 + sum(map(len, prefixes))
 
 
@@ -168,16 +179,16 @@ def _prefix_scores(table: Table, prefixes: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("growth", [0, 1])
 def test_a_batch_that_grows_is_split_and_stays_exact(monkeypatch, growth):
-    monkeypatch.setattr(module, "MOST_GROWTH", growth)
+    monkeypatch.setattr(module, "MAX_GROWTH", growth)
     trie, codes, item_ids = catalogue(200, (12, 8, 6), 1)
     table = Table(9, (12, 8, 6), 0.3)
-    sizes, of = [], module.Search.of
+    sizes, select = [], module.Search.select
     monkeypatch.setattr(
         module.Search,
-        "of",
-        lambda search, histories: sizes.append(len(histories)) or of(search, histories),
+        "select",
+        lambda search, histories: sizes.append(len(histories)) or select(search, histories),
     )
-    found = exact_search(*table.start(), trie, 2, 6)
+    found = table.search(trie, 2, 6)
     assert found.item_ids.tolist() == ranking(table.scores(codes), item_ids, 6)[0]
     assert 1 in sizes
 
@@ -185,15 +196,15 @@ def test_a_batch_that_grows_is_split_and_stays_exact(monkeypatch, growth):
 def test_a_catalogue_smaller_than_the_list_is_returned_whole():
     trie, codes, item_ids = catalogue(6, (4, 3), 5)
     table = Table(3, (4, 3), 1.0)
-    found = exact_search(*table.start(), trie, 2, 50)
+    found = table.search(trie, 2, 50)
     assert found.item_ids.tolist() == ranking(table.scores(codes), item_ids, 6)[0]
 
 
 @pytest.mark.parametrize("n_beams", [0, -3])
 def test_fewer_than_one_beam_is_an_error(n_beams):
     trie, _, _ = catalogue(6, (4, 3), 5)
-    with pytest.raises(ValueError, match=f"n_beams is {n_beams}, but"):
-        exact_search(*Table(3, (4, 3), 1.0).start(), trie, n_beams, 2)
+    with pytest.raises(UserError, match=f"n_beams is {n_beams}, but"):
+        Table(3, (4, 3), 1.0).search(trie, n_beams, 2)
 
 
 SIZES = (6, 5, 4)
@@ -201,7 +212,7 @@ SIZES = (6, 5, 4)
 
 @pytest.fixture(params=["t5", "transformer"])
 def model_and_ids(make_model, request):
-    """A small model of random weights around either decoder, and the ids of 80 items."""
+    """Return a small random model around either decoder, and the ids of 80 items."""
     generator = torch.Generator().manual_seed(0)
     ids = SemanticIDs(81, SIZES, 8)
     ids.assign(
@@ -214,11 +225,6 @@ def model_and_ids(make_model, request):
     return model, ids
 
 
-def start(model, ids: SemanticIDs, source: Tensor) -> tuple[Callable, DecoderCache]:
-    step = model.stepper(source, ids)
-    return step, step.__closure__[step.__code__.co_freevars.index("cache")].cell_contents
-
-
 def make_histories(ids: SemanticIDs, n_rows: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     items = torch.randint(1, len(ids.codes), (n_rows, 5), generator=generator)
@@ -228,7 +234,7 @@ def make_histories(ids: SemanticIDs, n_rows: int) -> Tensor:
 
 
 def teacher_forced(model, ids: SemanticIDs, source: Tensor) -> Tensor:
-    """Log-probability of every item, [B, n_items], without a cache."""
+    """Score every item without a cache, [B, n_items]."""
     scores = []
     for tokens in ids.tokens[1:]:
         target = tokens.expand(len(source), -1)
@@ -238,12 +244,12 @@ def teacher_forced(model, ids: SemanticIDs, source: Tensor) -> Tensor:
     return torch.stack(scores, dim=1)
 
 
-@pytest.mark.parametrize("n_beams", [1, 4, 20])
+@pytest.mark.parametrize("n_beams", [pytest.param(1, marks=pytest.mark.slow), 4, 20])
 @torch.no_grad()
 def test_a_network_gives_the_ranking_of_teacher_forcing(model_and_ids, n_beams):
     model, ids = model_and_ids
     source = make_histories(ids, 12)
-    found = exact_search(*start(model, ids, source), ids.trie, n_beams, 8)
+    found = exact_search(*model.stepper(source, ids), ids.trie, n_beams, 8)
     values, best = teacher_forced(model, ids, source).topk(8)
     assert torch.equal(found.item_ids, best + 1)
     torch.testing.assert_close(found.log_probs, values, atol=1e-5, rtol=1e-5)
@@ -253,8 +259,9 @@ def test_a_network_gives_the_ranking_of_teacher_forcing(model_and_ids, n_beams):
 def test_a_history_does_not_depend_on_its_batch(model_and_ids):
     model, ids = model_and_ids
     source = make_histories(ids, 10)
-    together = exact_search(*start(model, ids, source), ids.trie, 4, 8)
+    together = exact_search(*model.stepper(source, ids), ids.trie, 4, 8)
     for row in range(10):
-        alone = exact_search(*start(model, ids, source[[row]][:, source[row] != 0]), ids.trie, 4, 8)
+        history = source[[row]][:, source[row] != 0]
+        alone = exact_search(*model.stepper(history, ids), ids.trie, 4, 8)
         assert torch.equal(alone.item_ids, together.item_ids[[row]])
         torch.testing.assert_close(alone.log_probs, together.log_probs[[row]], atol=1e-5, rtol=1e-5)

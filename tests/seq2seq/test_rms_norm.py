@@ -26,7 +26,7 @@ def test_root_mean_square_norm():
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (2, 3, 6), (6,)])
-def test_values_and_gradients_are_those_of_torch(shape):
+def test_values_and_gradients_equal_torch(shape):
     torch.manual_seed(0)
     norm, states = make_norm(6), torch.randn(shape, dtype=torch.double, requires_grad=True)
     weights = torch.randn(shape, dtype=torch.double)
@@ -40,7 +40,7 @@ def test_values_and_gradients_are_those_of_torch(shape):
     torch.testing.assert_close(found, (states.grad, norm.weight.grad))
 
 
-def test_gradient_is_that_of_differences():
+def test_gradient_equals_finite_differences():
     torch.manual_seed(1)
     norm = make_norm(4)
     assert torch.autograd.gradcheck(

@@ -14,7 +14,7 @@ UNEVEN = T5Size(24, 40, 3, 3, 20, 0.0, 0.0)  # n_heads * head_size differs from 
 
 
 def padded_batch(n_rows=5, longest=19, n_tokens=40, target_length=4, seed=0):
-    """Right-padded source tokens of lengths longest, ..., 1 and full targets."""
+    """Return right-padded source tokens of lengths longest, ..., 1 and full targets."""
     generator = torch.Generator().manual_seed(seed)
     source = torch.randint(1, n_tokens, (n_rows, longest), generator=generator)
     lengths = torch.linspace(longest, 1, n_rows).long().unsqueeze(1)
@@ -66,7 +66,7 @@ def test_gradients_equal_transformers(make_model, transformers_twin, size):
 
 
 def test_dropout_falls_where_transformers_has_it(make_model, transformers_twin, monkeypatch):
-    """Both draw from torch in the same order, once our layer draws as torch does."""
+    """Draw our masks as torch does; then both models draw them in the same order."""
     monkeypatch.setattr(
         Dropout, "forward", lambda layer, states: F.dropout(states, layer.rate, layer.training)
     )
@@ -108,9 +108,14 @@ def test_initial_standard_deviations():
     torch.manual_seed(0)
     size = T5Size(64, 400, 2, 4, 25, 0.1, 0.1)
     expected = {
-        "query": (64 * 25) ** -0.5, "key_value": 64**-0.5, "output": 100**-0.5, "widen": 64**-0.5, "narrow": 400**-0.5,
-        "encoder_positions": 64**-0.5, "decoder_positions": 64**-0.5,
-    }  # fmt: skip
+        "query": (64 * 25) ** -0.5,
+        "key_value": 64**-0.5,
+        "output": 100**-0.5,
+        "widen": 64**-0.5,
+        "narrow": 400**-0.5,
+        "encoder_positions": 64**-0.5,
+        "decoder_positions": 64**-0.5,
+    }
     for name, weight in T5(size).named_parameters():
         kind = name.split(".")[-2]
         if "norm" in kind:
@@ -144,7 +149,7 @@ def test_buckets_of_the_past():
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize(
-    "n_queries, n_keys", [(1, 1), (1, 5), (4, 4), (3, 50), (300, 300), (1, 400)]
+    ("n_queries", "n_keys"), [(1, 1), (1, 5), (4, 4), (3, 50), (300, 300), (1, 400)]
 )
 def test_buckets_equal_transformers(bidirectional, n_queries, n_keys):
     attention = pytest.importorskip("transformers.models.t5.modeling_t5").T5Attention
@@ -158,7 +163,7 @@ def test_buckets_equal_transformers(bidirectional, n_queries, n_keys):
     assert torch.equal(buckets, expected)
 
 
-def place(rows: list[list[int]], width: int, left: bool) -> torch.Tensor:
+def pad(rows: list[list[int]], width: int, left: bool) -> torch.Tensor:
     padded = [
         [0] * (width - len(row)) + row if left else row + [0] * (width - len(row)) for row in rows
     ]
@@ -176,11 +181,11 @@ def test_padding_is_invisible(make_model):
         for width in (8, 18, 150):
             for left in (False, True):
                 torch.testing.assert_close(
-                    model(place(rows, width, left), target), expected, atol=1e-5, rtol=1e-5
+                    model(pad(rows, width, left), target), expected, atol=1e-5, rtol=1e-5
                 )
 
 
-def test_what_stands_in_padding_is_invisible(make_model):
+def test_the_content_of_padding_is_invisible(make_model):
     model = make_model()
     source, target = padded_batch()
     mask = source != 0
@@ -220,7 +225,7 @@ def test_a_position_does_not_see_later_targets(make_model):
 @pytest.mark.parametrize("size", [SMALL, UNEVEN])
 @pytest.mark.parametrize("n_beams", [1, 7])
 def test_steps_with_a_cache_equal_teacher_forcing(make_model, size, n_beams):
-    model, length = make_model(**sizes_of(size)), 20  # past the exact buckets
+    model, length = make_model(**sizes_of(size)), 20  # beyond the exact buckets
     source, _ = padded_batch(n_rows=3, longest=12)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():

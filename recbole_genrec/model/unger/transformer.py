@@ -8,16 +8,16 @@ Shapes: B batch, S source tokens, T target tokens, W beams, D hidden size, H hea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_genrec.seq2seq.base import DecoderCache, Seq2Seq, mask_bias
 from recbole_genrec.seq2seq.dropout import Dropout
-from recbole_genrec.seq2seq.t5 import DecoderCache, mask_bias
 
 INITIAL_DEVIATION = 0.02  # BERT's
 
@@ -122,15 +122,7 @@ class TransformerLayer(nn.Module):
         return self.feed_norm(states + self.dropout(self.narrow(F.relu(self.widen(states)))))
 
 
-class Layers(nn.ModuleList):
-    """A ModuleList that type checkers know to hold layers."""
-
-    if TYPE_CHECKING:
-
-        def __iter__(self) -> Iterator[TransformerLayer]: ...
-
-
-class Transformer(nn.Module):
+class Transformer(Seq2Seq):
     """An encoder-decoder from embeddings to hidden states.
 
     Vocabulary and head belong to the model that uses it.
@@ -138,12 +130,14 @@ class Transformer(nn.Module):
 
     def __init__(self, size: TransformerSize) -> None:
         super().__init__()
-        self.encoder = Layers(
+        encoder = nn.ModuleList(
             TransformerLayer(size, crosses=False) for _ in range(size.n_encoder_layers)
         )
-        self.decoder = Layers(
+        decoder = nn.ModuleList(
             TransformerLayer(size, crosses=True) for _ in range(size.n_decoder_layers)
         )
+        self.encoder = cast("Sequence[TransformerLayer]", encoder)
+        self.decoder = cast("Sequence[TransformerLayer]", decoder)
         self.encoder_positions = nn.Embedding(size.n_source_positions, size.hidden_size)
         self.decoder_positions = nn.Embedding(size.n_target_positions, size.hidden_size)
         self.encoder_norm = nn.LayerNorm(size.hidden_size)
@@ -194,10 +188,6 @@ class Transformer(nn.Module):
             states = layer.cross(states, *layer.cross_attention.project(memory), cross_bias)
             states = layer.feed(states)
         return states
-
-    def start_cache(self, memory: Tensor, mask: Tensor) -> DecoderCache:
-        """Project the encoder states [B, S, D] once for all decoding steps and beams."""
-        return DecoderCache.start(self.decoder, memory, mask)
 
     def step(self, embeddings: Tensor, cache: DecoderCache) -> Tensor:
         """Decode one more token of every beam, [B, W, D] -> [B, W, D]; the cache grows."""
