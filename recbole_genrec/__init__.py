@@ -14,7 +14,7 @@ from recbole_genrec.errors import MissingPackageError
 if TYPE_CHECKING:
     from recbole_genrec.quick_start import compare, load, run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["__version__", "compare", "load", "run"]
 
 

@@ -37,9 +37,9 @@ _NUMPY_ALIASES = {
 def recbole_errors() -> Iterator[None]:
     """Translate RecBole's refusals of settings and data into UserError.
 
-    RecBole refuses with ValueError and its like. Only an error that RecBole's own code raised is
-    translated: one from this package, torch or numpy is a bug and passes. A decorator as well as a
-    context manager.
+    RecBole refuses with ValueError and its like. Only an error from a function of RecBole is
+    translated: one from a function of this package or another library is a bug and passes. A
+    decorator as well as a context manager.
 
     Raises:
         MissingPackageError: a model of RecBole needs a package that is not installed.
@@ -59,6 +59,7 @@ def recbole_errors() -> Iterator[None]:
     except (ValueError, NotImplementedError, AssertionError) as error:
         if not _is_from_recbole(error) or not error.args:
             raise
+        logger.debug("refused by RecBole", exc_info=True)
         raise UserError(
             f"RecBole refuses this run ({str(error).rstrip('.!')}): correct the setting or file"
         ) from error

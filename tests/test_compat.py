@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from recbole.data import data_preparation
+from recbole.data.interaction import Interaction
 from recbole.utils import get_trainer
 
 from recbole_genrec import compat
 from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.errors import UserError
 from recbole_genrec.quick_start import create_dataset
 
 
@@ -146,3 +148,16 @@ def test_pop_counts_every_training_interaction(make_trainer, tiny_sequences):
             counts[f"i{item}"] += 1
     tokens = train.dataset.field2id_token["item_id"]
     assert {token: int(trainer.model.item_cnt[i]) for i, token in enumerate(tokens) if i} == counts
+
+
+def test_refusals_of_recbole_are_user_errors():
+    """An error that a function of RecBole raises; one of this package passes unchanged."""
+    sentence = r"^RecBole refuses this run \(.*is not supported.*: correct the setting or file$"
+    with pytest.raises(UserError, match=sentence), compat.recbole_errors():
+        Interaction([1])
+    with pytest.raises(UserError, match="^ours$"), compat.recbole_errors():
+        raise UserError("ours")
+    for error in (ValueError("a bug"), ImportError("a bug"), KeyError("a bug")):
+        with pytest.raises(type(error)) as caught, compat.recbole_errors():
+            raise error
+        assert caught.value is error

@@ -10,6 +10,7 @@ import torch
 
 from recbole_genrec import quick_start
 from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.errors import UserError
 from recbole_genrec.model import abstract
 from recbole_genrec.quick_start import create_trainer, load, run
 
@@ -94,6 +95,21 @@ def test_another_data_set_is_refused(small_settings, tmp_path):
     assert (folder / "tiny.inter").read_text() != rows
     with pytest.raises(ValueError, match="was trained on data with the fingerprint"):
         load(result["checkpoint"], {"data_path": str(folder.parent)})
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".resume.pth"])
+def test_files_of_0_1_are_refused(small_settings, suffix):
+    settings = {**small_settings("TIGER"), "epochs": 1, "tokenizer_epochs": 1}
+    path = Path(run("TIGER", config_dict=settings)["checkpoint"]).with_suffix(suffix)
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "format": "recbole_genrec checkpoint 1"}, path)
+    with pytest.raises(UserError, match="was written by recbole_genrec 0.1, .* train the model"):
+        load(str(path))
+    if suffix == ".resume.pth":
+        with pytest.raises(UserError, match="was written by recbole_genrec 0.1"):
+            run("TIGER", config_dict={**settings, "resume": str(path)})
+        again = run("TIGER", config_dict={**settings, "resume": "auto"})
+        assert again["checkpoint"] != str(path).replace(".resume", "")
 
 
 def test_files_that_hold_no_model_are_refused(tiny_settings):

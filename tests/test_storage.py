@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -7,6 +9,7 @@ import torch
 
 from recbole_genrec import storage
 from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.errors import DiskError
 
 
 def test_stock_checkpoints_are_refused_and_not_executed(tmp_path, tiny_settings):
@@ -27,7 +30,7 @@ def test_plain_values_round_trip(tmp_path):
         "t": torch.ones(2),
         "b": np.bool_(True),
     }
-    torch.save(storage.to_plain(value), tmp_path / "value.pth")
+    storage.save_plain(tmp_path / "value.pth", value)
     found = storage.from_plain(torch.load(tmp_path / "value.pth", weights_only=True))
     assert found["a"] == [0.5, (1, None)]
     assert found["b"] is True
@@ -36,3 +39,24 @@ def test_plain_values_round_trip(tmp_path):
     np.testing.assert_array_equal(found["m"].toarray(), matrix.toarray())
     with pytest.raises(TypeError, match="got ndarray"):
         storage.to_plain(np.array([object()]))
+
+
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_a_full_disk_is_a_user_error_and_leaves_the_old_file(tmp_path, monkeypatch, size):
+    path = tmp_path / "value.pth"
+    storage.save_plain(path, {"a": 1})
+    before = path.read_bytes()
+    opened = open
+    full = Path("/dev/full")  # every write to it finds no room
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    monkeypatch.setattr(storage, "open", lambda *given: opened(full, "wb"), raising=False)
+    with pytest.raises(DiskError, match=r"'.*value.pth' cannot be .*\(No space left on device\)"):
+        storage.save_plain(path, {"a": torch.zeros(size)})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_in_place_of_a_folder_is_a_user_error(tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(DiskError, match="taken"), storage.replacing(tmp_path / "taken" / "a.txt"):
+        pytest.fail("nothing is written")

@@ -42,6 +42,7 @@ def check_settings(
     }
     _check_valid_metric(checked)
     _check_preloaded(checked)
+    _check_loss_type(model_class, checked)
     if is_generative(model_class):
         _check_generative(checked, given)
         _check_search(checked)
@@ -90,6 +91,16 @@ def _check_preloaded(settings: dict[str, Any]) -> None:
                 f"preload_weight has the id field {field!r}, but no alias says whose ids these "
                 f"are: set for example alias_of_item_id to [{field}]"
             )
+
+
+def _check_loss_type(model_class: type, settings: dict[str, Any]) -> None:
+    """Refuse a loss that RecBole does not know, which it would meet with a KeyError."""
+    loss_type = settings.get("loss_type")
+    if not hasattr(model_class, "input_type") and loss_type not in ("CE", "BPR"):
+        raise UserError(
+            f"loss_type is {loss_type!r}, but RecBole trains {model_class.__name__} by CE or BPR: "
+            "choose one of them"
+        )
 
 
 def _check_generative(settings: dict[str, Any], given: dict[str, Any]) -> None:

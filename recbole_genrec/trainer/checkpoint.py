@@ -11,9 +11,10 @@ import torch
 from recbole.utils import get_local_time
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.storage import load_plain, replacing, to_plain
+from recbole_genrec.storage import load_plain, save_plain
 
-FORMAT = "recbole_genrec checkpoint 1"
+FORMAT = "recbole_genrec checkpoint 2"
+_FORMAT_OF_0_1 = "recbole_genrec checkpoint 1"  # its settings have other names
 
 
 def new_checkpoint_path(config) -> Path:
@@ -55,9 +56,7 @@ def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
     missing = sorted({"model", "dataset_fingerprint"} - set(content))
     if missing:
         raise KeyError(f"the content of the checkpoint {str(path)!r} lacks {missing}")
-    plain = to_plain({**content, "format": FORMAT})
-    with replacing(path) as temporary:
-        torch.save(plain, temporary)
+    save_plain(path, {**content, "format": FORMAT})
 
 
 def load_checkpoint(
@@ -83,6 +82,11 @@ def load_checkpoint(
     """
     content = load_plain(path, device)
     found = content.pop("format", None) if isinstance(content, dict) else None
+    if found == _FORMAT_OF_0_1:
+        raise UserError(
+            f"{str(path)!r} was written by recbole_genrec 0.1, whose settings had other names: "
+            "train the model again, or use recbole_genrec 0.1"
+        )
     if found != FORMAT:
         raise UserError(
             f"{str(path)!r} has the format {found!r}, not {FORMAT!r}: "

@@ -40,8 +40,7 @@ def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     old = path.read_bytes()
 
     def stop_half_way(content, file):
-        with open(file, "wb") as stream:
-            stream.write(b"half")
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", stop_half_way)
