@@ -28,7 +28,7 @@ from recbole_genrec.data.files import (
     read_columns,
     read_header,
 )
-from recbole_genrec.data.interactions import Side, keep_by_number, leave_out, number_tokens
+from recbole_genrec.data.interactions import FilterAxis, keep_by_number, leave_out, number_tokens
 from recbole_genrec.data.prefixes import Prefixes, all_prefixes
 from recbole_genrec.data.sequences import Sequences
 from recbole_genrec.errors import UserError
@@ -167,17 +167,22 @@ class GenRecDataset(SequentialDataset):
         ):
             return super()._filter_by_inter_num()
         listed = {name: getattr(self, f"{name}_feat") for name in fields}
-        sides = [
-            Side(
-                tokens=self.inter_feat[field].array,
-                intervals=self._parse_intervals_str(self.config[f"{name}_inter_num_interval"]),
-                listed=None if listed[name] is None else listed[name][field].to_numpy(),
+        axes = []
+        for name, field in fields.items():
+            tokens = self.inter_feat[field].array
+            axes.append(
+                FilterAxis(
+                    codes=tokens.codes,
+                    n_tokens=len(tokens.categories),
+                    intervals=self._parse_intervals_str(self.config[f"{name}_inter_num_interval"]),
+                    listed=None
+                    if listed[name] is None
+                    else tokens.categories.get_indexer(listed[name][field].to_numpy()),
+                )
             )
-            for name, field in fields.items()
-        ]
-        kept = keep_by_number(sides)
-        if not kept.interactions.all():
-            self.inter_feat = self.inter_feat.take(np.flatnonzero(kept.interactions))
+        kept = keep_by_number(axes)
+        if len(kept.rows) < len(self.inter_feat):
+            self.inter_feat = self.inter_feat.take(kept.rows)
         for (name, feat), is_kept in zip(listed.items(), kept.listed):
             if feat is not None:
                 setattr(self, f"{name}_feat", feat.take(np.flatnonzero(is_kept)))

@@ -19,7 +19,6 @@ import yaml
 from recbole.utils.url import decide_download, download_url, extract_zip, rename_atomic_files
 
 from recbole_genrec.errors import MissingFileError, UserError
-from recbole_genrec.prepare import named
 
 _ROWS_AT_ONCE = 2**19  # of a file: what is read at once is held as Python strings
 _BYTES_AT_ONCE = 2**24
@@ -35,6 +34,9 @@ def ensure_folder(config) -> None:
     Raises:
         FileNotFoundError, ValueError: the folder is missing and cannot be made.
     """
+    # Imported here: only this function needs the download, and prepare imports from this room.
+    from recbole_genrec.prepare import named
+
     folder = os.path.normpath(config["data_path"])
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     try:

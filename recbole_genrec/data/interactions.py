@@ -1,6 +1,7 @@
-"""Steps on whole columns of interactions: filter by number, turn tokens into ids, leave the last ones out."""
+"""Steps on whole columns of interactions: filter by count, number tokens, leave the last ones out.
 
-# Shapes: N interactions, K tokens.
+Shapes: N interactions, K tokens.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +11,42 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-Interval = tuple  # RecBole's (left bracket, left point, right point, right bracket)
+Interval = tuple[
+    str, float, float, str
+]  # as RecBole parses "[5,inf)": bracket, left, right, bracket
 
 
-class Side(NamedTuple):
+class FilterAxis(NamedTuple):
     """Users or items in a filter by number of interactions.
 
-    tokens: Categorical [N] without missing values, whose it is.
-    intervals: the numbers allowed, any of them; none of them or None: no filter.
-    listed: tokens that a file of users or items lists, or None.
+    Attributes:
+        codes: integers [N] in 0 .. n_tokens - 1, the user or item of each interaction.
+        n_tokens: number of different codes that may occur.
+        intervals: allowed numbers of interactions, one interval or more; empty or None: no filter.
+        listed: codes of the rows of a file of users or items, -1 for a token without interactions;
+            None if there is no such file.
     """
 
-    tokens: pd.Categorical
+    codes: np.ndarray
+    n_tokens: int
     intervals: Sequence[Interval] | None
-    listed: np.ndarray | None
+    listed: np.ndarray | None = None
 
 
-class Kept(NamedTuple):
-    """interactions: bool [N]; listed: for each side bool [rows of its file], or None where there is no file."""
+class FilterResult(NamedTuple):
+    """Rows that a filter by number of interactions keeps.
 
-    interactions: np.ndarray
+    Attributes:
+        rows: int64, increasing row numbers of the interactions.
+        listed: for each axis bool [rows of its file], or None where there is no file.
+    """
+
+    rows: np.ndarray
     listed: tuple[np.ndarray | None, ...]
 
 
 def is_within(numbers: np.ndarray, intervals: Sequence[Interval]) -> np.ndarray:
-    """Whether each number is in one of the intervals; bool, shape of numbers."""
+    """Return a bool array of the shape of `numbers`: True where one of the intervals holds it."""
     inside = np.zeros(numbers.shape, dtype=bool)
     for left_bracket, left, right, right_bracket in intervals:
         above = numbers >= left if left_bracket == "[" else numbers > left
@@ -43,43 +55,56 @@ def is_within(numbers: np.ndarray, intervals: Sequence[Interval]) -> np.ndarray:
     return inside
 
 
-def keep_by_number(sides: Sequence[Side]) -> Kept:
-    """What is left when users and items with too few or too many interactions go, again and again until none is left to go.
+def keep_by_number(axes: Sequence[FilterAxis]) -> FilterResult:
+    """Drop users and items with too few or too many interactions, in rounds, until none is left.
 
-    As in RecBole, all that is out of bounds goes at once in a round, and what a file lists goes
-    with fewer interactions than the
-    left point of the first interval.
+    As in RecBole, a round drops everything out of bounds at once, and a listed token goes if it has
+    fewer interactions than the left end of the first interval.
     """
-    # A listed token without interactions has the code -1: the last of the counts, which stays 0.
-    codes = [side.tokens.codes for side in sides]
-    listed = [
-        None if side.listed is None else side.tokens.categories.get_indexer(side.listed)
-        for side in sides
-    ]
-    is_left = np.ones(len(codes[0]), dtype=bool)
-    is_listed = [None if rows is None else np.ones(len(rows), dtype=bool) for rows in listed]
+    rows = np.arange(len(axes[0].codes))
+    codes = [axis.codes for axis in axes]
+    is_listed = [None if axis.listed is None else np.ones(len(axis.listed), bool) for axis in axes]
     while True:
-        goes = np.zeros(len(is_left), dtype=bool)
-        for number, side in enumerate(sides):
-            if not side.intervals:
+        goes = np.zeros(len(rows), dtype=bool)
+        for number, axis in enumerate(axes):
+            if not axis.intervals:
                 continue
-            counts = np.bincount(codes[number][is_left], minlength=len(side.tokens.categories) + 1)
-            banned = (counts > 0) & ~is_within(counts, side.intervals)
-            if listed[number] is not None:
-                rows = listed[number]
-                banned[rows[is_listed[number] & (counts[rows] < side.intervals[0][1])]] = True
-                is_listed[number] &= ~banned[rows]
+            # The code -1 takes the last count, which stays 0.
+            counts = np.bincount(codes[number], minlength=axis.n_tokens + 1)
+            banned = (counts > 0) & ~is_within(counts, axis.intervals)
+            kept = is_listed[number]
+            if axis.listed is not None and kept is not None:
+                too_few = counts[axis.listed] < axis.intervals[0][1]
+                banned[axis.listed[kept & too_few]] = True
+                kept &= ~banned[axis.listed]
             goes |= banned[codes[number]]
-        goes &= is_left
         if not goes.any():
-            return Kept(is_left, tuple(is_listed))
-        is_left &= ~goes
+            return FilterResult(rows, tuple(is_listed))
+        rows, codes = rows[~goes], [column[~goes] for column in codes]
+
+
+def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
+    """Return the rows of the largest part in which each user and item has k interactions or more.
+
+    Args:
+        users: codes, integers [N] >= 0.
+        items: codes, integers [N] >= 0.
+        k: min number of interactions.
+
+    Returns:
+        int64 [0 .. N rows], increasing.
+    """
+    at_least_k = [("[", k, np.inf, "]")]
+    axes = [
+        FilterAxis(codes, int(codes.max(initial=-1)) + 1, at_least_k) for codes in (users, items)
+    ]
+    return keep_by_number(axes).rows
 
 
 def number_tokens(
     columns: Sequence[np.ndarray | pd.Categorical],
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Number tokens from 1 in the order in which they first appear, column after column; 0 is a missing one.
+    """Number tokens from 1 in order of first appearance, column after column; 0 is a missing one.
 
     Returns:
         int64 [length of the column] for each column, and the tokens, object [K].
@@ -91,7 +116,7 @@ def number_tokens(
     tokens = [np.asarray(uniques, dtype=object) for _, uniques in firsts]
     numbers, names = pd.factorize(np.concatenate(tokens))
     parts = np.split(numbers.astype(np.int64) + 1, np.cumsum([len(part) for part in tokens])[:-1])
-    # The code -1 of a missing token takes the last entry.
+    # The code -1 of a missing token takes the appended 0.
     ids = [
         part if codes is None else np.append(part, 0)[codes]
         for part, (codes, _) in zip(parts, firsts)
@@ -100,17 +125,16 @@ def number_tokens(
 
 
 def leave_out(users: np.ndarray, n_last: int) -> list[np.ndarray]:
-    """Leave the last rows of every user out, but never the first one.
+    """Split off the last rows of every user, but never the first one.
 
     Args:
-        users: int [N], the user of each row, rows of a user in their order.
-        n_last: how many rows to leave out.
+        users: int [N], the user of each row; the rows of a user are in order.
+        n_last: number of rows to split off.
 
     Returns:
-        n_last + 1 arrays of row numbers: what stays, user by user in the order of their first rows;
-        then the n_last-th row from a
-        user's end, ..., the last one. A user with fewer rows is missing from the earlier ones of
-        these.
+        n_last + 1 arrays of row numbers. The first holds the rows that stay, user by user in the
+        order of their first rows. The others hold one row of each user: the n_last-th row from the
+        end, ..., the last one. A user with few rows is missing from the earlier of these.
     """
     user, _ = pd.factorize(users)
     order = np.argsort(user, kind="stable")

@@ -1,15 +1,13 @@
-"""The file formats of the three releases of Amazon reviews, read line by line.
+"""Read the files of the three releases of Amazon reviews, line by line.
 
 - amazon-2014 (J. McAuley et al., SIGIR 2015): reviews are JSON lines; metadata are lines of Python
-  literals, which are read as literals and
-  never evaluated.
+  literals, which are parsed as literals and never evaluated.
 - amazon-2018 (J. Ni et al., EMNLP 2019): reviews and metadata are JSON lines; texts hold pieces of
   HTML and of scripts.
 - amazon-2023 (Y. Hou et al., arXiv 2403.03952): reviews are CSV with the columns user_id,
-  parent_asin, rating, timestamp (milliseconds);
-  metadata are JSON lines.
+  parent_asin, rating, timestamp (milliseconds); metadata are JSON lines.
 
-Files may be packed with gzip or plain.
+Files may be compressed by gzip or plain.
 """
 
 from __future__ import annotations
@@ -34,8 +32,8 @@ from recbole_genrec.errors import UserError
 logger = logging.getLogger(__name__)
 
 TEXT_FIELDS = ("title", "brand", "categories", "description")
-# Characters of one field. The published processing of UniSRec and LC-Rec leaves texts of 2,000
-# characters and more out; a cut keeps more.
+# Max characters of one field. The published processing of UniSRec and LC-Rec drops texts of 2,000
+# characters and more; a cut keeps more.
 TEXT_LIMIT = 2000
 _BROKEN_SHARE = 0.01
 _BROKEN = (ValueError, OverflowError, KeyError, TypeError, SyntaxError, MemoryError, RecursionError)
@@ -44,13 +42,17 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 
 
 class Reviews(NamedTuple):
-    """Who reviewed what and when, in the order of the file.
+    """Reviews in the order of the file.
 
-    users, items: int32 [N], rows of user_tokens and item_tokens, which are numbered by first
-        appearance.
-    times: int64 [N], seconds since 1970 (amazon-2014, amazon-2018) or milliseconds (amazon-2023).
-    ratings: float32 [N], 1 .. 5.
-    n_skipped: lines that could not be read.
+    Attributes:
+        users: int32 [N], rows of user_tokens.
+        items: int32 [N], rows of item_tokens.
+        times: int64 [N], seconds since 1970 (amazon-2014, amazon-2018) or milliseconds
+            (amazon-2023).
+        ratings: float32 [N], 1 .. 5.
+        user_tokens: external ids in order of first appearance.
+        item_tokens: external ids in order of first appearance.
+        n_skipped: number of lines that could not be read.
     """
 
     users: np.ndarray
@@ -63,20 +65,27 @@ class Reviews(NamedTuple):
 
 
 class Metadata(NamedTuple):
-    """What items say about themselves: texts[item token] = one clean text for each of TEXT_FIELDS, "" where there is none."""
+    """Texts of items.
+
+    Attributes:
+        texts: item token -> one clean text for each of TEXT_FIELDS, "" where there is none.
+        n_skipped: number of lines that could not be read.
+    """
 
     texts: dict[str, tuple[str, ...]]
     n_skipped: int
 
 
 def read_reviews(path: Path, release: str, show_progress: bool) -> Reviews:
-    """Read a file of reviews; lines that cannot be read are skipped, counted and logged.
+    """Read a file of reviews; skip, count and log lines that cannot be read.
 
     Args:
+        path: file of reviews, gzip or plain.
         release: amazon-2014, amazon-2018 or amazon-2023.
+        show_progress: show a progress bar.
 
     Raises:
-        ValueError: the file is cut off or damaged, holds no review, or more than 1 % of its lines
+        UserError: the file is cut off or damaged, holds no review, or more than 1 % of its lines
             cannot be read.
     """
     lines = _Lines(path, _RELEASES[release].parse_review, show_progress)
@@ -90,7 +99,7 @@ def read_reviews(path: Path, release: str, show_progress: bool) -> Reviews:
         ratings.append(rating)
     if not users:
         raise UserError(
-            f"the file {str(path)!r} holds no review: delete it and run again to fetch it anew"
+            f"the file {str(path)!r} holds no review: delete it and run again to fetch it again"
         )
     columns = (np.array(users), np.array(items), np.array(times), np.array(ratings))
     return Reviews(*columns, list(user_codes), list(item_codes), lines.n_broken)
@@ -99,14 +108,20 @@ def read_reviews(path: Path, release: str, show_progress: bool) -> Reviews:
 def read_metadata(
     path: Path, release: str, wanted: Collection[str], show_progress: bool
 ) -> Metadata:
-    """Read the texts of the wanted items from a file of metadata; the first record of an item counts.
+    """Read the texts of the wanted items; the first record of an item counts.
 
-    HTML is unescaped and its tags are removed, white space is one space, and a text is cut after
-    TEXT_LIMIT characters. Brand is the
-    `store` of amazon-2023; its description begins with the list of features.
+    HTML is unescaped and its tags are removed, white space becomes one space, and a text is cut
+    after TEXT_LIMIT characters. In amazon-2023 the brand is the `store`, and the description begins
+    with the list of features.
+
+    Args:
+        path: file of metadata, gzip or plain.
+        release: amazon-2014, amazon-2018 or amazon-2023.
+        wanted: item tokens.
+        show_progress: show a progress bar.
 
     Raises:
-        ValueError: the file is cut off or damaged, or more than 1 % of its lines cannot be read.
+        UserError: the file is cut off or damaged, or more than 1 % of its lines cannot be read.
     """
     form = _RELEASES[release]
     texts: dict[str, tuple[str, ...]] = {}
@@ -114,7 +129,7 @@ def read_metadata(
     pattern = re.compile(rb"""["']%s["']:\s*["']([^"']*)["']""" % form.item_key.encode())
 
     def parse(line: bytes) -> tuple[str, tuple[str, ...]] | None:
-        # Most records are of items that nobody wants, and parsing is what takes the time.
+        # Parsing takes most of the time, and most records belong to items that are not wanted.
         found = pattern.findall(line)
         if found and not any(token.decode("utf-8", "replace") in missing for token in found):
             return None
@@ -133,7 +148,7 @@ def read_metadata(
 
 
 class _Lines:
-    """The parsed lines of a file; n_broken counts those that its parser refused. Empty lines do not count."""
+    """Parsed lines of a file without its empty lines; n_broken counts lines that do not parse."""
 
     def __init__(self, path: Path, parse: Callable[[bytes], Any], show_progress: bool):
         self._path, self._parse, self._show_progress = path, parse, show_progress
@@ -141,15 +156,13 @@ class _Lines:
 
     def __iter__(self) -> Iterator[Any]:
         n_lines, first_broken = 0, 0
-        for number, line in enumerate(
-            tqdm(
-                _raw_lines(self._path),
-                self._path.name,
-                unit=" lines",
-                disable=not self._show_progress,
-            ),
-            1,
-        ):
+        lines = tqdm(
+            _raw_lines(self._path),
+            self._path.name,
+            unit=" lines",
+            disable=not self._show_progress,
+        )
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             n_lines += 1
@@ -160,10 +173,14 @@ class _Lines:
                 first_broken = first_broken or number
                 continue
             yield parsed
+        self._report_broken(n_lines, first_broken)
+
+    def _report_broken(self, n_lines: int, first_broken: int) -> None:
         if self.n_broken > _BROKEN_SHARE * n_lines:
             raise UserError(
-                f"{self.n_broken} of the {n_lines} lines of {str(self._path)!r} cannot be read (the first is line {first_broken}), but at "
-                f"most {_BROKEN_SHARE:.0%} may be broken: delete the file and run again to fetch it anew"
+                f"{self.n_broken} of the {n_lines} lines of {str(self._path)!r} cannot be read "
+                f"(the first is line {first_broken}), but at most {_BROKEN_SHARE:.0%} may be "
+                "broken: delete the file and run again to fetch it again"
             )
         if self.n_broken:
             logger.warning(
@@ -181,7 +198,8 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
             yield from file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
-            f"the file {str(path)!r} is cut off or damaged ({error}): delete it and run again to fetch it anew"
+            f"the file {str(path)!r} is cut off or damaged ({error}): delete it and run again "
+            "to fetch it again"
         ) from error
 
 
@@ -229,11 +247,11 @@ def _fields_2014(record: dict[str, Any]) -> dict[str, Any]:
 def _fields_2018(record: dict[str, Any]) -> dict[str, Any]:
     title = " ".join(_strings(record.get("title")))
     if "getTime" in title:
-        title = ""  # a script of the shop's page; the publishers' notebook drops these as unformatted rows
+        title = ""  # a script of the page; the publishers' notebook drops these rows too
     categories = []
     for category in _strings(record.get("category")):
         if "</span>" in category:
-            break  # from here on the list holds pieces of the page, not categories
+            break  # the rest of the list is pieces of the page, not categories
         categories.append(category)
     brand = re.sub(r"^by\s*\n", "", " ".join(_strings(record.get("brand"))))
     return {
@@ -258,7 +276,7 @@ def _fields_2023(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _strings(value: Any) -> list[str]:
-    """All texts in nested lists, in order; nothing for None."""
+    """Return all texts in nested lists, in order; nothing for None."""
     if isinstance(value, (list, tuple)):
         return [text for entry in value for text in _strings(entry)]
     if isinstance(value, dict):

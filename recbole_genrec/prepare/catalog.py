@@ -1,4 +1,4 @@
-"""The public dumps that are known by name: which files they are made of and where those are found (properties/sources.yaml)."""
+"""Public dumps known by name: their files and addresses, as properties/sources.yaml lists them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class RawFile(NamedTuple):
     """One file of a dump.
 
     Attributes:
-        name: file name on disk; another release may have another file of this name, so each release
-            wants a folder of its own.
-        urls: addresses that hold it, to be tried in this order.
-        sha256: hexadecimal checksum of the whole file; None if it is not known.
+        name: file name on disk. Files of different releases may share a name, so each release needs
+            its own folder.
+        urls: addresses to try, in this order.
+        sha256: hexadecimal checksum of the whole file; None if unknown.
     """
 
     name: str
@@ -33,14 +33,13 @@ class Dump(NamedTuple):
 
     Attributes:
         name: such as amazon-beauty-2014.
-        format: its release, which says how the files are read: amazon-2014, amazon-2018 or
-            amazon-2023.
+        format: its release, which fixes the file format: amazon-2014, amazon-2018 or amazon-2023.
         category: the publisher's name of it, such as Sports_and_Outdoors.
-        reviews: who took what and when.
-        metadata: titles, brands, categories and descriptions of items.
+        reviews: file of users, items, ratings and times.
+        metadata: file of titles, brands, categories and descriptions of items.
         counts: published numbers of users, items and interactions; None if there are none.
-        page: the publisher's page.
-        citation: what to cite.
+        page: address of the publisher's page.
+        citation: reference to cite.
         terms: one sentence about the terms of use.
     """
 
@@ -56,41 +55,40 @@ class Dump(NamedTuple):
 
 
 def find_dump(name: str, mirror: str | None) -> Dump | None:
-    """The dump of this name, or None if there is none.
+    """Return the dump of this name, or None if there is none.
 
     Args:
-        name: amazon-<short name> for the release of 2023, amazon-<short name>-2018, amazon-<short
-            name>-2014.
+        name: amazon-<short name> for the release of 2023, amazon-<short name>-2018 or
+            amazon-<short name>-2014.
         mirror: an address (http://, https://, file://) or a folder that is tried before the known
-            addresses; the environment variable
-            RECBOLE_GENREC_MIRROR stands in for None. Its layout is <mirror>/<release>/<file name>,
-            for example
-            <mirror>/amazon-2014/reviews_Beauty_5.json.gz: the releases have files of the same name,
-            so one flat folder will not do.
+            addresses; None: the environment variable RECBOLE_GENREC_MIRROR. Its layout is
+            <mirror>/<release>/<file name>, for example
+            <mirror>/amazon-2014/reviews_Beauty_5.json.gz, because files of different releases may
+            share a name.
     """
     mirror = mirror or os.environ.get(MIRROR_VARIABLE)
     for release, source in _sources().items():
         for short, category in source["categories"].items():
-            if _dump_name(short, source) == name:
-                counts = source["counts"].get(short)
-                return Dump(
-                    name=name,
-                    format=release,
-                    category=category,
-                    reviews=_raw_file(source, "reviews", category, _mirror_folder(mirror, release)),
-                    metadata=_raw_file(
-                        source, "metadata", category, _mirror_folder(mirror, release)
-                    ),
-                    counts=None if counts is None else tuple(counts),
-                    page=source["page"],
-                    citation=source["citation"],
-                    terms=source["terms"],
-                )
+            if _dump_name(short, source) != name:
+                continue
+            counts = source["counts"].get(short)
+            folder = _mirror_folder(mirror, release)
+            return Dump(
+                name=name,
+                format=release,
+                category=category,
+                reviews=_raw_file(source, "reviews", category, folder),
+                metadata=_raw_file(source, "metadata", category, folder),
+                counts=None if counts is None else tuple(counts),
+                page=source["page"],
+                citation=source["citation"],
+                terms=source["terms"],
+            )
     return None
 
 
 def dump_names() -> list[str]:
-    """The names of all known dumps, the newest release first, in alphabetical order within a release."""
+    """Return all names of dumps, newest release first, alphabetically within a release."""
     return [
         _dump_name(short, source)
         for source in _sources().values()
@@ -99,8 +97,8 @@ def dump_names() -> list[str]:
 
 
 def suggest_dump(name: str) -> str:
-    """ ", did you mean ...?" with the most similar name of a known dump, or nothing if none is similar."""
-    # The newest release has no year in its names, so a name with that year would look like one of
+    """Return " (did you mean ...?)" with the most similar dump name, or "" if none is similar."""
+    # Names of the newest release have no year, so one with that year would look like a name of
     # another release.
     return nearest(name[: -len("-2023")] if name.endswith("-2023") else name, dump_names())
 

@@ -1,4 +1,4 @@
-"""Which column of a user's table holds what: guessed from common names, or given."""
+"""Roles of the columns of a user's table: guessed from common names, or given."""
 
 from __future__ import annotations
 
@@ -7,30 +7,34 @@ from typing import NamedTuple
 
 from recbole_genrec.errors import UserError
 
-_USERS = (
-    "user userid uid username reviewer reviewerid customer customerid visitor visitorid session sessionid member memberid buyer buyerid"
-    " client clientid account accountid author authorid profile profileid"
-)
-_ITEMS = (
-    "item itemid iid product productid sku skuid asin parentasin movie movieid book bookid isbn song songid track trackid artist"
-    " artistid article articleid news newsid video videoid game gameid business businessid recipe recipeid content contentid goods"
-    " goodsid stockcode"
-)
-_TIMES = "timestamp time ts unixtime unixreviewtime date datetime createdat eventtime reviewdate orderdate invoicedate purchasedate"
-_RATINGS = "rating ratings stars overall score"
+# Names without case, spaces and punctuation.
 _KNOWN = {
-    "user": _USERS.split(),
-    "item": _ITEMS.split(),
-    "time": _TIMES.split(),
-    "rating": _RATINGS.split(),
+    "user": """
+        user userid uid username reviewer reviewerid customer customerid visitor visitorid session
+        sessionid member memberid buyer buyerid client clientid account accountid author authorid
+        profile profileid
+        """,
+    "item": """
+        item itemid iid product productid sku skuid asin parentasin movie movieid book bookid isbn
+        song songid track trackid artist artistid article articleid news newsid video videoid game
+        gameid business businessid recipe recipeid content contentid goods goodsid stockcode
+        """,
+    "time": """
+        timestamp time ts unixtime unixreviewtime date datetime createdat eventtime reviewdate
+        orderdate invoicedate purchasedate
+        """,
+    "rating": "rating ratings stars overall score",
 }
 
 
 class ColumnNames(NamedTuple):
-    """Names of columns as the user gives them; None where they are to be guessed.
+    """Names of columns as the user gives them; None where they are guessed.
 
     Attributes:
-        user, item, time, rating: columns of the interactions.
+        user: column of users in the table of interactions.
+        item: column of items in the table of interactions.
+        time: column of times in the table of interactions.
+        rating: column of ratings in the table of interactions.
         item_id: column of the item table that holds the values of `item`.
     """
 
@@ -42,42 +46,55 @@ class ColumnNames(NamedTuple):
 
 
 def find_interaction_columns(columns: list[str], given: ColumnNames, path: str) -> ColumnNames:
-    """The columns of a table of interactions: user and item, and time and rating if there are such columns.
+    """Find the columns of user, item and, where there are such columns, time and rating.
 
     Names are compared without case, spaces and punctuation: "User ID", "userId" and "user_id" are
-    one.
+    the same.
+
+    Args:
+        columns: names of the columns of a table of interactions.
+        given: names that the user gives.
+        path: file of the table, for messages.
 
     Raises:
-        ValueError: a given column is not there, user or item has no candidate, one of the four has
-            several, or two are one column.
+        UserError: a given column is missing, user or item has no candidate, one of the four has
+            several, or one column would have two roles.
     """
     found = {
-        "user": _find("user", columns, given.user, path, "--user_column"),
-        "item": _find("item", columns, given.item, path, "--item_column"),
-        "time": _find("time", columns, given.time, path, "--time_column"),
-        "rating": _find("rating", columns, given.rating, path, "--rating_column"),
+        role: _find(role, columns, getattr(given, role), path, f"--{role}_column")
+        for role in _KNOWN
     }
     for role in ("user", "item"):
         if found[role] is None:
             raise UserError(
-                f"{path!r} has the columns {columns}, none of which is known to hold the {role}: name it with --{role}_column"
+                f"{path!r} has the columns {columns}, none of which is known to hold the {role}: "
+                f"name it with --{role}_column"
             )
     chosen = [name for name in found.values() if name is not None]
     twice = [name for name in chosen if chosen.count(name) > 1]
     if twice:
         raise UserError(
-            f"the column {twice[0]!r} of {path!r} is to be two things at once: name different columns with --..._column"
+            f"the column {twice[0]!r} of {path!r} is to be two things at once: name different "
+            "columns with --..._column"
         )
     return ColumnNames(**found)
 
 
-def find_item_id_column(columns: list[str], given: str | None, item_column: str, path: str) -> str:
-    """The column of an item table that holds the item ids: the given one, else that named as in the interactions, else a guess.
+def find_item_id_column(
+    columns: list[str], given: str | None, item_column: str | None, path: str
+) -> str:
+    """Find the column of an item table that holds the item ids.
+
+    Args:
+        columns: names of the columns of the item table.
+        given: name that the user gives; it comes first.
+        item_column: name of the item column of the interactions; it comes second, a guess third.
+        path: file of the table, for messages.
 
     Raises:
-        ValueError: the given column is not there, or the guess finds none or several.
+        UserError: the given column is missing, or the guess finds none or several.
     """
-    if given is None and item_column in columns:
+    if given is None and item_column is not None and item_column in columns:
         return item_column
     found = _find("item", columns, given, path, "--item_id_column")
     if found is None:
@@ -85,16 +102,19 @@ def find_item_id_column(columns: list[str], given: str | None, item_column: str,
         found = candidates[0] if len(candidates) == 1 else None
     if found is None:
         raise UserError(
-            f"{path!r} has the columns {columns}, none of which is known to hold the item ids: name it with --item_id_column"
+            f"{path!r} has the columns {columns}, none of which is known to hold the item ids: "
+            "name it with --item_id_column"
         )
     return found
 
 
 def text_field_names(columns: list[str], path: str) -> list[str]:
-    """Names of the fields of an .item file, one for each column: letters, digits and underscores, and no name of an .inter field.
+    """Return the names of the fields of an .item file, one for each column.
+
+    They have letters, digits and underscores only and differ from the fields of an .inter file.
 
     Raises:
-        ValueError: two columns get one name.
+        UserError: two columns get one name.
     """
     names = [re.sub(r"\W+", "_", column.strip()).strip("_") or "text" for column in columns]
     names = [
@@ -105,7 +125,8 @@ def text_field_names(columns: list[str], path: str) -> list[str]:
         if name in names[:position]:
             first, second = columns[names.index(name)], columns[position]
             raise UserError(
-                f"the columns {first!r} and {second!r} of {path!r} would both be the field {name!r}: rename one"
+                f"the columns {first!r} and {second!r} of {path!r} would both be the field "
+                f"{name!r}: rename one"
             )
     return names
 
@@ -117,10 +138,11 @@ def _find(role: str, columns: list[str], given: str | None, path: str, flag: str
                 f"{flag} is {given!r}, but {path!r} has the columns {columns}: choose one of these"
             )
         return given
-    candidates = [name for name in columns if _plain(name) in _KNOWN[role]]
+    candidates = [name for name in columns if _plain(name) in _KNOWN[role].split()]
     if len(candidates) > 1:
         raise UserError(
-            f"{path!r} has several columns that could be the {role}, {candidates}: choose one with {flag}"
+            f"{path!r} has several columns that could be the {role}, {candidates}: "
+            f"choose one with {flag}"
         )
     return candidates[0] if candidates else None
 

@@ -1,16 +1,14 @@
-"""Fetch one file: resumed, retried, checked, and under its final name only when it is whole.
+"""Fetch one file: resumed, retried, checked, and under its final name only once it is complete.
 
-What has arrived stands in <name>.part, and beside it <name>.part.json says which version of which
-address it belongs to: a broken
-download goes on by an HTTP range request as long as the server still has that version, and starts
-again otherwise.
+Received bytes are in <name>.part. A note beside it, <name>.part.json, says which version of which
+address they belong to. A broken download continues by an HTTP range request as long as the server
+still has that version, and starts again otherwise.
 """
 
 from __future__ import annotations
 
 import errno
 import gzip
-import hashlib
 import json
 import os
 import ssl
@@ -33,19 +31,20 @@ from tqdm import tqdm
 
 from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.prepare.catalog import MIRROR_VARIABLE, RawFile
+from recbole_genrec.prepare.folder import sha256_of
 
 logger = getLogger(__name__)
 
 # Seconds without a byte after which a connection counts as broken.
 TIMEOUT = 30.0
-# Seconds before each further attempt at an address; an attempt that got further than all before it
-# starts the row again.
+# Seconds before each further attempt at an address. An attempt that got further than all before it
+# starts again with the first wait.
 WAITS = (1.0, 5.0, 20.0)
-# Seconds that a server may ask to wait; for more, the next address is tried.
-LONGEST_WAIT = 120.0
+# Max seconds that a server may ask to wait; beyond that, the next address is tried.
+MAX_WAIT = 120.0
 _CHUNK = 1 << 18
 _GZIP_MAGIC = b"\x1f\x8b"
-# Trying again in a few seconds does not help (a str: an address of an unknown kind).
+# A retry in a few seconds does not help against these (a str: an address of an unknown kind).
 _LASTING = (
     str,
     gaierror,
@@ -71,26 +70,30 @@ class _Interrupted(Exception):
 
 
 def fetch(file: RawFile, folder: Path, show_progress: bool) -> Path:
-    """The path of the file in `folder`, downloaded if it is not there yet.
+    """Return the path of the file in `folder`; download it if it is missing.
 
-    A file that is there is checked as a download is and used without a request. A download that
-    ends early, also by the user's
-    interrupt, goes on at the next call.
+    An existing file is checked like a download and needs no request. A download that ends early,
+    also by the user's interrupt, continues at the next call.
 
     Args:
         file: its addresses are tried in their order.
-        folder: made if it does not exist.
+        folder: created if it does not exist.
         show_progress: show a progress bar.
 
     Raises:
-        FileNotFoundError: no address gave the file; the message says what was tried and how to get
+        MissingFileError: no address gave the file; the message says what was tried and how to get
             it by hand.
-        ValueError: the folder cannot be written, the disk is full, or the file that is there is not
-            the right one.
+        UserError: the folder cannot be written, the disk is full, or the existing file is not the
+            right one.
     """
     path = Path(folder) / file.name
     if path.is_file():
-        _check_present(path, file)
+        fault = _fault(path, file)
+        if fault:
+            raise UserError(
+                f"{path} is not the file that it should be ({fault}): remove it, and it is fetched "
+                "again"
+            )
         logger.info("%s is there already", path)
         return path
     part = _Part(path)
@@ -109,13 +112,14 @@ def fetch(file: RawFile, folder: Path, show_progress: bool) -> Path:
     if not part.size():
         part.remove()
     raise MissingFileError(
-        f"{file.name} could not be fetched, tried were {', '.join(failures)}: fetch it by hand from one of these addresses and put it at"
-        f" {path}, or name a folder or server that has it as the mirror (environment variable {MIRROR_VARIABLE})"
+        f"{file.name} could not be fetched, tried were {', '.join(failures)}: fetch it by hand "
+        f"from one of these addresses and put it at {path}, or name a folder or server that has it "
+        f"as the mirror (environment variable {MIRROR_VARIABLE})"
     )
 
 
 class _Part:
-    """What has arrived of a file, and the note that says where from."""
+    """The received bytes of a file, and the note that says where they come from."""
 
     def __init__(self, final: Path):
         self.final = final
@@ -131,7 +135,7 @@ class _Part:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def note(self, url: str) -> dict[str, Any] | None:
-        """What is known of the version that has begun to arrive; None if there is nothing to go on with."""
+        """Return url, version and total size of what has arrived; None if it cannot continue."""
         try:
             note = json.loads(self.note_path.read_text(encoding="utf-8"))
             fits = note["url"] == url and note["version"] and 0 < self.size() <= note["total"]
@@ -142,12 +146,11 @@ class _Part:
     def start(self, url: str, headers: Message, total: int | None) -> None:
         """Empty it, and only then note the version that now arrives."""
         tag = headers.get("ETag", "")
-        # A weak tag also stands for files that differ in bytes.
+        # A weak tag may stand for files that differ in bytes.
         version = tag if tag.startswith('"') else headers.get("Last-Modified")
         self.path.write_bytes(b"")
-        self.note_path.write_text(
-            json.dumps({"url": url, "version": version, "total": total}), encoding="utf-8"
-        )
+        note = {"url": url, "version": version, "total": total}
+        self.note_path.write_text(json.dumps(note), encoding="utf-8")
 
     def finish(self) -> None:
         with _disk(self.final):
@@ -165,13 +168,13 @@ def _disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error.strerror or error}): make room or the folder writable, or choose another folder;"
-            " the next call goes on with what has arrived"
+            f"{path} cannot be written ({error.strerror or error}): make room or the folder "
+            "writable, or choose another folder; the next call continues with what has arrived"
         ) from error
 
 
 def _fetch_from(url: str, file: RawFile, part: _Part, show_progress: bool) -> None:
-    """Bring the whole, checked file into `part`, in as many attempts as WAITS allows."""
+    """Bring the complete, checked file into `part`, in as many attempts as WAITS allows."""
     n_failed = furthest = 0
     while True:
         try:
@@ -194,7 +197,7 @@ def _fetch_from(url: str, file: RawFile, part: _Part, show_progress: bool) -> No
 
 
 def _receive(url: str, file: RawFile, part: _Part, show_progress: bool) -> bool:
-    """Receive what is missing. Returns whether something was there already."""
+    """Receive the missing bytes. Return True if some were there already."""
     note = part.note(url)
     offset = part.size() if note else 0
     if note and offset == note["total"]:
@@ -205,7 +208,9 @@ def _receive(url: str, file: RawFile, part: _Part, show_progress: bool) -> bool:
             raise _Unusable("it is an HTML page, not data")
         if getattr(response, "status", None) != 206:
             offset = 0
-        elif headers.get("Content-Range") != f"bytes {offset}-{note['total'] - 1}/{note['total']}":
+        elif note and headers.get("Content-Range") != (
+            f"bytes {offset}-{note['total'] - 1}/{note['total']}"
+        ):
             part.remove()
             raise _Interrupted("it answered with another part of the file")
         length = headers.get("Content-Length")
@@ -214,34 +219,33 @@ def _receive(url: str, file: RawFile, part: _Part, show_progress: bool) -> bool:
         if not offset:
             _check_beginning(chunk, file)
         size = "of unknown size" if total is None else _megabytes(total)
-        logger.info(
-            "fetching %s (%s, %s are there) from %s", file.name, size, _megabytes(offset), url
-        )
-        # An OSError in here is the disk's: _read turns those of the network into others.
+        there = _megabytes(offset)
+        logger.info("fetching %s (%s, %s are there) from %s", file.name, size, there, url)
+        # An OSError in here is the disk's: _read translates the network's.
         with _disk(part.final):
             if not offset:
                 part.start(url, headers, total)
-            bar = tqdm(
-                total=total,
-                initial=offset,
-                unit="B",
-                unit_scale=True,
-                desc=file.name,
+            _append(response, chunk, part, tqdm(
+                total=total, initial=offset, unit="B", unit_scale=True, desc=file.name,
                 disable=not show_progress,
-            )
-            with bar, open(part.path, "ab") as stream:
-                while chunk:
-                    stream.write(chunk)
-                    bar.update(len(chunk))
-                    chunk = _read(response)
+            ))  # fmt: skip
     if total is not None and part.size() != total:
         raise _Interrupted(f"the connection ended after {part.size()} of {total} bytes")
     return offset > 0
 
 
+def _append(response: Any, chunk: bytes, part: _Part, bar: tqdm) -> None:
+    """Append a first chunk and the rest of the response to the part."""
+    with bar, open(part.path, "ab") as stream:
+        while chunk:
+            stream.write(chunk)
+            bar.update(len(chunk))
+            chunk = _read(response)
+
+
 def _open(url: str, offset: int, note: dict[str, Any] | None, part: _Part) -> Any:
     headers = {"User-Agent": "recbole-genrec", "Accept-Encoding": "identity"}
-    if offset:
+    if note and offset:
         headers.update({"Range": f"bytes={offset}-", "If-Range": note["version"]})
     try:
         return urlopen(Request(url, headers=headers), timeout=TIMEOUT)
@@ -252,12 +256,10 @@ def _open(url: str, offset: int, note: dict[str, Any] | None, part: _Part) -> An
             part.remove()
         elif error.code not in (408, 429) and error.code < 500:
             raise _Unusable(reason) from error
-        raise _Interrupted(reason, _asked_wait(error.headers)) from error
+        raise _Interrupted(reason, _requested_wait(error.headers)) from error
     except URLError as error:
-        if (
-            isinstance(error.reason, _LASTING)
-            or getattr(error.reason, "errno", None) in _UNREACHABLE
-        ):
+        is_lasting = isinstance(error.reason, _LASTING)
+        if is_lasting or getattr(error.reason, "errno", None) in _UNREACHABLE:
             raise _Unusable(_words(error.reason)) from error
         raise _Interrupted(_words(error.reason)) from error
     except (ValueError, InvalidURL) as error:
@@ -273,18 +275,18 @@ def _read(response: Any) -> bytes:
         raise _Interrupted(_words(error)) from error
 
 
-def _asked_wait(headers: Message) -> float:
-    """Seconds that Retry-After asks for, 0 without it."""
-    asked = headers.get("Retry-After", "")
+def _requested_wait(headers: Message) -> float:
+    """Return the seconds that Retry-After asks for, 0 without it."""
+    value = headers.get("Retry-After", "")
     try:
         seconds = (
-            float(asked)
-            if asked.isdigit()
-            else (parsedate_to_datetime(asked) - datetime.now(timezone.utc)).total_seconds()
+            float(value)
+            if value.isdigit()
+            else (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds()
         )
     except (ValueError, TypeError):
         return 0.0
-    if seconds > LONGEST_WAIT:
+    if seconds > MAX_WAIT:
         raise _Unusable(f"it asks to come back in {seconds:.0f} s")
     return max(seconds, 0.0)
 
@@ -298,22 +300,10 @@ def _check_beginning(chunk: bytes, file: RawFile) -> None:
         raise _Unusable("it is not compressed by gzip")
 
 
-def _check_present(path: Path, file: RawFile) -> None:
-    fault = _fault(path, file)
-    if fault:
-        raise UserError(
-            f"{path} is not the file that it should be ({fault}): remove it, and it is fetched again"
-        )
-
-
 def _fault(path: Path, file: RawFile) -> str | None:
-    """What is wrong with a whole file: its checksum or, where none is known, the checksum inside a gzip file."""
+    """Return what is wrong with a complete file: its checksum or, without one, the gzip's own."""
     if file.sha256:
-        digest = hashlib.sha256()
-        with open(path, "rb") as stream:
-            for chunk in iter(lambda: stream.read(_CHUNK), b""):
-                digest.update(chunk)
-        found, wanted = digest.hexdigest(), file.sha256.lower()
+        found, wanted = sha256_of(path), file.sha256.lower()
         return None if found == wanted else f"its SHA-256 is {found}, not {wanted}"
     if file.name.endswith(".gz"):
         try:

@@ -10,10 +10,10 @@ import logging
 import os
 import re
 import shutil
-import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,69 +26,57 @@ logger = logging.getLogger(__name__)
 
 CARD_NAME = "data_card.json"
 _CHUNK_ROWS = 200_000
+_CHUNK_BYTES = 1 << 20
+# Seconds after which an unfinished folder is taken for one that a killed run has left.
+_STALE_AFTER = 86_400
 _BREAKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
-# RecBole reads .inter files with pandas' defaults, to which these tokens are no tokens but missing
-# values.
-_MISSING_TOKENS = frozenset(
-    [
-        "",
-        "#N/A",
-        "#N/A N/A",
-        "#NA",
-        "-1.#IND",
-        "-1.#QNAN",
-        "-NaN",
-        "-nan",
-        "1.#IND",
-        "1.#QNAN",
-        "<NA>",
-        "N/A",
-        "NA",
-        "NULL",
-        "NaN",
-        "None",
-        "n/a",
-        "nan",
-        "null",
-    ]
-)
+# RecBole reads .inter files with pandas' defaults, which take these tokens for missing values.
+_MISSING_TOKENS = frozenset([
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
+    "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+])  # fmt: skip
 
 
 def one_line(text: str) -> str:
-    """Text as one field of an atomic file: control characters and runs of white space become one space.
+    """Return text as one field of an atomic file: control characters and white space as one space.
 
-    A quotation mark at the start becomes a curly one, since RecBole's reader would take all up to
-    the next mark for one field;
-    halves of surrogate pairs, which UTF-8 cannot hold, are dropped.
+    A leading quotation mark becomes a curly one, since RecBole's reader would take everything up to
+    the next mark for one field. Lone surrogates, which UTF-8 cannot hold, are dropped.
     """
     text = _BREAKS.sub(" ", text.encode("utf-8", "ignore").decode("utf-8")).strip()
     return f"\u201c{text[1:]}" if text.startswith('"') else text
 
 
 def is_complete(target: Path) -> bool:
-    """Whether write_data_set has written this folder: NAME.inter and the data card are there."""
+    """Return True if write_data_set wrote this folder: it has NAME.inter and the data card."""
     return (target / f"{target.name}.inter").is_file() and (target / CARD_NAME).is_file()
 
 
 def require_free(target: Path) -> None:
-    """Refuse a target that write_data_set would refuse, before the work is done that leads up to it.
+    """Refuse early a target that write_data_set would refuse, before the work that leads up to it.
 
     Raises:
-        ValueError: there is something else than an empty folder.
+        UserError: the path exists and is not an empty folder.
     """
     if target.is_symlink() or (target.exists() and not _is_empty_folder(target)):
         raise UserError(
-            f"the data set {str(target)!r} exists already: remove that folder, or choose another name or data_path"
+            f"the data set {str(target)!r} exists already: remove that folder, or choose another "
+            "name or data_path"
         )
 
 
-def file_entry(path: Path) -> dict[str, Any]:
-    """What a data card says of a file: name, bytes, sha256."""
+def sha256_of(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        for part in iter(lambda: file.read(1 << 20), b""):
+        for part in iter(lambda: file.read(_CHUNK_BYTES), b""):
             digest.update(part)
-    return {"name": path.name, "sha256": digest.hexdigest(), "bytes": path.stat().st_size}
+    return digest.hexdigest()
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """Return a file's entry of the data card: name, sha256 and bytes."""
+    return {"name": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
 
 
 def write_data_set(
@@ -98,24 +86,23 @@ def write_data_set(
     card: dict[str, Any],
     add_files: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write the folder `target` with NAME.inter, NAME.item (if there are items) and data_card.json; NAME is the folder's name.
+    """Write the folder `target` with NAME.inter, NAME.item and data_card.json.
 
-    All is written into a hidden folder beside the target, which takes the target's name at the end:
-    an interruption leaves no
-    folder of that name. What processes that are dead have left of such hidden folders is removed.
+    NAME is the folder's name. All files are written into a hidden folder beside the target, which
+    is renamed at the end, so an interruption never leaves a partial data set. Hidden folders of
+    this target that are older than a day are removed: killed runs left them.
 
     Args:
+        target: folder to write; must not exist or be empty.
         interactions: columns user_id, item_id (tokens), timestamp (numbers, written so that float64
-            reads them back exactly) and
-            perhaps rating; one row per interaction, kept in order.
+            reads them back exactly) and optionally rating; one row per interaction, kept in order.
         items: column item_id, one row per item, and text columns, each written as token_seq;
-            missing text is empty.
-        card: what is to stand in data_card.json.
-        add_files: called with the folder in which the data set is being written, to put more files
-            there; none by default.
+            missing text is empty. None: no NAME.item.
+        card: content of data_card.json.
+        add_files: called with the hidden folder, to put more files there; none by default.
 
     Raises:
-        ValueError: the target exists, a table cannot be written as RecBole would read it, or the
+        UserError: the target exists, a table cannot be written as RecBole would read it, or the
             disk refuses or is full.
     """
     target = Path(os.path.abspath(target))
@@ -143,13 +130,14 @@ def _checked_columns(
 ) -> tuple[pd.Categorical, pd.Categorical, np.ndarray]:
     if len(interactions) == 0:
         raise UserError(
-            "the table of interactions has 0 rows, but a data set needs at least one: check the source and the filters"
+            "the table of interactions has 0 rows, but a data set needs at least one: "
+            "check the source and the filters"
         )
     times = _require_numbers(interactions["timestamp"])
     if times.dtype.kind == "f" and not np.isfinite(times).all():
         raise UserError(
-            f"{int((~np.isfinite(times)).sum())} of {len(times)} interactions have no finite timestamp, but histories are ordered "
-            "by it: fill or remove them"
+            f"{int((~np.isfinite(times)).sum())} of {len(times)} interactions have no finite "
+            "timestamp, but histories are ordered by it: fill or remove them"
         )
     return _tokens(interactions["user_id"]), _tokens(interactions["item_id"]), times
 
@@ -164,19 +152,20 @@ def _require_numbers(column: pd.Series) -> np.ndarray:
 
 
 def _tokens(column: pd.Series) -> pd.Categorical:
-    """The column as categories that are the texts to write, so that each distinct token is cleaned and checked once."""
+    """Return the column with the texts to write as categories, each checked once."""
     tokens = column.astype("category").cat.remove_unused_categories().array
     texts = [one_line(str(token)) for token in tokens.categories]
     missing = sorted(_MISSING_TOKENS.intersection(texts))
     if missing or (tokens.codes < 0).any():
         shown = repr(missing[0]) if missing else "missing values"
         raise UserError(
-            f"the column {column.name!r} holds {shown}, which RecBole reads as no id: remove or rename these rows"
+            f"the column {column.name!r} holds {shown}, which RecBole reads as no id: "
+            "remove or rename these rows"
         )
     if len(set(texts)) < len(texts):
         raise UserError(
-            f"the column {column.name!r} has {len(texts) - len(set(texts))} ids that differ from others only in white space, control "
-            "characters or a quotation mark: rename them"
+            f"the column {column.name!r} has {len(texts) - len(set(texts))} ids that differ from "
+            "others only in white space, control characters or a quotation mark: rename them"
         )
     return tokens.rename_categories(texts)
 
@@ -186,7 +175,8 @@ def _item_columns(items: pd.DataFrame) -> dict[str, Any]:
     n_repeated = len(tokens) - len(tokens.categories)
     if n_repeated:
         raise UserError(
-            f"the table of items has {n_repeated} rows with an item_id of another row: keep one row per item"
+            f"the table of items has {n_repeated} rows with an item_id of another row: "
+            "keep one row per item"
         )
     texts = {
         f"{name}:token_seq": items[name].to_numpy(dtype=object)
@@ -216,7 +206,7 @@ def _write_table(
 
 
 def _number_text(values: np.ndarray) -> Any:
-    """Whole numbers as integers, others with as many digits as float64 needs to come back; missing ones stay missing."""
+    """Return whole numbers as integers, others as text that reads back as the same float64."""
     if values.dtype.kind in "iu":
         return values
     values = values.astype(np.float64)
@@ -240,16 +230,15 @@ def _synced(path: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def _folder_that_becomes(target: Path) -> Iterator[Path]:
-    host = re.sub(r"\W", "_", socket.gethostname())
-    prefix = f".{target.name}-writing-{host}-"
+    prefix = f".{target.name}-writing-"
     unfinished = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale_folders(target.parent, prefix)
-        unfinished = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=target.parent))
+        unfinished = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
         unfinished.chmod(0o755)
         yield unfinished
-        os.replace(unfinished, target)  # fails if somebody has filled the target meanwhile
+        os.replace(unfinished, target)  # fails if another process has filled the target meanwhile
     except OSError as error:
         raise UserError(_refusal(target, error)) from error
     finally:
@@ -257,31 +246,27 @@ def _folder_that_becomes(target: Path) -> Iterator[Path]:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def _remove_stale_folders(parent: Path, prefix: str) -> None:
+    for path in parent.iterdir():
+        if not path.name.startswith(prefix):
+            continue
+        with suppress(FileNotFoundError):  # its own process may be removing it
+            if time.time() - path.stat().st_mtime > _STALE_AFTER:
+                logger.info("Removing %s, which an interrupted run has left", path)
+                shutil.rmtree(path, ignore_errors=True)
+
+
 def _refusal(target: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full, and the data set {str(target)!r} is not written: make room, or set data_path to another disk"
-    return f"the data set {str(target)!r} cannot be written ({error}): set data_path to a folder that can"
+        return (
+            f"the disk is full, and the data set {str(target)!r} is not written: make room, "
+            "or set data_path to another disk"
+        )
+    return (
+        f"the data set {str(target)!r} cannot be written ({error}): set data_path to a folder "
+        "that can"
+    )
 
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def _remove_stale_folders(parent: Path, prefix: str) -> None:
-    for path in parent.iterdir():
-        process = path.name[len(prefix) :].partition("-")[0]
-        if path.name.startswith(prefix) and process.isdigit() and not _is_alive(int(process)):
-            logger.info("Removing %s, which an interrupted run has left", path)
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    if os.name != "posix":
-        return True  # there signal 0 would end the process
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

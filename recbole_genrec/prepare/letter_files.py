@@ -1,10 +1,9 @@
-"""Files of the LC-Rec and LETTER family -> a data set folder.
+"""Make a data set folder from files of the LC-Rec and LETTER family.
 
 The family is NAME.inter.json ({user: [item ids in order]}) and, where they exist, NAME.item.json
-({item id: {title, description, ...}}),
-NAME.index.json ({item id: ["<a_12>", "<b_3>", ...]}) and NAME.emb-<encoder>.npy (row i = item id
-i). Source: the repositories
-zhengbw0324/LC-Rec and HonghuiBao2000/LETTER.
+({item id: {title, description, ...}}), NAME.index.json ({item id: ["<a_12>", "<b_3>", ...]}) and
+NAME.emb-<encoder>.npy (row i = item id i). Source: the repositories zhengbw0324/LC-Rec and
+HonghuiBao2000/LETTER.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_genrec.errors import MissingFileError, UserError
-from recbole_genrec.prepare.cell_values import Tokens
+from recbole_genrec.prepare.cell_values import ids
 from recbole_genrec.prepare.folder import file_entry
 from recbole_genrec.prepare.own_files import check_target, filter_and_write, item_texts
 from recbole_genrec.prepare.table_files import as_text
@@ -30,66 +29,56 @@ _INTERACTIONS = ".inter.json"
 
 
 def is_letter_source(source: Path) -> bool:
-    """Whether this is a NAME.inter.json, or a folder that holds one."""
+    """Return True for a NAME.inter.json or a folder that holds one."""
     return source.name.endswith(_INTERACTIONS) or (
         source.is_dir() and any(source.glob(f"*{_INTERACTIONS}"))
     )
 
 
 def prepare_letter_files(source: Path, target: Path, k_core: int | None) -> None:
-    """Make a data set of a NAME.inter.json and what stands beside it.
+    """Make a data set from a NAME.inter.json and the files beside it.
 
     Timestamps are positions in the user's sequence. NAME.index.json and the embeddings are copied
-    unchanged under the name of the
-    data set; beside each NAME.emb-<encoder>.npy a .tokens file names the item of every row, as
-    item_features reads it.
+    unchanged under the name of the data set. Beside each NAME.emb-<encoder>.npy a .tokens file
+    names the item of every row, as item_features reads it.
 
     Args:
         source: the file, or a folder with one such file.
         target: folder to write; its name is the name of the data set.
-        k_core: leave only users and items with this many interactions or more; None for all.
+        k_core: keep only users and items with this many interactions or more; None for all.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a file is not as the family has it, embeddings do not match the items, or the
+        MissingFileError: there is no such file.
+        UserError: a file does not have the family's form, embeddings do not match the items, or the
             target cannot be written.
     """
     check_target(target)
     path = _interactions_file(source)
     name = path.name[: -len(_INTERACTIONS)]
     interactions = _read_interactions(path)
-    beside = {kind: path.with_name(f"{name}.{kind}.json") for kind in ("item", "index")}
-    items = _read_items(beside["item"]) if beside["item"].is_file() else None
-    index = (
-        _read_mapping(beside["index"], list, "a list of codes")
-        if beside["index"].is_file()
-        else None
-    )
-    # Rows of embeddings follow the ids of the whole catalogue, which is larger than that of the
-    # interactions or of a core of them.
-    catalogues = [
-        set(table)
-        for table in (items["item_id"] if items is not None else None, index)
-        if table is not None
-    ]
-    catalogue = set(interactions["item_id"].cat.categories).union(*catalogues)
+    item_path, index_path = (path.with_name(f"{name}.{kind}.json") for kind in ("item", "index"))
+    items = _read_items(item_path) if item_path.is_file() else None
+    index = _read_mapping(index_path, list, "a list of codes") if index_path.is_file() else {}
+    # Rows of embeddings follow the ids of the whole catalogue, which may have more items than the
+    # interactions.
+    tokens = interactions["item_id"].cat.categories
+    catalogue = {*tokens, *(() if items is None else items["item_id"]), *index}
     matrices = sorted(path.parent.glob(f"{name}.emb-*.npy"))
     for matrix in matrices:
         _check_rows(matrix, catalogue)
-    if index is not None:
-        _report_missing_ids(beside["index"], index, interactions["item_id"].cat.categories)
+    if index_path.is_file():
+        _report_missing_ids(index_path, index, tokens)
 
     def add_files(folder: Path) -> None:
-        if index is not None:
-            shutil.copyfile(beside["index"], folder / f"{target.name}.index.json")
+        if index_path.is_file():
+            shutil.copyfile(index_path, folder / f"{target.name}.index.json")
         for matrix in matrices:
             copy = folder / f"{target.name}{matrix.name[len(name) :]}"
             shutil.copyfile(matrix, copy)
-            copy.with_suffix(".tokens").write_text(
-                "".join(f"{row}\n" for row in range(len(catalogue))), encoding="utf-8"
-            )
+            rows = "".join(f"{row}\n" for row in range(len(catalogue)))
+            copy.with_suffix(".tokens").write_text(rows, encoding="utf-8")
 
-    used = [path, *(file for file in beside.values() if file.is_file()), *matrices]
+    used = [path, *(file for file in (item_path, index_path) if file.is_file()), *matrices]
     logger.info("LC-Rec and LETTER files: %s", ", ".join(file.name for file in used))
     card = {
         "source": "files of the LC-Rec and LETTER family",
@@ -103,45 +92,42 @@ def _interactions_file(source: Path) -> Path:
     found = sorted(source.glob(f"*{_INTERACTIONS}")) if source.is_dir() else [source]
     if len(found) > 1:
         raise UserError(
-            f"the folder {str(source)!r} has {len(found)} files *{_INTERACTIONS}: give one, such as {str(found[0])!r}"
+            f"the folder {str(source)!r} has {len(found)} files *{_INTERACTIONS}: give one, "
+            f"such as {str(found[0])!r}"
         )
-    if not found or not found[0].is_file():
-        raise MissingFileError(
-            f"there is no file {str(found[0] if found else source / f'NAME{_INTERACTIONS}')!r}: check the path"
-        )
-    return found[0]
+    path = found[0] if found else source / f"NAME{_INTERACTIONS}"
+    if not path.is_file():
+        raise MissingFileError(f"there is no file {str(path)!r}: check the path")
+    return path
 
 
 def _read_interactions(path: Path) -> pd.DataFrame:
     sequences = _read_mapping(path, list, "the list of the user's item ids")
+    names = list(sequences)
     lengths = np.array([len(sequence) for sequence in sequences.values()], dtype=np.int64)
     if lengths.sum() == 0:
         raise UserError(
-            f"{str(path)!r} holds no interaction: give a file of the form {{user: [item ids in order]}}"
+            f"{str(path)!r} holds no interaction: give a file of the form "
+            "{user: [item ids in order]}"
         )
     users = np.repeat(np.arange(len(sequences)), lengths)
-    items = pd.Series(
-        [as_text(item) for sequence in sequences.values() for item in sequence], dtype=object
-    )
-    names = list(sequences)
 
-    def place(row: int) -> str:
+    def describe_row(row: int) -> str:
         return f"the sequence of user {names[users[row]]!r} of {str(path)!r}"
 
-    tokens = Tokens("item", place)
-    numbers = tokens.numbers(items)
-    if (numbers < 0).any():
-        raise UserError(f"an item id in {place(int((numbers < 0).argmax()))} is empty: remove it")
+    texts = [as_text(item) for sequence in sequences.values() for item in sequence]
+    items = ids(pd.Series(texts, dtype=object), "item", describe_row)
+    if items.isna().any():
+        row = int(items.isna().argmax())
+        raise UserError(f"an item id in {describe_row(row)} is empty: remove it")
     n_empty = int((lengths == 0).sum())
     if n_empty:
-        logger.warning(
-            "%d of %d users have no interactions and are left out", n_empty, len(sequences)
-        )
-    starts = np.concatenate(([0], lengths.cumsum()[:-1]))
+        logger.warning("%d of %d users have no interactions and are left out", n_empty, len(names))
+    starts = np.cumsum(lengths) - lengths
     return pd.DataFrame(
         {
             "user_id": pd.Categorical.from_codes(users, names),
-            "item_id": tokens.categories(numbers),
+            "item_id": items,
             "timestamp": np.arange(len(users)) - starts[users],
         }
     )
@@ -151,21 +137,22 @@ def _read_items(path: Path) -> pd.DataFrame:
     texts = _read_mapping(path, dict, "its texts by name")
     if not texts:
         raise UserError(
-            f"{str(path)!r} holds no item: remove it, or give a file of the form {{item id: {{title: ...}}}}"
+            f"{str(path)!r} holds no item: remove it, or give a file of the form "
+            "{item id: {title: ...}}"
         )
     fields = list(dict.fromkeys(field for record in texts.values() for field in record))
     rows = pd.DataFrame(
         {field: [as_text(record.get(field)) for record in texts.values()] for field in fields},
         dtype=object,
     )
-    tokens = Tokens("item", lambda row: repr(str(path)))
-    rows.insert(0, "", tokens.categories(tokens.numbers(pd.Series(list(texts), dtype=object))))
+    keys = pd.Series(list(texts), dtype=object)
+    rows.insert(0, "", ids(keys, "item", lambda row: repr(str(path))))
     return item_texts(rows, "", str(path))
 
 
 def _read_mapping(path: Path, value_type: type, expected: str) -> dict[str, Any]:
     try:
-        # Ids stay as they are written; -1 stands for no item in no file of the family.
+        # Ids stay as they are written.
         content = json.loads(path.read_text(encoding="utf-8-sig"), parse_int=str, parse_float=str)
     except ValueError as error:
         raise UserError(
@@ -173,12 +160,14 @@ def _read_mapping(path: Path, value_type: type, expected: str) -> dict[str, Any]
         ) from error
     if not isinstance(content, dict):
         raise UserError(
-            f"{str(path)!r} holds a {type(content).__name__}, but must be a JSON object: give a file of the LC-Rec family"
+            f"{str(path)!r} holds a {type(content).__name__}, but must be a JSON object: "
+            "give a file of the LC-Rec family"
         )
     for key, value in content.items():
         if not isinstance(value, value_type):
             raise UserError(
-                f"{str(path)!r} gives {key!r} a {type(value).__name__}, but must give {expected}: correct it"
+                f"{str(path)!r} gives {key!r} a {type(value).__name__}, but must give {expected}: "
+                "correct it"
             )
     return content
 
@@ -192,14 +181,15 @@ def _check_rows(path: Path, catalogue: set[str]) -> None:
         ) from error
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
         raise UserError(
-            f"{str(path)!r} has the shape {list(matrix.shape)} and type {matrix.dtype}: it must be a matrix of numbers"
+            f"{str(path)!r} has the shape {list(matrix.shape)} and type {matrix.dtype}: "
+            "it must be a matrix of numbers"
         )
     without_row = catalogue - {str(row) for row in range(len(matrix))}
     if without_row or len(matrix) != len(catalogue):
         example = f", and none for item {min(without_row)!r}" if without_row else ""
         raise UserError(
-            f"{str(path)!r} has {len(matrix)} rows for {len(catalogue)} items{example}, but row i belongs to item id i: "
-            "remove it, or write one row for each of the ids from 0 on"
+            f"{str(path)!r} has {len(matrix)} rows for {len(catalogue)} items{example}, but row i "
+            "belongs to item id i: remove it, or write one row for each of the ids from 0 on"
         )
 
 

@@ -1,4 +1,4 @@
-"""A public data set by its name: download, read, filter, write."""
+"""Make a public data set by its name: download, read, filter, write."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_genrec.data.interactions import k_core
 from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.prepare.amazon import (
     TEXT_FIELDS,
@@ -20,7 +21,7 @@ from recbole_genrec.prepare.amazon import (
 )
 from recbole_genrec.prepare.catalog import Dump, RawFile, find_dump, suggest_dump
 from recbole_genrec.prepare.download import fetch
-from recbole_genrec.prepare.filters import earliest_of_each_pair, history_order, k_core
+from recbole_genrec.prepare.filters import earliest_of_each_pair, history_order
 from recbole_genrec.prepare.folder import file_entry, is_complete, require_free, write_data_set
 from recbole_genrec.prepare.lock import one_at_a_time
 
@@ -31,7 +32,7 @@ _TIME_UNITS = {"amazon-2014": "seconds", "amazon-2018": "seconds", "amazon-2023"
 
 
 def is_known(name: str) -> bool:
-    """Whether `prepare` knows a public data set of this name."""
+    """Return True if `prepare` knows a public data set of this name."""
     return find_dump(name, None) is not None
 
 
@@ -39,24 +40,27 @@ def prepare(name: str, data_path: str | Path, mirror: str | None, show_progress:
     """Make the data set `name` in data_path from its public dump, unless it is there already.
 
     The raw files stay in <data_path>/.raw/<name>, so that another attempt need not download them
-    again. A second process that wants
-    the same data set waits for the first.
+    again. A second process that wants the same data set waits for the first.
 
     Args:
-        mirror: an address that is asked before the known ones; None for none.
+        name: name of the data set, one of catalog.dump_names().
+        data_path: folder that holds the folders of data sets.
+        mirror: an address to try before the known ones; None for none.
+        show_progress: show progress bars.
 
     Returns:
         the folder <data_path>/<name> with NAME.inter, NAME.item and data_card.json.
 
     Raises:
-        FileNotFoundError, ValueError: the name is unknown, a file cannot be had or read, or the
-            folder cannot be written.
+        MissingFileError: a file cannot be fetched.
+        UserError: the name is unknown, a file cannot be read, or the folder cannot be written.
     """
     dump = find_dump(name, mirror)
     if dump is None:
         raise UserError(
-            f"there is no public data set {name!r}{suggest_dump(name)}: `recbole-genrec prepare --help` lists all names "
-            "(RecBole's own, such as ml-1m, need no preparation: --dataset=ml-1m downloads them)"
+            f"there is no public data set {name!r}{suggest_dump(name)}: `recbole-genrec prepare "
+            "--help` lists all names (RecBole's own, such as ml-1m, need no preparation: "
+            "--dataset=ml-1m downloads them)"
         )
     target = Path(data_path) / name
     raw = Path(data_path) / ".raw" / name
@@ -96,7 +100,7 @@ def _make(dump: Dump, target: Path, raw: Path, show_progress: bool) -> None:
 
 
 def _fetch_all(files: tuple[RawFile, ...], folder: Path, show_progress: bool) -> list[Path]:
-    """Where the files are; the message of one that cannot be had names the others that are not there, so that one look is enough."""
+    """Return the paths of the files; an error about one names the others that are missing too."""
     paths = []
     for number, file in enumerate(files):
         try:
@@ -114,7 +118,10 @@ def _fetch_all(files: tuple[RawFile, ...], folder: Path, show_progress: bool) ->
 
 
 def _kept_rows(reviews: Reviews, metadata: Metadata, dump: Dump) -> np.ndarray:
-    """Rows of the reviews that become interactions, in the order of the file written; filters.py says why these."""
+    """Return the rows of reviews that become interactions, in the order of the written file.
+
+    The module docstring of filters.py explains the rules.
+    """
     rows = earliest_of_each_pair(reviews.users, reviews.items, reviews.times)
     n_pairs = len(rows)
     if _drops_items_without_metadata(dump):
@@ -123,7 +130,8 @@ def _kept_rows(reviews: Reviews, metadata: Metadata, dump: Dump) -> np.ndarray:
     n_with_metadata = len(rows)
     rows = rows[k_core(reviews.users[rows], reviews.items[rows], _CORE)]
     logger.info(
-        "Data set %s: %d reviews, less %d repeated, %d of items without metadata and %d outside the %d-core: %d interactions",
+        "Data set %s: %d reviews, less %d repeated, %d of items without metadata and %d outside "
+        "the %d-core: %d interactions",
         dump.name,
         len(reviews.users),
         len(reviews.users) - n_pairs,
@@ -134,8 +142,8 @@ def _kept_rows(reviews: Reviews, metadata: Metadata, dump: Dump) -> np.ndarray:
     )
     if len(rows) == 0:
         raise UserError(
-            f"the {_CORE}-core of {dump.reviews.name!r} is empty, but a data set needs interactions: check that the file is the one of "
-            f"{dump.page}"
+            f"the {_CORE}-core of {dump.reviews.name!r} is empty, but a data set needs "
+            f"interactions: check that the file is the one of {dump.page}"
         )
     return rows[history_order(reviews.users[rows], reviews.times[rows])]
 
@@ -170,7 +178,8 @@ def _compare(
     else:
         expected = "{:,} users, {:,} items, {:,} interactions".format(*published)
         logger.warning(
-            "Data set %s: %s, but published are %s: results on it may not compare with published ones",
+            "Data set %s: %s, but published are %s: results on it may not compare with published "
+            "ones",
             name,
             found,
             expected,
@@ -178,7 +187,7 @@ def _compare(
 
 
 def _items(interactions: pd.DataFrame, metadata: Metadata) -> pd.DataFrame:
-    """One row per item in order of first appearance; items without a metadata record have empty texts."""
+    """Return one row per item in order of first appearance; texts without metadata are empty."""
     tokens = interactions["item_id"].unique().tolist()
     empty = ("",) * len(TEXT_FIELDS)
     items = pd.DataFrame(

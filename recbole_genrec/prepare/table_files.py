@@ -1,4 +1,7 @@
-"""Tables of the user's own as they come: CSV, TSV, JSON lines and Parquet, read piece by piece, every value as text."""
+"""Read a user's own tables piece by piece, with every value as text.
+
+Formats: CSV, TSV, JSON lines and Parquet.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from typing import Any, TextIO
 
 import pandas as pd
 
-from recbole_genrec.errors import MissingFileError, UserError
+from recbole_genrec.errors import MissingFileError, MissingPackageError, UserError
 
 _KINDS = {
     ".csv": "csv",
@@ -32,12 +35,15 @@ _LINES_FOR_KEYS = 1000
 
 
 def is_table_name(path: Path) -> bool:
-    """Whether the ending of a file name is one of those that TableFile reads."""
+    """Return True if TableFile reads files with this ending."""
     return _kind(path) is not None
 
 
 def as_text(value: Any) -> str:
-    """A value as text: nothing and NaN as the empty string, the entries of lists and the values of mappings joined by spaces."""
+    """Return a value as text.
+
+    None and NaN are the empty string; entries of lists and values of mappings are joined by spaces.
+    """
     if value is None or value != value:
         return ""
     if isinstance(value, dict):
@@ -53,19 +59,18 @@ class TableFile:
     Args:
         path: .csv, .tsv, .jsonl, .ndjson or .json (one object per line), any of these with .gz;
             .parquet.
-        separator: what separates the columns of a CSV or TSV file; None for the comma or the tab of
-            its name.
+        separator: column separator of a CSV or TSV file; None for comma or tab, by its name.
 
     Attributes:
         path: as given.
-        columns: names of the columns in file order; of JSON lines, the keys of the first 1000
+        columns: names of the columns in file order; for JSON lines, the keys of the first 1000
             lines.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another kind of file, pyarrow is missing, the file is empty, damaged or not
-            UTF-8, it has one column, or two
-            columns of one name.
+        MissingFileError: there is no such file.
+        MissingPackageError: the file is Parquet and pyarrow is not installed.
+        UserError: the file is of another kind, empty, damaged or not UTF-8, it has only one column,
+            or two columns share a name.
     """
 
     def __init__(self, path: Path, separator: str | None = None):
@@ -74,15 +79,18 @@ class TableFile:
         self.path, kind = path, _kind(path)
         if kind is None:
             raise UserError(
-                f"{str(path)!r} is no table that can be read: give a file that ends with {', '.join(_KINDS)} (text also .gz)"
+                f"{str(path)!r} is no table that can be read: give a file that ends with "
+                f"{', '.join(_KINDS)} (text also .gz)"
             )
         if separator is not None and (kind not in _SEPARATORS or len(separator) != 1):
             raise UserError(
-                f"the separator {separator!r} for {str(path)!r} is not one character of a CSV or TSV file: leave it out"
+                f"the separator {separator!r} for {str(path)!r} is not one character of a CSV or "
+                "TSV file: leave it out"
             )
         if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
-            raise UserError(
-                f"{str(path)!r} is Parquet, and pyarrow is not installed: run `pip install pyarrow`, or write it as CSV"
+            raise MissingPackageError(
+                f"{str(path)!r} is Parquet, and pyarrow is not installed: "
+                "run `pip install pyarrow`, or write it as CSV"
             )
         self._kind, self._separator = kind, separator or _SEPARATORS.get(kind)
         with self._in_one_sentence():
@@ -90,13 +98,13 @@ class TableFile:
         self._check_columns()
 
     def pieces(self, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
-        """The rows in file order, at most 500,000 in each table; every value is text, what is missing is the empty string.
+        """Yield the rows in file order, at most 500,000 per table; a missing value is "".
 
-        The index of a piece goes on from that of the piece before; place() tells where such a row
-        stands in the file.
+        The index continues from one piece to the next; describe_row() translates it for messages.
 
         Args:
-            columns: which columns; None for all, of JSON lines those of all lines.
+            columns: names of the columns to read; None for all, including keys that appear only
+                in late JSON lines.
         """
         with self._in_one_sentence():
             if self._kind == "parquet":
@@ -106,8 +114,8 @@ class TableFile:
             else:
                 yield from self._csv_pieces(columns)
 
-    def place(self, row: int) -> str:
-        """Words for the place of a row, which is counted from 0 as in the index of pieces()."""
+    def describe_row(self, row: int) -> str:
+        """Return words for a row, which is counted from 0 as in the index of pieces()."""
         if self._kind in _SEPARATORS:
             return f"row {row + 1} below the header of {str(self.path)!r}"
         return f"row {row + 1} of {str(self.path)!r}"
@@ -137,7 +145,8 @@ class TableFile:
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise UserError(
-                f"{str(self.path)!r} has more than one column {repeated[0]!r}: give each a name of its own"
+                f"{str(self.path)!r} has more than one column {repeated[0]!r}: "
+                "give each a name of its own"
             )
 
     def _open(self) -> TextIO:
@@ -148,8 +157,7 @@ class TableFile:
         with self._open() as file:
             quoted = self._kind == "csv" or '"' in file.readline()
         with self._open() as file:
-            # All columns are read: pandas does not notice rows that are too long when it is asked
-            # for some.
+            # All columns are read: pandas overlooks rows that are too long if it reads only some.
             reader = pd.read_csv(
                 file,
                 sep=self._separator,
@@ -163,7 +171,7 @@ class TableFile:
             )
             while True:
                 with warnings.catch_warnings():
-                    # A first row that is longer than the header would only be cut.
+                    # pandas only warns about a first row that is longer than the header.
                     warnings.simplefilter("error", pd.errors.ParserWarning)
                     piece = next(reader, None)
                 if piece is None:
@@ -173,7 +181,7 @@ class TableFile:
     def _json_pieces(self, columns: list[str] | None) -> Iterator[pd.DataFrame]:
         records, n_rows = self._records(), 0
         if columns is not None:
-            # A piece holds what is asked for, and not the long texts beside it.
+            # Drop long texts beside the requested columns at once, to save memory.
             records = ({name: record.get(name) for name in columns} for record in records)
         while True:
             rows = list(itertools.islice(records, _PIECE_ROWS))
@@ -194,15 +202,17 @@ class TableFile:
                 if not line.strip():
                     continue
                 try:
-                    # Numbers stay as they are written: 1.0 and 007 are names here.
+                    # Numbers stay as they are written: 1.0 may be an id.
                     record = json.loads(line, parse_int=str, parse_float=str)
                 except json.JSONDecodeError as error:
                     raise UserError(
-                        f"line {number} of {str(self.path)!r} is no JSON ({error.msg}): write one JSON object per line"
+                        f"line {number} of {str(self.path)!r} is no JSON ({error.msg}): "
+                        "write one JSON object per line"
                     ) from error
                 if not isinstance(record, dict):
                     raise UserError(
-                        f"line {number} of {str(self.path)!r} is no JSON object: write one object with named values per line"
+                        f"line {number} of {str(self.path)!r} is no JSON object: "
+                        "write one object with named values per line"
                     )
                 yield record
 
@@ -227,16 +237,16 @@ class TableFile:
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
             raise UserError(
-                f"{str(self.path)!r} is not UTF-8 (it holds the byte 0x{byte:02x}): save it as UTF-8, for example with "
-                "`iconv -f latin1 -t utf-8`"
+                f"{str(self.path)!r} is not UTF-8 (it holds the byte 0x{byte:02x}): "
+                "save it as UTF-8, for example with `iconv -f latin1 -t utf-8`"
             ) from error
         except (pd.errors.ParserError, pd.errors.ParserWarning, csv.Error) as error:
             reason = (
                 str(error).strip().replace("Error tokenizing data. C error: ", "").split("\n")[0]
             )
             raise UserError(
-                f"{str(self.path)!r} is no table ({reason}): every row needs as many values as the header, and values that hold the "
-                "separator need quotation marks"
+                f"{str(self.path)!r} is no table ({reason}): every row needs as many values as the "
+                "header, and values that hold the separator need quotation marks"
             ) from error
         except (EOFError, zlib.error, OSError) as error:
             raise UserError(
