@@ -22,7 +22,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -203,10 +203,12 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
         ) from error
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> IO[bytes]:
     with open(path, "rb") as file:
         is_packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if is_packed else open(path, "rb")
+    if is_packed:
+        return cast("IO[bytes]", gzip.open(path, "rb"))
+    return open(path, "rb")
 
 
 def _checked(user: Any, item: Any, time: Any, rating: Any) -> tuple[str, str, int, float]:

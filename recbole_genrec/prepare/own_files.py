@@ -155,8 +155,8 @@ def _core(interactions: pd.DataFrame, k: int) -> pd.DataFrame:
             f"k_core is {k}, but users and items are kept for at least 1 interaction: raise it or "
             "leave it out"
         )
-    codes = (interactions[name].cat.codes.to_numpy() for name in ("user_id", "item_id"))
-    kept = rows_of_k_core(*codes, k)
+    users, items = (interactions[name].cat.codes.to_numpy() for name in ("user_id", "item_id"))
+    kept = rows_of_k_core(users, items, k)
     if not len(kept):
         raise UserError(
             f"the {k}-core of {len(interactions)} interactions is empty: lower --k_core"

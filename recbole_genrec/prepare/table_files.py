@@ -92,7 +92,7 @@ class TableFile:
                 f"{str(path)!r} is Parquet, and pyarrow is not installed: "
                 "run `pip install pyarrow`, or write it as CSV"
             )
-        self._kind, self._separator = kind, separator or _SEPARATORS.get(kind)
+        self._kind, self._separator = kind, separator or _SEPARATORS.get(kind, ",")
         with self._in_one_sentence():
             self.columns = self._read_columns()
         self._check_columns()

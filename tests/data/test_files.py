@@ -178,7 +178,7 @@ class Calls(list):
 @pytest.fixture
 def calls(monkeypatch):
     calls = Calls()
-    monkeypatch.setattr(files, "named", calls)
+    monkeypatch.setattr("recbole_genrec.prepare.named", calls)
     return calls
 
 

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from recbole_genrec.data.interactions import (
-    Side,
+    FilterAxis,
     is_within,
+    k_core,
     keep_by_number,
     leave_out,
     number_tokens,
@@ -35,36 +36,22 @@ def inside(number, intervals):
     )
 
 
-def test_bounds_of_intervals():
-    numbers = np.arange(6)
-    assert is_within(numbers, intervals_of("[2,4)")).tolist() == [
-        False,
-        False,
-        True,
-        True,
-        False,
-        False,
-    ]
-    assert is_within(numbers, intervals_of("(2,4]")).tolist() == [
-        False,
-        False,
-        False,
-        True,
-        True,
-        False,
-    ]
-    assert is_within(numbers, intervals_of("[0,0];(4,inf)")).tolist() == [
-        True,
-        False,
-        False,
-        False,
-        False,
-        True,
-    ]
+@pytest.mark.parametrize(
+    "text, numbers",
+    [("[2,4)", [2, 3]), ("(2,4]", [3, 4]), ("[0,0];(4,inf)", [0, 5])],
+)
+def test_bounds_of_intervals(text, numbers):
+    assert np.flatnonzero(is_within(np.arange(6), intervals_of(text))).tolist() == numbers
+
+
+def axis_of(tokens, intervals, listed=None):
+    column = pd.Categorical(tokens)
+    rows = None if listed is None else column.categories.get_indexer(listed)
+    return FilterAxis(column.codes, len(column.categories), intervals, rows)
 
 
 def filtered_by_loops(users, items, names, intervals):
-    """RecBole's Dataset._filter_by_inter_num, told once more with lists."""
+    """Repeat RecBole's Dataset._filter_by_inter_num with lists."""
     rows = list(range(len(users)))
     listed = [None if tokens is None else list(range(len(tokens))) for tokens in names]
     while True:
@@ -73,11 +60,11 @@ def filtered_by_loops(users, items, names, intervals):
             counts = Counter(tokens[row] for row in rows) if intervals[number] else Counter()
             ban = {token for token in counts if not inside(counts[token], intervals[number])}
             if listed[number] is not None:
-                least = intervals[number][0][1] if intervals[number] else -1
+                left = intervals[number][0][1] if intervals[number] else -1
                 ban |= {
                     names[number][row]
                     for row in listed[number]
-                    if counts[names[number][row]] < least
+                    if counts[names[number][row]] < left
                 }
             banned.append(ban)
         if not any(banned):
@@ -112,28 +99,47 @@ def test_filter_equals_loops(seed, bounds, has_files):
         if has_files
         else [None, None]
     )
-    sides = [
-        Side(pd.Categorical(tokens), some, None if file is None else np.array(file, dtype=object))
-        for tokens, some, file in zip((users, items), intervals, names)
-    ]
-    kept = keep_by_number(sides)
+    kept = keep_by_number([axis_of(*parts) for parts in zip((users, items), intervals, names)])
     rows, listed = filtered_by_loops(users, items, names, intervals)
-    assert np.flatnonzero(kept.interactions).tolist() == rows
+    assert kept.rows.tolist() == rows
     for mask, left in zip(kept.listed, listed):
         assert (mask is None) == (left is None)
         assert left is None or np.flatnonzero(mask).tolist() == left
 
 
-def test_filters_go_on_until_nothing_goes():
+def test_filters_continue_until_nothing_goes():
     """Without item z user b has one interaction left; without b item y has one left."""
-    users, items = pd.Categorical(list("aabbaa")), pd.Categorical(list("xxyzyx"))
+    at_least_2 = intervals_of("[2,inf)")
     kept = keep_by_number(
-        [Side(users, intervals_of("[2,inf)"), None), Side(items, intervals_of("[2,inf)"), None)]
+        [axis_of(list("aabbaa"), at_least_2), axis_of(list("xxyzyx"), at_least_2)]
     )
-    assert kept.interactions.tolist() == [True, True, False, False, False, True]
+    assert kept.rows.tolist() == [0, 1, 5]
 
 
-def test_numbers_are_those_of_one_factorization():
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_core_equals_a_brute_force(seed, k):
+    random = np.random.default_rng(seed)
+    users, items = random.integers(0, 25, 130), random.integers(0, 20, 130)
+    rows, _ = filtered_by_loops(
+        users.tolist(), items.tolist(), [None, None], [[("[", k, INF, "]")]] * 2
+    )
+    assert k_core(users, items, k).tolist() == rows
+
+
+def test_core_needs_more_than_one_round():
+    """Item 2 has one user, then user 1 one item, then item 1 one user, down to a 2 x 2 block."""
+    users = np.array([1, 1, 2, 2, 3, 3, 4, 4])
+    items = np.array([2, 1, 1, 0, 0, 3, 0, 3])
+    assert k_core(users, items, 2).tolist() == [4, 5, 6, 7]
+
+
+def test_core_may_be_empty_and_of_nothing():
+    assert k_core(np.array([0, 1]), np.array([0, 1]), 2).tolist() == []
+    assert k_core(np.array([], dtype=np.int32), np.array([], dtype=np.int32), 5).tolist() == []
+
+
+def test_numbers_equal_one_factorization():
     nan = np.nan
     first = np.array(["c", "a", nan, "c", "b"], dtype=object)
     second = np.array(["d", "a", "e", nan, "d"], dtype=object)

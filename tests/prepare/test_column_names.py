@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.prepare.column_names import (
     ColumnNames,
     find_interaction_columns,
@@ -60,7 +61,7 @@ def test_guesses(columns, expected):
     ],
 )
 def test_what_cannot_be_guessed_is_one_sentence(columns, given, words):
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(UserError) as refusal:
         find_interaction_columns(columns, ColumnNames(**given), "t.csv")
     assert all(word in str(refusal.value) for word in [*words, "'t.csv'"]), refusal.value
 
@@ -83,13 +84,13 @@ def test_column_of_item_ids():
         (["asin", "sku"], None, "--item_id_column"),
         (["item", "title"], "Item", "'Item'"),
     ):
-        with pytest.raises(ValueError, match=word):
+        with pytest.raises(UserError, match=word):
             find_item_id_column(columns, given, "product", "i.csv")
 
 
 def test_names_of_text_fields():
-    assert text_field_names(["Title", " list price ($)", "a:b", "rating", "timestamp", "%", "größe"], "i.csv") == [
-        "Title", "list_price", "a_b", "item_rating", "item_timestamp", "text", "größe",
-    ]  # fmt: skip
-    with pytest.raises(ValueError, match="'a b' and 'a:b'"):
+    columns = ["Title", " list price ($)", "a:b", "rating", "timestamp", "%", "größe"]
+    names = ["Title", "list_price", "a_b", "item_rating", "item_timestamp", "text", "größe"]
+    assert text_field_names(columns, "i.csv") == names
+    with pytest.raises(UserError, match="'a b' and 'a:b'"):
         text_field_names(["a b", "a:b"], "i.csv")

@@ -1,53 +1,23 @@
-"""A download that ends early goes on where it ended, if what the server has is still the same."""
+"""A download that ends early continues there if the server still has the same file."""
 
 from __future__ import annotations
 
 import builtins
 import errno
-import gzip
 import json
 import os
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.prepare import download
 from recbole_genrec.prepare.catalog import RawFile
 from recbole_genrec.prepare.download import fetch
 
-# Incompressible, so that the file has several chunks of the size that `small_chunks` sets.
-ROWS = np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8).tobytes()
-WHOLE = gzip.compress(ROWS, mtime=0)
-OTHER = gzip.compress(ROWS[::-1], mtime=0)
-NAME = "reviews.json.gz"
 
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(download, "_CHUNK", 500)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "raw" / "amazon-2014"
-
-
-def raw_file(server, *paths: str, sha256: str | None = None) -> RawFile:
-    return RawFile(NAME, tuple(server.url + path for path in paths or ("/a",)), sha256)
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir())
-
-
-def asked_ranges(server) -> list[str | None]:
-    return [headers.get("range") for _, headers in server.requests]
-
-
-def cut_after(n_bytes: int, content: bytes = WHOLE, **headers: str):
-    """The first answer promises the whole content and ends after n_bytes; the later ones keep the promise."""
+def cut_after(content: bytes, n_bytes: int, **headers: str):
+    """Promise the whole content and end the first answer after n_bytes; complete the later ones."""
     answered = []
 
     def answer(handler):
@@ -66,183 +36,182 @@ def cut_after(n_bytes: int, content: bytes = WHOLE, **headers: str):
     return answer
 
 
-def test_a_cut_connection_goes_on_where_it_ended(server, folder, waits):
-    server.files["/a"] = cut_after(2000)
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
-    assert asked_ranges(server) == [None, "bytes=2000-"]
-    assert server.requests[1][1]["if-range"] == f'"{hash(WHOLE)}"'
-    assert waits == [1.0] and names(folder) == [NAME]
+def test_a_cut_connection_continues_where_it_ended(server, archive, waits):
+    server.files["/a"] = cut_after(archive.whole, 2000)
+    assert archive.fetch().read_bytes() == archive.whole
+    assert archive.ranges() == [None, "bytes=2000-"]
+    assert server.requests[1][1]["if-range"] == f'"{hash(archive.whole)}"'
+    assert waits == [1.0] and archive.names() == [archive.name]
 
 
-def test_the_next_call_goes_on_too(server, folder, monkeypatch):
-    server.files["/a"] = cut_after(2000)
+def test_the_next_call_continues_too(server, archive, monkeypatch):
+    server.files["/a"] = cut_after(archive.whole, 2000)
     monkeypatch.setattr(download, "WAITS", ())
     with pytest.raises(
-        FileNotFoundError, match=f"the connection ended after 2000 of {len(WHOLE)} bytes"
+        MissingFileError, match=f"the connection ended after 2000 of {len(archive.whole)} bytes"
     ):
-        fetch(raw_file(server), folder, False)
-    assert names(folder) == [f"{NAME}.part", f"{NAME}.part.json"]
-    assert (folder / f"{NAME}.part").read_bytes() == WHOLE[:2000]
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
-    assert asked_ranges(server) == [None, "bytes=2000-"]
+        archive.fetch()
+    assert archive.names() == [f"{archive.name}.part", f"{archive.name}.part.json"]
+    assert (archive.folder / f"{archive.name}.part").read_bytes() == archive.whole[:2000]
+    assert archive.fetch().read_bytes() == archive.whole
+    assert archive.ranges() == [None, "bytes=2000-"]
 
 
-def test_last_modified_stands_in_for_a_weak_tag(server, folder):
+def test_last_modified_stands_in_for_a_weak_tag(server, archive):
     date = "Wed, 21 Oct 2015 07:28:00 GMT"
-    server.files["/a"] = cut_after(2000, **{"ETag": 'W/"weak"', "Last-Modified": date})
-    fetch(raw_file(server), folder, False)
+    server.files["/a"] = cut_after(
+        archive.whole, 2000, **{"ETag": 'W/"weak"', "Last-Modified": date}
+    )
+    archive.fetch()
     assert server.requests[1][1]["if-range"] == date
 
 
-def test_without_a_mark_of_the_version_it_starts_again(server, folder):
-    server.files["/a"] = cut_after(2000, ETag="")
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
-    assert asked_ranges(server) == [None, None]
+def test_without_a_version_it_starts_again(server, archive):
+    server.files["/a"] = cut_after(archive.whole, 2000, ETag="")
+    assert archive.fetch().read_bytes() == archive.whole
+    assert archive.ranges() == [None, None]
 
 
-def test_a_server_that_knows_no_ranges_sends_it_all_again(server, folder):
-    first = cut_after(2000)
+def test_a_server_that_knows_no_ranges_sends_it_all_again(server, archive):
+    first = cut_after(archive.whole, 2000)
 
     def without_ranges(handler):
         del handler.headers["Range"]
         first(handler)
 
     server.files["/a"] = without_ranges
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
-    assert asked_ranges(server)[0] is None and len(server.requests) == 2
+    assert archive.fetch().read_bytes() == archive.whole
+    assert archive.ranges()[0] is None and len(server.requests) == 2
 
 
-def test_another_part_than_asked_is_not_appended(server, folder):
-    first = cut_after(2000)
+def test_another_part_than_asked_is_not_appended(server, archive):
+    first = cut_after(archive.whole, 2000)
+    shifted_range = f"bytes 1990-{len(archive.whole) - 1}/{len(archive.whole)}"
 
     def shifted(handler):
         if "Range" in handler.headers:
-            handler.send_bytes(
-                WHOLE[1990:], 206, Content_Range=f"bytes 1990-{len(WHOLE) - 1}/{len(WHOLE)}"
-            )
+            handler.send_bytes(archive.whole[1990:], 206, Content_Range=shifted_range)
         else:
             first(handler)
 
     server.files["/a"] = shifted
-    # No compressed file: nothing in its bytes would show the mistake.
-    assert fetch(RawFile("a.csv", (f"{server.url}/a",), None), folder, False).read_bytes() == WHOLE
-    assert asked_ranges(server) == [None, "bytes=2000-", None]
+    # Without compression nothing in the bytes would show the mistake.
+    file = RawFile("a.csv", (f"{server.url}/a",), None)
+    assert fetch(file, archive.folder, False).read_bytes() == archive.whole
+    assert archive.ranges() == [None, "bytes=2000-", None]
 
 
-def test_a_file_that_changed_in_between_starts_again(server, folder, monkeypatch):
-    server.files["/a"] = cut_after(2000)
+def test_a_file_that_changed_in_between_starts_again(server, archive, monkeypatch):
+    server.files["/a"] = cut_after(archive.whole, 2000)
     monkeypatch.setattr(download, "WAITS", ())
-    with pytest.raises(FileNotFoundError):
-        fetch(raw_file(server), folder, False)
-    server.files["/a"] = OTHER
-    assert fetch(raw_file(server), folder, False).read_bytes() == OTHER
-    assert asked_ranges(server) == [None, "bytes=2000-"]
+    with pytest.raises(MissingFileError):
+        archive.fetch()
+    server.files["/a"] = archive.other
+    assert archive.fetch().read_bytes() == archive.other
+    assert archive.ranges() == [None, "bytes=2000-"]
 
 
-def test_pieces_of_two_versions_are_found_out_and_fetched_again(server, folder):
-    first = cut_after(2000, ETag='"same"')
+def test_pieces_of_two_versions_are_detected_and_fetched_again(server, archive):
+    first = cut_after(archive.whole, 2000, ETag='"same"')
 
     def careless(handler):
         if "Range" in handler.headers:
             del handler.headers["If-Range"]
-            handler.send_bytes(OTHER, ETag='"same"')
+            handler.send_bytes(archive.other, ETag='"same"')
         else:
             first(handler)
 
     server.files["/a"] = careless
-    assert len(OTHER) == len(WHOLE)
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
-    assert asked_ranges(server) == [None, "bytes=2000-", None]
+    assert len(archive.other) == len(archive.whole)
+    assert archive.fetch().read_bytes() == archive.whole
+    assert archive.ranges() == [None, "bytes=2000-", None]
 
 
-def test_a_part_that_is_complete_needs_no_request(server, folder):
-    folder.mkdir(parents=True)
-    (folder / f"{NAME}.part").write_bytes(WHOLE)
-    note = {"url": f"{server.url}/a", "version": '"1"', "total": len(WHOLE)}
-    (folder / f"{NAME}.part.json").write_text(json.dumps(note))
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
-    assert server.requests == [] and names(folder) == [NAME]
+def write_part(archive, server, content, **note):
+    """Leave a part and its note in the folder, as an earlier call would."""
+    note = {"url": f"{server.url}/a", "version": f'"{hash(archive.whole)}"', **note}
+    archive.folder.mkdir(parents=True)
+    (archive.folder / f"{archive.name}.part").write_bytes(content)
+    (archive.folder / f"{archive.name}.part.json").write_text(json.dumps(note))
 
 
-def test_a_part_that_is_too_long_is_not_continued(server, folder):
-    folder.mkdir(parents=True)
-    (folder / f"{NAME}.part").write_bytes(WHOLE + b"more")
-    note = {"url": f"{server.url}/a", "version": f'"{hash(WHOLE)}"', "total": len(WHOLE)}
-    (folder / f"{NAME}.part.json").write_text(json.dumps(note))
-    server.files["/a"] = WHOLE
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
-    assert asked_ranges(server) == [None]
+def test_a_part_that_is_complete_needs_no_request(server, archive):
+    write_part(archive, server, archive.whole, total=len(archive.whole))
+    assert archive.fetch().read_bytes() == archive.whole
+    assert server.requests == [] and archive.names() == [archive.name]
+
+
+def test_a_part_that_is_too_long_is_not_continued(server, archive):
+    write_part(archive, server, archive.whole + b"more", total=len(archive.whole))
+    server.files["/a"] = archive.whole
+    assert archive.fetch().read_bytes() == archive.whole
+    assert archive.ranges() == [None]
 
 
 @pytest.mark.parametrize(
     "note",
     ["{broken", "[]", "{}", '{"url": "http://127.0.0.1:1/else", "version": "1", "total": 9999}'],
 )
-def test_a_part_of_unknown_origin_is_not_continued(server, folder, note):
-    folder.mkdir(parents=True)
-    (folder / f"{NAME}.part").write_bytes(OTHER[:1000])
-    (folder / f"{NAME}.part.json").write_text(note)
-    server.files["/a"] = WHOLE
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
-    assert asked_ranges(server) == [None]
+def test_a_part_of_unknown_origin_is_not_continued(server, archive, note):
+    write_part(archive, server, archive.other[:1000])
+    (archive.folder / f"{archive.name}.part.json").write_text(note)
+    server.files["/a"] = archive.whole
+    assert archive.fetch().read_bytes() == archive.whole
+    assert archive.ranges() == [None]
 
 
-def test_a_range_beyond_the_end_starts_again(server, folder):
-    folder.mkdir(parents=True)
-    (folder / f"{NAME}.part").write_bytes(bytes(len(WHOLE)))
-    tag = f'"{hash(WHOLE)}"'
-    (folder / f"{NAME}.part.json").write_text(
-        json.dumps({"url": f"{server.url}/a", "version": tag, "total": len(WHOLE) + 1})
-    )
-    server.files["/a"] = WHOLE
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
-    assert asked_ranges(server) == [f"bytes={len(WHOLE)}-", None]
+def test_a_range_beyond_the_end_starts_again(server, archive):
+    write_part(archive, server, bytes(len(archive.whole)), total=len(archive.whole) + 1)
+    server.files["/a"] = archive.whole
+    assert archive.fetch().read_bytes() == archive.whole
+    assert archive.ranges() == [f"bytes={len(archive.whole)}-", None]
 
 
-def test_progress_starts_the_row_of_waits_again(server, folder, waits):
-    """Six cuts, each a little further on: more than the attempts without progress that are allowed."""
+def test_progress_restarts_the_waits(server, archive, waits):
+    """Six cuts, each a little further on, are more than the attempts allowed without progress."""
+    n_bytes = len(archive.whole)
 
     def slow(handler):
         start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
         handler.send_response(206 if start else 200)
-        handler.send_header("Content-Length", str(len(WHOLE) - start))
-        handler.send_header("Content-Range", f"bytes {start}-{len(WHOLE) - 1}/{len(WHOLE)}")
+        handler.send_header("Content-Length", str(n_bytes - start))
+        handler.send_header("Content-Range", f"bytes {start}-{n_bytes - 1}/{n_bytes}")
         handler.send_header("ETag", '"1"')
         handler.end_headers()
-        handler.wfile.write(WHOLE[start : start + 750])
+        handler.wfile.write(archive.whole[start : start + 750])
 
     server.files["/a"] = slow
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
-    assert len(server.requests) == -(-len(WHOLE) // 750) and set(waits) == {1.0}
+    assert archive.fetch().read_bytes() == archive.whole
+    assert len(server.requests) == -(-n_bytes // 750) and set(waits) == {1.0}
 
 
-def test_a_server_that_falls_silent_is_tried_again(server, folder, waits, monkeypatch):
+def test_a_server_that_falls_silent_is_tried_again(server, archive, waits, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.2)
     answered = []
 
     def silent(handler):
         answered.append(True)
         if len(answered) > 2:
-            handler.send_bytes(WHOLE)
+            handler.send_bytes(archive.whole)
         elif len(answered) == 2:
             time.sleep(0.6)
         else:
             handler.send_response(200)
-            handler.send_header("Content-Length", str(len(WHOLE)))
-            handler.send_header("ETag", f'"{hash(WHOLE)}"')
+            handler.send_header("Content-Length", str(len(archive.whole)))
+            handler.send_header("ETag", f'"{hash(archive.whole)}"')
             handler.end_headers()
-            handler.wfile.write(WHOLE[:2000])
+            handler.wfile.write(archive.whole[:2000])
             handler.wfile.flush()
             time.sleep(0.6)
 
     server.files["/a"] = silent
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
+    assert archive.fetch().read_bytes() == archive.whole
     assert len(server.requests) == 3 and waits == [1.0, 5.0]
-    assert asked_ranges(server)[1:] == ["bytes=2000-"] * 2
+    assert archive.ranges()[1:] == ["bytes=2000-"] * 2
 
 
 def disk_that_fills(monkeypatch, after: int):
-    """A disk with room for `after` bytes of the .part file."""
+    """Give the disk room for `after` bytes of the .part file."""
     real_open = builtins.open
 
     def small_open(path, mode="r", *arguments, **others):
@@ -268,22 +237,21 @@ def disk_that_fills(monkeypatch, after: int):
     monkeypatch.setattr(download, "open", small_open, raising=False)
 
 
-def test_a_full_disk_is_said_in_a_sentence_and_the_rest_comes_later(server, folder, monkeypatch):
-    server.files.update({"/a": WHOLE, "/b": WHOLE})
+def test_a_full_disk_is_one_sentence_and_the_rest_comes_later(server, archive, monkeypatch):
+    server.files.update({"/a": archive.whole, "/b": archive.whole})
     with monkeypatch.context() as patch:
         disk_that_fills(patch, 1000)
-        with pytest.raises(
-            ValueError, match=f"{NAME} cannot be written .No space left on device.: make room"
-        ) as caught:
-            fetch(raw_file(server, "/a", "/b"), folder, False)
+        words = f"{archive.name} cannot be written .No space left on device.: make room"
+        with pytest.raises(UserError, match=words) as caught:
+            archive.fetch("/a", "/b")
     assert "\n" not in str(caught.value)
-    assert names(folder) == [f"{NAME}.part", f"{NAME}.part.json"]
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
-    assert asked_ranges(server) == [None, "bytes=1000-"]
+    assert archive.names() == [f"{archive.name}.part", f"{archive.name}.part.json"]
+    assert archive.fetch().read_bytes() == archive.whole
+    assert archive.ranges() == [None, "bytes=1000-"]
 
 
-def test_an_interrupt_keeps_what_has_arrived(server, folder, monkeypatch):
-    server.files["/a"] = WHOLE
+def test_an_interrupt_keeps_what_has_arrived(server, archive, monkeypatch):
+    server.files["/a"] = archive.whole
     read, n_reads = download._read, []
 
     def interrupted(response):
@@ -295,7 +263,7 @@ def test_an_interrupt_keeps_what_has_arrived(server, folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(download, "_read", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            fetch(raw_file(server), folder, False)
-    assert names(folder) == [f"{NAME}.part", f"{NAME}.part.json"]
-    assert fetch(raw_file(server), folder, False).read_bytes() == WHOLE
-    assert asked_ranges(server) == [None, "bytes=1500-"]
+            archive.fetch()
+    assert archive.names() == [f"{archive.name}.part", f"{archive.name}.part.json"]
+    assert archive.fetch().read_bytes() == archive.whole
+    assert archive.ranges() == [None, "bytes=1500-"]

@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.prepare import folder
 from recbole_genrec.prepare.folder import is_complete, one_line, require_free, write_data_set
 
@@ -146,16 +148,16 @@ def test_text_with_breaks_and_quotes_is_read_by_pandas_row_by_row(tmp_path):
     ],
 )
 def test_tables_that_recbole_would_misread_are_refused(tmp_path, columns, words):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         write(tmp_path / "shop", interactions(**columns))
     assert all(word in str(caught.value) for word in words)
     assert os.listdir(tmp_path) == []
 
 
 def test_no_rows_and_repeated_items_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="0 rows"):
+    with pytest.raises(UserError, match="0 rows"):
         write(tmp_path / "shop", interactions().iloc[:0])
-    with pytest.raises(ValueError, match="1 rows with an item_id of another row"):
+    with pytest.raises(UserError, match="1 rows with an item_id of another row"):
         write(
             tmp_path / "shop",
             items=pd.DataFrame({"item_id": ["cup", "jug", "cup"], "title": ["a", "b", "c"]}),
@@ -167,18 +169,18 @@ def test_a_taken_target_is_refused_and_kept(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "mine.txt").write_text("mine")
     for refused in (lambda: write(tmp_path / "shop"), lambda: require_free(tmp_path / "shop")):
-        with pytest.raises(ValueError, match="exists already: remove"):
+        with pytest.raises(UserError, match="exists already: remove"):
             refused()
     assert os.listdir(tmp_path / "shop") == ["mine.txt"]
     assert not is_complete(tmp_path / "shop")
 
 
-def test_a_target_that_somebody_fills_meanwhile_is_kept(tmp_path):
+def test_a_target_that_is_filled_meanwhile_is_kept(tmp_path):
     def fill(unfinished):
         (tmp_path / "shop").mkdir()
         (tmp_path / "shop" / "theirs.txt").write_text("theirs")
 
-    with pytest.raises(ValueError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         write_data_set(tmp_path / "shop", interactions(), None, CARD, fill)
     assert os.listdir(tmp_path) == ["shop"]
     assert os.listdir(tmp_path / "shop") == ["theirs.txt"]
@@ -214,14 +216,14 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, n
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ValueError, match="the disk is full"):
+    with pytest.raises(UserError, match="the disk is full"):
         write(tmp_path / "shop")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_parent_that_is_a_file_is_one_sentence(tmp_path):
     (tmp_path / "data").write_text("a file")
-    with pytest.raises(ValueError, match="cannot be written .* set data_path"):
+    with pytest.raises(UserError, match=r"cannot be written .* set data_path"):
         write(tmp_path / "data" / "shop")
 
 
@@ -229,7 +231,7 @@ def test_a_parent_that_is_a_file_is_one_sentence(tmp_path):
 def test_a_folder_without_permission_is_one_sentence(tmp_path):
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(ValueError, match="cannot be written .* set data_path"):
+        with pytest.raises(UserError, match=r"cannot be written .* set data_path"):
             write(tmp_path / "shop")
     finally:
         tmp_path.chmod(0o700)
@@ -246,20 +248,20 @@ folder.write_data_set(folder.Path({target!r}), table, table, {{}})
 """
 
 
-def test_what_a_killed_process_left_goes_with_the_next_call_and_what_a_living_one_has_stays(
-    tmp_path,
-):
+def test_a_folder_that_a_killed_process_left_goes_when_it_is_older_than_a_day(tmp_path):
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(folder.__file__))))
     script = KILLED.format(root=root, target=str(tmp_path / "shop"))
     assert subprocess.run([sys.executable, "-c", script]).returncode == -9
-    left = os.listdir(tmp_path)
-    assert len(left) == 1 and left[0].startswith(".shop-")
-    living = tmp_path / left[0].replace(left[0].split("-")[-2], str(os.getppid()))
-    living.mkdir()
-    other = tmp_path / left[0].replace(".shop-", ".shop2-")
-    other.mkdir()
+    (left,) = os.listdir(tmp_path)
+    assert left.startswith(".shop-writing-")
+    new, other = f"{left}-new", left.replace(".shop-", ".shop2-")
+    for name in (new, other):
+        (tmp_path / name).mkdir()
+    two_days_ago = time.time() - 2 * 86_400
+    for name in (left, other):
+        os.utime(tmp_path / name, (two_days_ago, two_days_ago))
     write(tmp_path / "shop")
-    assert sorted(os.listdir(tmp_path)) == sorted(["shop", living.name, other.name])
+    assert sorted(os.listdir(tmp_path)) == sorted(["shop", new, other])
 
 
 def test_added_files_arrive_with_the_rest(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.features.item_features import item_matrix
 from recbole_genrec.prepare.letter_files import is_letter_source, prepare_letter_files
 from recbole_genrec.quick_start import create_dataset
@@ -25,7 +26,7 @@ VECTORS = np.arange(10, dtype=np.float32).reshape(5, 2) ** 2
 
 @pytest.fixture
 def family(tmp_path):
-    """family(inter=..., item=..., index=..., **{"emb-x": matrix}): the folder of the files that are given, named Toys."""
+    """Return a function of inter, item, index and "emb-x" that writes files named Toys."""
 
     def write(**files):
         folder = tmp_path / "family"
@@ -113,7 +114,7 @@ def test_interactions_alone_and_a_core(family, tmp_path):
         "b\t007\t0",
         "b\ty\t1",
     ]
-    with pytest.raises(ValueError, match="2-core of 4 interactions is empty"):
+    with pytest.raises(UserError, match="2-core of 4 interactions is empty"):
         prepare_letter_files(folder, tmp_path / "data" / "two", 2)
 
 
@@ -144,14 +145,14 @@ def test_items_without_codes_are_counted(family, tmp_path, caplog):
 )
 def test_embeddings_that_do_not_match_are_refused(family, tmp_path, rows, words):
     folder = family(inter=SEQUENCES, item=ITEMS, **{"emb-x": rows})
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(UserError) as refusal:
         prepare_letter_files(folder, tmp_path / "data" / "toys", None)
     assert all(word in str(refusal.value) for word in [*words, "Toys.emb-x.npy"]), refusal.value
     assert not (tmp_path / "data").exists()
 
 
 def test_embeddings_for_ids_that_are_no_rows(family, tmp_path):
-    with pytest.raises(ValueError, match="2 rows for 2 items, and none for item 'x'"):
+    with pytest.raises(UserError, match="2 rows for 2 items, and none for item 'x'"):
         prepare_letter_files(
             family(inter={"a": [0, "x"]}, **{"emb-x": VECTORS[:2]}), tmp_path / "toys", None
         )
@@ -174,7 +175,7 @@ def test_embeddings_for_ids_that_are_no_rows(family, tmp_path):
     ],
 )
 def test_files_that_are_refused(family, tmp_path, files, words):
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(UserError) as refusal:
         prepare_letter_files(family(**files), tmp_path / "data" / "toys", None)
     assert all(word in str(refusal.value) for word in words), refusal.value
     assert "\n" not in str(refusal.value)
@@ -190,11 +191,11 @@ def test_sources(family, tmp_path):
     )
     assert not is_letter_source(tmp_path) and not is_letter_source(folder / "Toys.item.json")
     for source in (tmp_path, tmp_path / "no.inter.json"):
-        with pytest.raises(FileNotFoundError, match=".inter.json"):
+        with pytest.raises(MissingFileError, match=r"\.inter\.json"):
             prepare_letter_files(source, tmp_path / "toys", None)
     (folder / "Games.inter.json").write_text("{}")
-    with pytest.raises(ValueError, match="has 2 files"):
+    with pytest.raises(UserError, match="has 2 files"):
         prepare_letter_files(folder, tmp_path / "toys", None)
     for name, words in (("amazon-toys", "public data set"), ("a b", "no name")):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(UserError, match=words):
             prepare_letter_files(folder / "Toys.inter.json", tmp_path / name, None)

@@ -6,16 +6,22 @@ import sys
 import threading
 
 import pytest
+from filelock import FileLock
 
-from recbole_genrec.prepare import lock
 from recbole_genrec.prepare.lock import one_at_a_time
 
 posix = pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
-HOLD = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "ab") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print("held", flush=True)
+    input()
+"""
 
 
 @posix
-def test_another_process_is_waited_for_also_if_it_is_killed(tmp_path, caplog):
+def test_waits_for_another_process_even_if_that_is_killed(tmp_path, caplog):
     path, entered = tmp_path / "new" / ".lock", threading.Event()
     with one_at_a_time(path):
         pass
@@ -38,29 +44,23 @@ def test_another_process_is_waited_for_also_if_it_is_killed(tmp_path, caplog):
     assert caplog.messages == [f"Waiting for another process, which holds {path}"]
 
 
-@posix
-def test_the_lock_is_given_back_after_an_error(tmp_path):
+def test_the_lock_is_released_after_an_error(tmp_path):
     for _ in range(2):
         with pytest.raises(KeyError), one_at_a_time(tmp_path / ".lock"):
             raise KeyError
 
 
-def test_without_locks_the_work_is_done_all_the_same(tmp_path, monkeypatch, caplog):
+def test_without_a_lock_the_body_runs_after_a_warning(tmp_path, monkeypatch, caplog):
+    def refuse(lock, **arguments):
+        raise OSError(37, "No locks available")
+
     (tmp_path / "file").touch()
     done = []
     with one_at_a_time(tmp_path / "file" / ".lock"):
         done.append("where no file can be made")
-
-    class Refusing:
-        LOCK_EX = LOCK_NB = 0
-
-        @staticmethod
-        def flock(file, how):
-            raise OSError(37, "No locks available")
-
-    for module in (Refusing, None):
-        monkeypatch.setattr(lock, "fcntl", module)
-        with one_at_a_time(tmp_path / ".lock"):
-            done.append(module)
-    assert done == ["where no file can be made", Refusing, None]
-    assert len(caplog.messages) == 1 and "No locks available" in caplog.messages[0]
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with one_at_a_time(tmp_path / ".lock"):
+        done.append("where no file can be locked")
+    assert done == ["where no file can be made", "where no file can be locked"]
+    assert ["cannot be locked" in message for message in caplog.messages] == [True, True]
+    assert "No locks available" in caplog.messages[1]

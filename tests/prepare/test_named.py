@@ -1,4 +1,4 @@
-"""Whole preparations from files in the publishers' formats, served on the loopback address, to what a run loads."""
+"""Whole preparations: from files in the publishers' formats, served locally, to loaded data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import os
 import pytest
 
 from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.errors import UserError
 from recbole_genrec.prepare import folder, named
 from recbole_genrec.prepare.named import is_known, prepare
 from recbole_genrec.quick_start import create_dataset
@@ -129,7 +130,7 @@ SERVED = {
 
 @pytest.fixture
 def prepared(server, tmp_path):
-    """prepared(name): the folder made from what the server has for it."""
+    """Return a function that makes the folder of a name from the served files."""
 
     def make(name):
         server.files.update(SERVED[name]())
@@ -139,7 +140,7 @@ def prepared(server, tmp_path):
 
 
 def loaded_sequences(name, data_path):
-    """User token -> item tokens, as the data set of a run has them."""
+    """Return {user token: item tokens} as the data set of a run has them."""
     config = GenRecConfig(
         "TIGER",
         name,
@@ -307,7 +308,7 @@ def test_a_second_call_does_nothing(prepared, server):
 def test_a_folder_that_is_no_whole_data_set_is_refused_before_the_download(server, tmp_path):
     (tmp_path / "amazon-instruments").mkdir()
     (tmp_path / "amazon-instruments" / "amazon-instruments.inter").write_text("half")
-    with pytest.raises(ValueError, match="exists already: remove that folder"):
+    with pytest.raises(UserError, match="exists already: remove that folder"):
         prepare("amazon-instruments", tmp_path, server.url, False)
     assert server.requests == []
 
@@ -341,7 +342,7 @@ def test_a_disk_that_fills_leaves_no_data_set(server, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(folder, "_write_table", fill)
-    with pytest.raises(ValueError, match="the disk is full"):
+    with pytest.raises(UserError, match="the disk is full"):
         prepare("amazon-instruments", tmp_path, server.url, False)
     assert os.listdir(tmp_path) == [".raw"]
 
@@ -349,7 +350,7 @@ def test_a_disk_that_fills_leaves_no_data_set(server, tmp_path, monkeypatch):
 def test_an_empty_core_is_an_error(server, tmp_path):
     server.files.update(served_2023())
     server.files["/amazon-2023/Musical_Instruments.csv.gz"] = packed(reviews_2023(ROWS[:-1]))
-    with pytest.raises(ValueError, match="the 5-core of 'Musical_Instruments.csv.gz' is empty"):
+    with pytest.raises(UserError, match=r"the 5-core of 'Musical_Instruments\.csv\.gz' is empty"):
         prepare("amazon-instruments", tmp_path, server.url, False)
     assert os.listdir(tmp_path) == [".raw"]
 
@@ -361,8 +362,8 @@ def test_names():
 
 def test_an_unknown_name_is_refused_with_a_suggestion(tmp_path):
     with pytest.raises(
-        ValueError,
-        match="no public data set 'amazon-instrument'.*did you mean 'amazon-instruments'.*prepare --help",
+        UserError,
+        match=r"no public data set 'amazon-instrument'.*did you mean 'amazon-instruments'.*--help",
     ):
         prepare("amazon-instrument", tmp_path, None, False)
     assert os.listdir(tmp_path) == []

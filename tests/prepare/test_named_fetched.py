@@ -1,4 +1,4 @@
-"""How the files of a named data set come: once for all processes, or by hand."""
+"""The files of a named data set are fetched once for all processes, or by hand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
+from recbole_genrec.errors import MissingFileError
 from recbole_genrec.prepare import named
 from recbole_genrec.prepare.named import prepare
 
@@ -59,9 +60,10 @@ def test_one_message_names_all_files_that_are_to_be_fetched_by_hand(server, tmp_
         )
 
     monkeypatch.setattr(named, "find_dump", only_the_server)
-    with pytest.raises(FileNotFoundError) as both:
+    with pytest.raises(MissingFileError) as both:
         prepare("amazon-instruments", tmp_path, server.url, False)
-    beside = f"; meta_Musical_Instruments.jsonl.gz is needed beside it, from {server.url}/amazon-2023/meta_Musical_Instruments.jsonl.gz"
+    meta = "meta_Musical_Instruments.jsonl.gz"
+    beside = f"; {meta} is needed beside it, from {server.url}/amazon-2023/{meta}"
     raw = tmp_path / ".raw" / "amazon-instruments"
     assert str(raw / "Musical_Instruments.csv.gz") in str(both.value) and str(both.value).endswith(
         beside
@@ -70,6 +72,6 @@ def test_one_message_names_all_files_that_are_to_be_fetched_by_hand(server, tmp_
     (raw / "meta_Musical_Instruments.jsonl.gz").write_bytes(
         served()["/amazon-2023/meta_Musical_Instruments.jsonl.gz"]
     )
-    with pytest.raises(FileNotFoundError) as one:
+    with pytest.raises(MissingFileError) as one:
         prepare("amazon-instruments", tmp_path, server.url, False)
     assert "meta_" not in str(one.value)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.errors import UserError
 from recbole_genrec.features.text import item_sentences
 from recbole_genrec.prepare import own_files, table_files
 from recbole_genrec.prepare.catalog import dump_names
@@ -22,6 +23,17 @@ ann,7,3.5,100
 ann,007,4,300
 bob,007,,50
 """
+PURCHASES = (
+    ("007", "1.0", "03T10:00:00"),
+    ("007", "a, b", "01T10:00:00Z"),
+    ("7", "1", "04T10:00:00"),
+    ("007", "01", "03T10:00:00+01:00"),
+    ("7", "01", "02T10:00:00"),
+    ("007", "1", "09T10:00:00"),
+    ("7", "1.0", "03T10:00:00"),
+    ("7", "1.0", "08T10:00:00"),
+    (" 7 ", "a, b", "07T10:00:00"),
+)
 MOVIES = """movieId,title,year,rating
 7,"Seven, the film",1995,18
 007,Dr. No,1962,12
@@ -33,7 +45,7 @@ x,Unseen,2000,6
 
 @pytest.fixture
 def prepare(tmp_path):
-    """prepare(interactions, items, **settings): lines of shop.inter and, if there is one, of shop.item."""
+    """Return a function that prepares tables and returns the lines of .inter and .item."""
 
     def make(interactions, items=None, name="shop", k_core=None, separator=None, **given):
         paths = []
@@ -50,7 +62,7 @@ def prepare(tmp_path):
 
 
 def refused(prepare, *arguments, **settings):
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(UserError) as refusal:
         prepare(*arguments, **settings)
     message = str(refusal.value)
     assert "\n" not in message
@@ -102,24 +114,11 @@ def test_two_tables_become_atomic_files_and_a_card(prepare, tmp_path, caplog):
 
 
 def test_from_two_tables_to_sequences(tmp_path, monkeypatch):
-    """The whole path: ids as written, dates as times, histories in time order, text with its item."""
+    """Ids are as written, dates are times, histories are in time order, text is at its item."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.csv").write_text(
         "customer;sku;date\n"
-        + "".join(
-            f"{user};{item};2024-05-{day:02}T10:00:00{zone}\n"
-            for user, item, day, zone in (
-                ("007", "1.0", 3, ""),
-                ("007", "a, b", 1, "Z"),
-                ("7", "1", 4, ""),
-                ("007", "01", 3, "+01:00"),
-                ("7", "01", 2, ""),
-                ("007", "1", 9, ""),
-                ("7", "1.0", 3, ""),
-                ("7", "1.0", 8, ""),
-                (" 7 ", "a, b", 7, ""),
-            )
-        )
+        + "".join(f"{user};{item};2024-05-{time}\n" for user, item, time in PURCHASES)
     )
     (tmp_path / "items.csv").write_text(
         'product;name\n01;"red; drum"\n1.0;blue drum\na, b;"quoted"\n1;horn\n'
@@ -257,20 +256,20 @@ def test_every_way_to_write_an_id_is_an_id_of_its_own(prepare):
 
 
 @pytest.mark.parametrize("name", ["", "..", ".shop", "a b", "a\tb", "a\\b", "-x", "shop\n"])
-def test_names_that_are_none(tmp_path, name):
+def test_names_that_are_no_folder(tmp_path, name):
     target = tmp_path / name if name else own_files.Path("")
-    with pytest.raises(ValueError, match="no name of a folder"):
+    with pytest.raises(UserError, match="no name of a folder"):
         check_target(target)
 
 
 def test_names_of_public_data_sets_and_taken_folders(tmp_path):
     for name in ("ml-100k", "ml-1m", "yelp-2018", *dump_names()[:2], dump_names()[-1]):
-        with pytest.raises(ValueError, match="public data set"):
+        with pytest.raises(UserError, match="public data set"):
             check_target(tmp_path / name)
     (tmp_path / "mine").mkdir()
     check_target(tmp_path / "mine")
     (tmp_path / "mine" / "file").touch()
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(UserError, match="exists already"):
         check_target(tmp_path / "mine")
     for name in ("shop", "Shop_2.0-x", "größe", "7"):
         check_target(tmp_path / name)
@@ -279,13 +278,13 @@ def test_names_of_public_data_sets_and_taken_folders(tmp_path):
 def test_a_taken_name_is_refused_before_the_files_are_read(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "file").touch()
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(UserError, match="exists already"):
         prepare_own_files(
             tmp_path / "nowhere.csv", None, tmp_path / "shop", ColumnNames(), None, None
         )
 
 
-def test_the_separator_is_that_of_tables_of_the_same_kind(tmp_path):
+def test_the_separator_applies_to_tables_of_the_same_kind(tmp_path):
     (tmp_path / "my.csv").write_text("user;item\na;1\n")
     (tmp_path / "items.jsonl").write_text('{"item": 1, "title": "x;y", "tags": ["p", "q"]}\n')
     prepare_own_files(

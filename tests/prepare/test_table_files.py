@@ -9,6 +9,7 @@ from datetime import datetime
 import pandas as pd
 import pytest
 
+from recbole_genrec.errors import MissingFileError, MissingPackageError, UserError
 from recbole_genrec.prepare import table_files
 from recbole_genrec.prepare.table_files import TableFile, as_text, is_table_name
 
@@ -33,7 +34,8 @@ def rows_of(table, columns=None):
         ("t.tsv", '"user"\t"item"\t"n"\n"007"\t"a, b"\t"1.0"\n"NA"\t"x ""y"""\t""\n'),
         (
             "T.JSONL",
-            '{"user": "007", "item": "a, b", "n": 1.0}\n\n{"user": "NA", "n": null, "item": "x \\"y\\""}\n',
+            '{"user": "007", "item": "a, b", "n": 1.0}\n\n'
+            '{"user": "NA", "n": null, "item": "x \\"y\\""}\n',
         ),
         (
             "t.json",
@@ -57,12 +59,12 @@ def test_a_mark_inside_a_tsv_swallows_nothing(tmp_path):
     "name, content",
     [("t.csv", "a,b\n0,x\n1,x\n2,x\n3,x\n4,x\n"), ("t.jsonl", '{"a": 0, "b": "x"}\n' * 5)],
 )
-def test_pieces_go_on_counting(tmp_path, monkeypatch, name, content):
+def test_the_index_continues_over_pieces(tmp_path, monkeypatch, name, content):
     monkeypatch.setattr(table_files, "_PIECE_ROWS", 2)
     table = TableFile(write(tmp_path / name, content))
     assert [list(piece.index) for piece in table.pieces()] == [[0, 1], [2, 3], [4]]
-    place = "row 3 below the header of" if name == "t.csv" else "row 3 of"
-    assert table.place(2) == f"{place} {str(tmp_path / name)!r}"
+    words = "row 3 below the header of" if name == "t.csv" else "row 3 of"
+    assert table.describe_row(2) == f"{words} {str(tmp_path / name)!r}"
 
 
 def test_keys_of_late_json_lines_are_read_where_all_are_asked_for(tmp_path, monkeypatch):
@@ -104,7 +106,7 @@ def test_keys_of_late_json_lines_are_read_where_all_are_asked_for(tmp_path, monk
 )
 def test_files_that_are_refused(tmp_path, name, content, words):
     path = write(tmp_path / name, content)
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(UserError) as refusal:
         rows_of(TableFile(path))
     message = str(refusal.value)
     assert all(word in message for word in [*words, repr(str(path))]), message
@@ -132,27 +134,27 @@ def test_damaged_gzip_is_refused(tmp_path):
     for content in (whole[: len(whole) // 2], b"user,item\n1,2\n", whole[:-8] + b"\0" * 8):
         path = tmp_path / "t.csv.gz"
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="cannot be read to its end"):
+        with pytest.raises(UserError, match="cannot be read to its end"):
             rows_of(TableFile(path))
 
 
 def test_a_missing_file_and_a_bad_separator(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.csv"):
+    with pytest.raises(MissingFileError, match=r"nowhere\.csv"):
         TableFile(tmp_path / "nowhere.csv")
     assert rows_of(TableFile(write(tmp_path / "t.csv", "a;b\n1;2,3\n"), ";")) == [("1", "2,3")]
     for name, separator in (("t.csv", "::"), ("t.jsonl", ";")):
-        with pytest.raises(ValueError, match="separator"):
+        with pytest.raises(UserError, match="separator"):
             TableFile(write(tmp_path / name, '{"a": 1, "b": 2}\n'), separator)
 
 
 def test_parquet_without_pyarrow_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(table_files.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install pyarrow"):
+    with pytest.raises(MissingPackageError, match="pip install pyarrow"):
         TableFile(write(tmp_path / "t.parquet", b"PAR1"))
 
 
 def test_parquet_through_the_calls_of_pyarrow(tmp_path, monkeypatch):
-    """A stand-in with the same calls where pyarrow is not installed; typed columns become the text that one would write."""
+    """A stand-in has pyarrow's calls where it is not installed; typed columns become text."""
     columns = {
         "user": [7, None],
         "item": ["007", "x"],
