@@ -29,7 +29,7 @@ CASES = [
     ("LETTER", {}),
     ("LETTER", {"train_mode": "all_positions"}),
     ("UniGRec", {"distillation_warmup_epochs": 0, "uniformity_weight": 0.1}),
-    ("ETEGRec", {"without": "alternation", "retokenize_every": "epoch"}),
+    ("ETEGRec", {"ablation": "alternation", "retokenize_every": "epoch"}),
     ("ETEGRec", {"alignment_warmup_epochs": 0}),
     ("UNGER", {}),
 ]

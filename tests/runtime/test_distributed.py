@@ -30,7 +30,7 @@ CASES = {
     "TIGER, all positions": {"model": "TIGER", "train_mode": "all_positions"},
     "LETTER": {"model": "LETTER"},
     "UniGRec": {"model": "UniGRec", "distillation_warmup_epochs": 0, "uniformity_weight": 0.1},
-    "ETEGRec": {"model": "ETEGRec", "alignment_warmup_epochs": 0, "without": "end_to_end"},
+    "ETEGRec": {"model": "ETEGRec", "alignment_warmup_epochs": 0, "ablation": "end_to_end"},
     "UNGER": {"model": "UNGER"},
 }
 DROPOUT = {"model": "TIGER", "hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2}

@@ -51,7 +51,7 @@ class ETEGRec(GenerativeRecommender):
     settings: ClassVar[Declarations] = {
         **RQVAE.settings,
         **FINETUNE,
-        "without": one_of("nothing", "sia", "psa", "alignment", "alternation", "end_to_end"),
+        "ablation": one_of("none", "sia", "psa", "alignment", "alternation", "end_to_end"),
         "retokenize_every": one_of("step", "epoch"),
         "initial_weights": one_of("t5", "normal"),
         "initializer_range": number(min=0),
@@ -85,7 +85,7 @@ class ETEGRec(GenerativeRecommender):
         super().__init__(config, dataset, saved, teacher_table)
         self.sequence_adapter = nn.Linear(config["hidden_size"], config["code_dim"])
         self.preference_adapter = nn.Linear(config["hidden_size"], self.item_features.shape[1])
-        off = config["without"]
+        off = config["ablation"]
         self.sia_weight = 0.0 if off in ("sia", "alignment") else config["sia_weight"]
         self.psa_weight = 0.0 if off in ("psa", "alignment") else config["psa_weight"]
         self.aligns = False
@@ -235,12 +235,12 @@ class ETEGRec(GenerativeRecommender):
 
         The ablation without end-to-end learning starts a new recommender on the final ids.
         """
-        restart = (self._restart_stage(),) if self.config["without"] == "end_to_end" else ()
+        restart = (self._restart_stage(),) if self.config["ablation"] == "end_to_end" else ()
         return (self.tokenizer_stage(), self._end_to_end_stage(), *restart, self.finetune_stage())
 
     def _end_to_end_stage(self) -> Stage:
         config = self.config
-        alternates = config["without"] != "alternation"
+        alternates = config["ablation"] != "alternation"
         groups = (
             Group(("tokenizer",), config["joint_tokenizer_learning_rate"], config["weight_decay"]),
             Group(RECOMMENDER, config["learning_rate"], config["weight_decay"]),
@@ -289,7 +289,7 @@ class ETEGRec(GenerativeRecommender):
 
     def _end_epoch(self, epoch: int) -> None:
         """Rename the items if the tokenizer has been trained, and log the figures of the epoch."""
-        n_turns = self.config["cycle_epochs"] if self.config["without"] != "alternation" else 1
+        n_turns = self.config["cycle_epochs"] if self.config["ablation"] != "alternation" else 1
         words = [
             f"{name} {float(torch.stack(values).mean()):.5g}"
             for name, values in self.figures.items()

@@ -188,7 +188,7 @@ def test_a_term_reaches_its_parts(make_model, make_batch, phase, term, reached, 
 
 
 def test_recommendation_never_reaches_the_tokenizer_even_in_the_joint_stage(make_model, make_batch):
-    model = make_model(without="alternation")
+    model = make_model(ablation="alternation")
     model.joint_losses(make_batch(HISTORIES, TARGETS))["generation"].backward()
     assert all(weight.grad is None for weight in model.tokenizer.parameters())
     model.joint_losses(make_batch(HISTORIES, TARGETS))["sia"].backward()
@@ -279,7 +279,7 @@ def test_no_alignment_before_its_time_or_without_weight(make_model, make_batch, 
     assert list(model.tokenizer_losses(batch)) == terms
     left_of = {"sia": ["psa"], "psa": ["sia"], "alignment": []}
     for given, left in [
-        *(({"without": name}, left) for name, left in left_of.items()),
+        *(({"ablation": name}, left) for name, left in left_of.items()),
         ({"sia_weight": 0}, ["psa"]),
     ]:
         model = make_model(**given)

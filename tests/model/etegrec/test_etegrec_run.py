@@ -122,11 +122,11 @@ def test_overfits_a_few_sequences(make_experiment, make_batch):
 
 
 @pytest.mark.parametrize(
-    "without", ["nothing", "sia", "psa", "alignment", "alternation", "end_to_end"]
+    "ablation", ["none", "sia", "psa", "alignment", "alternation", "end_to_end"]
 )
-def test_a_whole_run(small_settings, without):
+def test_a_whole_run(small_settings, ablation):
     result = run(
-        "ETEGRec", config_dict=small_settings("ETEGRec"), command_line=[f"--without={without}"]
+        "ETEGRec", config_dict=small_settings("ETEGRec"), command_line=[f"--ablation={ablation}"]
     )
     assert 0 <= result["test_result"]["ndcg@5"] <= result["test_result"]["recall@5"] <= 1
     stages = {
@@ -134,7 +134,7 @@ def test_a_whole_run(small_settings, without):
         "end_to_end": ["tokenizer", "alternate", "restart", "finetune"],
     }
     assert list(result["stage_seconds"]) == stages.get(
-        without, ["tokenizer", "alternate", "finetune"]
+        ablation, ["tokenizer", "alternate", "finetune"]
     )
     assert result["semantic_ids"]["collisions_after"] == 0
     assert Path(result["checkpoint"]).with_suffix(".json").is_file()
@@ -200,8 +200,8 @@ def test_a_run_killed_in_a_cycle_resumes_as_if_undisturbed(make_experiment):
             "initial_weights is 'uniform', but has to be one of t5, normal: choose one",
         ),
         (
-            {"without": "AT"},
-            "without is 'AT', but has to be one of nothing, sia, psa, alignment, alternation, ",
+            {"ablation": "AT"},
+            "ablation is 'AT', but has to be one of none, sia, psa, alignment, alternation, ",
         ),
         (
             {"residual_gradient": "code"},

@@ -206,7 +206,7 @@ def test_code_churn_is_the_share_of_items_with_other_codes(make_experiment, capl
 def test_without_alternation_everything_moves_in_every_epoch(watch):
     lines = [
         line
-        for line in watch(without="alternation", joint_tokenizer_learning_rate=0.05)[0]
+        for line in watch(ablation="alternation", joint_tokenizer_learning_rate=0.05)[0]
         if line[0] == "joint"
     ]
     assert [parts for _, _, parts, _ in lines] == [{"tokenizer", *RECOMMENDER}] * 4
@@ -219,7 +219,7 @@ def test_without_alternation_items_are_renamed_in_every_step_or_epoch(
 ):
     experiment = make_experiment(
         "ETEGRec",
-        without="alternation",
+        ablation="alternation",
         retokenize_every=retokenize_every,
         epochs=2,
         finetune_epochs=0,
@@ -252,7 +252,7 @@ def test_without_end_to_end_a_new_recommender_learns_the_final_ids(watch):
         stopping_step=9,
     )
     full = watch(**settings)[1]
-    lines, experiment = watch(without="end_to_end", **settings)
+    lines, experiment = watch(ablation="end_to_end", **settings)
     assert [stage.name for stage in experiment.model.stages()] == [
         "tokenizer",
         "alternate",
