@@ -9,6 +9,7 @@ import copy
 import logging
 import os
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -190,6 +191,62 @@ def plain_settings(config) -> dict[str, Any]:
         except TypeError:
             logger.debug("the setting %s is not a plain value and is not saved", key)
     return settings
+
+
+class MendedDataset:
+    """Mixin for RecBole's SequentialDataset, whose filters drop wrong rows or lose their order."""
+
+    def _from_scratch(self):
+        with warnings.catch_warnings():
+            # RecBole fills missing values in a way that pandas 3 changes: a page of warnings.
+            warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
+            super()._from_scratch()
+
+    def _filter_nan_user_or_item(self):
+        # RecBole takes labels of rows for positions: once rows are gone, it removes wrong ones.
+        fields = {
+            "user_feat": [self.uid_field],
+            "item_feat": [self.iid_field],
+            "inter_feat": [self.uid_field, self.iid_field],
+        }
+        for name, ids in fields.items():
+            feat = getattr(self, name)
+            if feat is None:
+                continue
+            is_missing = feat[ids].isna().any(axis=1).to_numpy()
+            if is_missing.any():
+                logger.warning(
+                    "%d rows of %s have no %s: they are left out",
+                    is_missing.sum(),
+                    name,
+                    " or ".join(ids),
+                )
+                setattr(self, name, feat.take(np.flatnonzero(~is_missing)))
+
+    def _remove_duplication(self):
+        super()._remove_duplication()
+        # RecBole's sort by time is unstable; the index still has the order of the file.
+        self.inter_feat.sort_index(inplace=True)
+
+
+def true_negatives(train_loader, config) -> None:
+    """Draw a general model's training negatives from the items that the user has not had.
+
+    `repeatable` leaves the history among the candidates of a ranking. RecBole also draws training
+    negatives by it, so they would hold positives of the user's other rows. Sequential models have
+    histories and keep RecBole's negatives.
+    """
+    from recbole.sampler import Sampler
+    from recbole.utils import ModelType
+
+    drawn = config["train_neg_sample_args"]
+    is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    if is_sequential or not config["repeatable"] or drawn["distribution"] == "none":
+        return
+    # A model with a knowledge graph has two loaders in one.
+    loader = getattr(train_loader, "general_dataloader", train_loader)
+    sampler = Sampler("train", loader._dataset, drawn["distribution"], drawn["alpha"])
+    loader._sampler = sampler.set_phase("train")
 
 
 class PlainCollector:

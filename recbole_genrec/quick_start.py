@@ -26,8 +26,8 @@ from recbole_genrec.compat import (
 )
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GeneralDataset, GenRecDataset
-from recbole_genrec.data.files import check_inter_file, ensure_folder
-from recbole_genrec.data.loaders import make_loaders
+from recbole_genrec.data.files import InteractionFile, ensure_folder
+from recbole_genrec.data.loaders import make_evaluation_loaders, make_loaders
 from recbole_genrec.errors import UserError, disk_errors
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.results.record import (
@@ -95,7 +95,9 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
         dataset = create_dataset(config)
         logger.info("%s", dataset)
         n_interactions = dataset.inter_num  # before they are replaced by training rows
-        train_data, valid_data, test_data = make_loaders(config, dataset)
+        is_generative = issubclass(config.model_class, GenerativeRecommender)
+        make = make_evaluation_loaders if is_generative else make_loaders
+        train_data, valid_data, test_data = make(config, dataset)
 
         init_seed(config["seed"], config["reproducibility"])
         model = create_model(config, train_data.dataset)
@@ -236,7 +238,7 @@ def load(
     config = GenRecConfig(named, config_dict={**saved["settings"], **(config_dict or {})})
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
-    train_data, valid_data, test_data = make_loaders(config, dataset)
+    train_data, valid_data, test_data = make_evaluation_loaders(config, dataset)
     load_checkpoint(path, "cpu", config["model"], train_data.dataset.fingerprint())
     network = config.model_class(config, train_data.dataset, saved["state_dict"])
     network.load_state_dict(saved["state_dict"])
@@ -305,7 +307,8 @@ def create_dataset(config: GenRecConfig) -> Dataset:
         return GeneralDataset(config)
     ensure_folder(config)
     if is_ordered:
-        check_inter_file(os.path.join(config["data_path"], f"{config['dataset']}.inter"), config)
+        path = os.path.join(config["data_path"], f"{config['dataset']}.inter")
+        InteractionFile(path, config).close()  # checks the header
     dataset = create_recbole_dataset(config)
     if is_ordered:
         # RecBole sorts by time in float32. Its sort is stable, so this exact order survives among

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from recbole.config import Config
-from recbole.data import data_preparation
 from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
 from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.data.loaders import make_evaluation_loaders
 from recbole_genrec.quick_start import create_dataset, create_model
 from recbole_genrec.trainer.optimizer import StageOptimizer, training_only
 
@@ -261,7 +261,7 @@ def make_experiment(small_settings):
     def make(model: str, **settings) -> Experiment:
         config = GenRecConfig(model, config_dict={**small_settings(model), **settings})
         init_seed(config["seed"], config["reproducibility"])
-        parts = data_preparation(config, create_dataset(config))
+        parts = make_evaluation_loaders(config, create_dataset(config))
         init_seed(config["seed"], config["reproducibility"])
         return Experiment(config, create_model(config, parts[0].dataset), *parts)
 

@@ -19,7 +19,7 @@ TEACHERS = Path("teachers")
 
 def ranked(network, test_data) -> list:
     batch = next(iter(test_data))[0]
-    return network.eval().recommend_topk(batch, 5).tolist()
+    return network.eval().search(batch, 5).item_ids[:, :5].tolist()
 
 
 @pytest.mark.parametrize("model", ["TIGER", "UniGRec"])

@@ -130,6 +130,6 @@ class ItemBatches:
         return -(-(self.n_items - 1) // self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[torch.Tensor]:
-        """Yield item ids 1 .. n_items - 1, each once, int64 [batch_size]; the last may be shorter."""
+        """Yield item ids 1 .. n_items - 1, each once, int64 [batch_size] or fewer at the end."""
         order = torch.randperm(self.n_items - 1, generator=shuffle_generator(self.seed, epoch)) + 1
         yield from order.to(self.device).split(self.batch_size)

@@ -1,11 +1,8 @@
-"""RecBole's sequential data set with exact time order, read fast and held once.
+"""RecBole's sequential data set in exact time order, read fast, its sequences held once.
 
-The same class serves the generative models and RecBole's own sequential models, so that every model
-of a comparison sees
-the same histories, the same targets and the same split.
+The generative models and RecBole's own sequential models use the same class, so every model of a
+comparison sees the same histories, targets and split.
 """
-
-# Shapes: N interactions.
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -21,13 +17,8 @@ import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_genrec.data.files import (
-    check_inter_file,
-    ensure_folder,
-    is_plain,
-    read_columns,
-    read_header,
-)
+from recbole_genrec.compat import MendedDataset
+from recbole_genrec.data.files import InteractionFile, ensure_folder
 from recbole_genrec.data.interactions import FilterAxis, keep_by_number, leave_out, number_tokens
 from recbole_genrec.data.prefixes import Prefixes, all_prefixes
 from recbole_genrec.data.sequences import Sequences
@@ -36,128 +27,90 @@ from recbole_genrec.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-class GenRecDataset(SequentialDataset):
+class GenRecDataset(MendedDataset, SequentialDataset):
     """Sequential data set: histories in exact time order, one row per (history, next item).
 
-    Rows, columns, values, ids and counts are those of RecBole's SequentialDataset, except that
+    Rows, columns, values, ids and counts equal those of RecBole's SequentialDataset, except that
     - interactions are sorted by (user, time) in float64, ties in file order, before RecBole turns
       times into float32;
-    - validation and test rows are ordered by history length, so that evaluation batches need little
+    - validation and test rows are ordered by history length, so evaluation batches need little
       padding.
-    Its way there is another: the interaction file is read in blocks and filtered by whole columns,
-    and the sequences are held once;
-    rows are cut from them when a batch wants them (`inter_feat` is then a Prefixes).
+    The interaction file is read in blocks and filtered by whole columns, and `inter_feat` becomes
+    Prefixes, rows that are cut from the sequences when a batch asks for them.
 
     A missing folder is made from a public dump or downloaded, where one of the two is known.
 
     Raises:
-        FileNotFoundError: the data set's folder or .inter file is missing and cannot be had.
-        ValueError: the .inter file is empty, lacks a column, has no time for a row, or no user is
+        MissingFileError: the data set's folder or .inter file is missing and cannot be made.
+        UserError: the .inter file is empty, lacks a column, has no time for a row, or no user is
             long enough to be split.
     """
 
     sequences: Sequences
 
-    def _from_scratch(self):
-        with warnings.catch_warnings():
-            # RecBole fills missing values in a way that pandas 2 announces to change in 3: one page
-            # of warnings a run.
-            warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
-            super()._from_scratch()
-
     def _load_data(self, token, dataset_path):
         ensure_folder(self.config)
-        path = os.path.join(dataset_path, f"{token}.inter")
-        if self.benchmark_filename_list is None:
-            check_inter_file(path, self.config)
         super()._load_data(token, dataset_path)
-        if self.benchmark_filename_list is None:
-            self._check_interactions(path)
 
-    def _load_feat(self, filepath, source):
-        fast = source == FeatureSource.INTERACTION and self.benchmark_filename_list is None
-        columns = self._plain_columns(filepath, source) if fast else {}
-        if not columns:
-            return super()._load_feat(filepath, source)
-        for name, ftype in columns.items():
-            field = name.split(":")[0]
-            self.field2source[field], self.field2type[field], self.field2seqlen[field] = (
-                source,
-                ftype,
-                1,
-            )
+    def _load_inter_feat(self, token, dataset_path):
+        if self.benchmark_filename_list is not None:
+            super()._load_inter_feat(token, dataset_path)
+            return
+        path = os.path.join(dataset_path, f"{token}.inter")
+        with InteractionFile(path, self.config) as file:
+            feat = self._read_plain(file)
+        self.inter_feat = self._load_feat(path, FeatureSource.INTERACTION) if feat is None else feat
+        self._check_interactions(path)
+
+    def _read_plain(self, file: InteractionFile) -> pd.DataFrame | None:
+        """Read the columns to load; None if only RecBole's reader understands them."""
+        types = {ftype.value: ftype for ftype in FeatureType}
+        header = [name.split(":") for name in file.header]
+        if any(ftype not in types for _, ftype in header):
+            return None
+        wanted, unwanted = self._get_load_and_unload_col(FeatureSource.INTERACTION)
+        columns = {
+            field: types[ftype]
+            for field, ftype in header
+            if (wanted is None or field in wanted) and field not in (unwanted or ())
+        }
+        if not columns or not set(columns.values()) <= {FeatureType.TOKEN, FeatureType.FLOAT}:
+            return None
+        feat = file.read_columns(
+            {
+                f"{field}:{ftype.value}": ftype == FeatureType.TOKEN
+                for field, ftype in columns.items()
+            }
+        )
+        if feat is None:
+            return None
+        feat.columns = list(columns)
+        for field, ftype in columns.items():
+            self.field2source[field] = FeatureSource.INTERACTION
+            self.field2type[field], self.field2seqlen[field] = ftype, 1
             if ftype == FeatureType.FLOAT:
                 self.field2bucketnum[field] = 2
-        are_tokens = {name: ftype == FeatureType.TOKEN for name, ftype in columns.items()}
-        feat = read_columns(
-            filepath, are_tokens, self.config["field_separator"], self.config["encoding"]
-        )
-        feat.columns = [name.split(":")[0] for name in columns]
         return feat
-
-    def _plain_columns(self, filepath: str, source: FeatureSource) -> dict[str, FeatureType]:
-        """The columns to load, by 'name:type'; empty if there is any that only RecBole's reader understands."""
-        types = {ftype.value: ftype for ftype in FeatureType}
-        header = [
-            name.split(":")
-            for name in read_header(
-                filepath, self.config["field_separator"], self.config["encoding"]
-            )
-        ]
-        if any(ftype not in types for _, ftype in header) or not is_plain(
-            filepath, self.config["field_separator"]
-        ):
-            return {}
-        wanted, unwanted = self._get_load_and_unload_col(source)
-        is_loaded = {
-            field: (wanted is None or field in wanted) and field not in (unwanted or ())
-            for field, _ in header
-        }
-        columns = {f"{field}:{ftype}": types[ftype] for field, ftype in header if is_loaded[field]}
-        return columns if set(columns.values()) <= {FeatureType.TOKEN, FeatureType.FLOAT} else {}
 
     def _check_interactions(self, path: str) -> None:
         if self.inter_feat is None or len(self.inter_feat) == 0:
             raise UserError(
-                f"{path!r} holds 0 interactions, but a data set needs at least one: check how the file was written"
+                f"{path!r} holds 0 interactions, but a data set needs at least one: "
+                "check how the file was written"
             )
-        missing = [
-            f for f in (self.uid_field, self.iid_field, self.time_field) if f not in self.inter_feat
-        ]
+        needed = (self.uid_field, self.iid_field, self.time_field)
+        missing = [field for field in needed if field not in self.inter_feat]
         if missing:
             raise UserError(
-                f"load_col does not load {missing} of {path!r}: add them to load_col: {{inter: [...]}}"
+                f"load_col does not load {missing} of {path!r}: "
+                "add them to load_col: {inter: [...]}"
             )
         n_untimed = int(self.inter_feat[self.time_field].isna().sum())
         if n_untimed:
             raise UserError(
-                f"{n_untimed} rows of {path!r} have no {self.time_field!r}, but histories are ordered by it: fill or remove them"
+                f"{n_untimed} rows of {path!r} have no {self.time_field!r}, but histories are "
+                "ordered by it: fill or remove them"
             )
-
-    def _filter_nan_user_or_item(self):
-        # RecBole takes labels of rows for their positions: once rows are gone, it removes others
-        # than those without an id.
-        fields = {
-            "user_feat": [self.uid_field],
-            "item_feat": [self.iid_field],
-            "inter_feat": [self.uid_field, self.iid_field],
-        }
-        for name, ids in fields.items():
-            feat = getattr(self, name)
-            is_missing = None if feat is None else feat[ids].isna().any(axis=1).to_numpy()
-            if is_missing is not None and is_missing.any():
-                logger.warning(
-                    "%d rows of %s have no %s: they are left out",
-                    is_missing.sum(),
-                    name,
-                    " or ".join(ids),
-                )
-                setattr(self, name, feat.take(np.flatnonzero(~is_missing)))
-
-    def _remove_duplication(self):
-        super()._remove_duplication()
-        # RecBole sorts by time there with an unstable sort; the index still knows the file's order.
-        self.inter_feat.sort_index(inplace=True)
 
     def _filter_by_inter_num(self):
         fields = {"user": self.uid_field, "item": self.iid_field}
@@ -184,7 +137,7 @@ class GenRecDataset(SequentialDataset):
         if len(kept.rows) < len(self.inter_feat):
             self.inter_feat = self.inter_feat.take(kept.rows)
         for (name, feat), is_kept in zip(listed.items(), kept.listed):
-            if feat is not None:
+            if is_kept is not None:
                 setattr(self, f"{name}_feat", feat.take(np.flatnonzero(is_kept)))
 
     def _reset_index(self):
@@ -242,7 +195,7 @@ class GenRecDataset(SequentialDataset):
         return Sequences(*(torch.from_numpy(column) for column in (items, starts, order)))
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex, 64 digits) of item tokens and user tokens in id order, of every user's sequence and of the split."""
+        """Return the SHA-256 (64 hex digits) of tokens in id order, sequences and split."""
         digest = hashlib.sha256()
         for field in (self.iid_field, self.uid_field):
             digest.update(json.dumps([str(token) for token in self.field2id_token[field]]).encode())
@@ -253,11 +206,10 @@ class GenRecDataset(SequentialDataset):
         return digest.hexdigest()
 
     def data_augmentation(self):
-        """Replace the interactions by one row per (history, next item), as RecBole's method of this name does.
+        """Replace the interactions by one row per (history, next item), as RecBole's method does.
 
-        A user with n interactions gives n - 1 rows; the history is the last MAX_ITEM_LIST_LENGTH
-        items, oldest first, padded with
-        0 on the right. The interactions must be sorted by (user, time).
+        A user with n interactions gives n - 1 rows. The history is the last MAX_ITEM_LIST_LENGTH
+        items, oldest first, 0 on the right. The interactions must be sorted by (user, time).
         """
         self._aug_presets()
         self._check_field("uid_field", "time_field")
@@ -277,10 +229,10 @@ class GenRecDataset(SequentialDataset):
         return self.join(rows) if join else rows
 
     def leave_one_out(self, group_by, leave_one_mode):
-        """RecBole's split of the same name, by whole columns.
+        """Split as RecBole's method of the same name, by whole columns.
 
         Returns:
-            three data sets; without validation (or test) part the second (or third) has no rows.
+            Three data sets; without validation (or test) part the second (or third) is empty.
         """
         n_left_out = {"valid_and_test": 2, "valid_only": 1, "test_only": 1}
         if group_by is None or leave_one_mode not in n_left_out:
@@ -298,11 +250,11 @@ class GenRecDataset(SequentialDataset):
         """Split into training, validation and test parts.
 
         Returns:
-            three GenRecDataset; the last two have their rows ordered by history length, shortest
+            Three GenRecDataset; the rows of the last two are ordered by history length, shortest
             first.
 
         Raises:
-            ValueError: leave-one-out finds no user for validation or for test.
+            UserError: leave-one-out finds no user for validation or for test.
         """
         leave_one_out = self.benchmark_filename_list is None and self.config["eval_args"][
             "split"
@@ -317,12 +269,12 @@ class GenRecDataset(SequentialDataset):
 
     def _check_lengths(self) -> None:
         lengths = self.sequences.lengths()[1:]
-        # RecBole splits the rows (history, next item): 3 interactions give a training and a test
-        # row, 4 also a validation row.
+        # 3 interactions give a training and a test row, 4 also a validation row.
         if int(lengths.max()) < 4:
             raise UserError(
-                f"the longest of {len(lengths)} users of {self.dataset_name!r} has {int(lengths.max())} interactions, but a "
-                "training, a validation and a test target need 4: use more data or weaker filters"
+                f"the longest of {len(lengths)} users of {self.dataset_name!r} has "
+                f"{int(lengths.max())} interactions, but a training, a validation and a test "
+                "target need 4: use more data or weaker filters"
             )
         n_short = int((lengths < 3).sum())
         if n_short:
@@ -334,7 +286,10 @@ class GenRecDataset(SequentialDataset):
 
 
 class GeneralDataset(GenRecDataset):
-    """What RecBole's general recommenders read: rows (user, item) instead of histories, with the ids and the order of GenRecDataset."""
+    """Data set of RecBole's general recommenders: rows (user, item) instead of histories.
+
+    Ids and order are those of GenRecDataset.
+    """
 
     _change_feat_format = Dataset._change_feat_format
     build = Dataset.build

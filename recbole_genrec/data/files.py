@@ -4,63 +4,62 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
 import zipfile
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import recbole
-import torch
 import yaml
 from recbole.utils.url import decide_download, download_url, extract_zip, rename_atomic_files
 
 from recbole_genrec.errors import MissingFileError, UserError
+from recbole_genrec.runtime import distributed
 
-_ROWS_AT_ONCE = 2**19  # of a file: what is read at once is held as Python strings
-_BYTES_AT_ONCE = 2**24
+_ROWS_AT_ONCE = 2**19  # rows of a file that are held as Python strings at once
 
 
-def ensure_folder(config) -> None:
+def ensure_folder(config: Any) -> None:
     """Make the data set's folder if it is missing: from a public dump, or by RecBole's download.
 
-    Reads data_path (the data set's own folder), dataset, mirror and show_progress. In a distributed
-    run the first process of the
-    machine does it and the others wait.
+    Reads data_path (the data set's own folder), dataset, mirror, show_progress and local_rank. Of
+    several processes the first of each machine makes the folder and the others wait.
 
     Raises:
-        FileNotFoundError, ValueError: the folder is missing and cannot be made.
+        MissingFileError: the folder is missing and cannot be made.
+        UserError: a file of the public dump is not what it should be.
     """
-    # Imported here: only this function needs the download, and prepare imports from this room.
-    from recbole_genrec.prepare import named
-
     folder = os.path.normpath(config["data_path"])
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    try:
-        if config["local_rank"] == 0 and not os.path.exists(folder):
-            parent = os.path.dirname(folder) or "."
-            if named.is_known(config["dataset"]):
-                named.prepare(config["dataset"], parent, config["mirror"], config["show_progress"])
-            else:
-                _download(config["dataset"], folder, parent)
-    finally:
-        # RecBole waits here even when there is no process group, which ends the first run of a
-        # single process.
-        if distributed:
-            torch.distributed.barrier()
+    with distributed.machine_first(config["local_rank"]) as is_first:
+        if not is_first or os.path.exists(folder):
+            return
+        from recbole_genrec.prepare import named  # a downloader that few runs need
+
+        parent = os.path.dirname(folder) or "."
+        if named.is_known(config["dataset"]):
+            named.prepare(config["dataset"], parent, config["mirror"], config["show_progress"])
+        else:
+            _download(config["dataset"], folder, parent)
 
 
 def _download(name: str, folder: str, parent: str) -> None:
-    """Fetch a data set that RecBole knows. The folder appears only when it is complete: what is interrupted is tried again."""
+    """Fetch a data set that RecBole knows; its folder appears only when it is complete."""
     addresses = Path(recbole.__file__).parent / "properties" / "dataset" / "url.yaml"
     url = yaml.safe_load(addresses.read_text(encoding="utf-8")).get(name)
-    advice = f"put {name}.inter into it, or set --data_path to the folder that holds the folder of this data set"
+    advice = (
+        f"put {name}.inter into it, or set --data_path to the folder that holds the folder of "
+        "this data set"
+    )
     if url is None:
         raise MissingFileError(
-            f"the data folder {folder!r} does not exist and RecBole knows no download for it: {advice}"
+            f"the data folder {folder!r} does not exist and RecBole knows no download for it: "
+            f"{advice}"
         )
     unfinished = None
     try:
@@ -74,13 +73,14 @@ def _download(name: str, folder: str, parent: str) -> None:
         rename_atomic_files(unfinished, os.path.splitext(os.path.basename(archive))[0], name)
         os.chmod(unfinished, 0o755)
         os.replace(unfinished, folder)
-    # TypeError: RecBole's download wants a Content-Length, which the log-in page of a network may
-    # lack.
+    # TypeError: RecBole's download needs a Content-Length; the log-in page of a network may have
+    # none.
     except (OSError, RuntimeError, EOFError, HTTPException, zipfile.BadZipFile, TypeError) as error:
         if os.path.exists(folder):
             return  # another process was faster
         raise MissingFileError(
-            f"the data folder {folder!r} does not exist and {url} cannot be downloaded ({error}): {advice}"
+            f"the data folder {folder!r} does not exist and {url} cannot be downloaded ({error}): "
+            f"{advice}"
         ) from error
     finally:
         if unfinished is not None:
@@ -88,109 +88,141 @@ def _download(name: str, folder: str, parent: str) -> None:
 
 
 def read_header(path: str, separator: str, encoding: str) -> list[str]:
-    """The columns of an atomic file as its first line names them, each 'name:type'.
+    """Return the columns of an atomic file, each 'name:type', as its first line names them.
 
-    Bytes of another encoding are no error here: it is in the lines below that they matter, and what
-    reads these refuses them.
+    Bytes of another encoding are replaced: whatever reads the lines below refuses them.
     """
     with open(path, encoding=encoding, errors="replace") as file:
         return file.readline().rstrip("\r\n").split(separator)
 
 
-def check_inter_file(path: str, config) -> None:
-    """Check that an interaction file is there and has users, items and times.
+class _Quoted(Exception):
+    """The file has a quotation mark."""
+
+
+class InteractionFile(io.TextIOWrapper):
+    """An .inter file, opened once: its header is checked, then its columns are read.
+
+    Attributes:
+        header: its columns, each 'name:type'.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: its header is malformed, lacks a column, or declares the time as something else
-            than a number.
+        MissingFileError: there is no such file.
+        UserError: its header is malformed, lacks users, items or times, or declares the time as
+            something else than a number.
     """
-    if not os.path.isfile(path):
-        raise MissingFileError(
-            f"the folder {os.path.dirname(path)!r} has no file {os.path.basename(path)!r}: "
-            "put RecBole's atomic interaction file there, or point --data_path at the folder that holds the data set"
-        )
-    separator, time_field = config["field_separator"], config["TIME_FIELD"]
-    header = read_header(path, separator, config["encoding"])
+
+    def __init__(self, path: str, config: Any) -> None:
+        if not os.path.isfile(path):
+            raise MissingFileError(
+                f"the folder {os.path.dirname(path)!r} has no file {os.path.basename(path)!r}: put "
+                "RecBole's atomic interaction file there, or point --data_path at the folder that "
+                "holds the data set"
+            )
+        super().__init__(open(path, "rb"), encoding=config["encoding"], newline="")  # noqa: SIM115
+        self.path, self.separator = path, config["field_separator"]
+        try:
+            self.header = super().readline().rstrip("\r\n").split(self.separator)
+            _check_header(path, self.header, config)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, UnicodeDecodeError):
+                raise _unreadable(path, error) from error
+            raise
+
+    def read(self, size: int | None = -1) -> str:
+        """Read text without quotation marks, which only RecBole's reader understands."""
+        text = super().read(size)
+        if '"' in text:
+            raise _Quoted
+        return text
+
+    def read_columns(self, columns: dict[str, bool]) -> pd.DataFrame | None:
+        """Read columns in blocks.
+
+        Values equal those of RecBole's reader and take a fraction of its time and memory. Tokens
+        stay the strings of the file, except where pandas sees a missing value, such as an empty
+        string, NA or null. Numbers are exact; RecBole's reader may lose digits after the 15th.
+        Fields beyond the header's are ignored.
+
+        Args:
+            columns: 'name:type' of the header -> whether it holds tokens (or else numbers), in the
+                order of the file.
+
+        Returns:
+            DataFrame [N] with tokens as Categorical and numbers as float64. None for a file with a
+            quotation mark or a separator of several characters, which only RecBole's reader
+            understands.
+
+        Raises:
+            UserError: the file cannot be decoded, or a number is none.
+        """
+        if len(self.separator) != 1:
+            return None
+        parts = {name: _TokenColumn() if columns[name] else _NumberColumn() for name in columns}
+        layout: dict[str, Any] = {
+            "sep": self.separator,
+            "usecols": list(columns),
+            "dtype": {name: object if columns[name] else np.float64 for name in columns},
+            "float_precision": "round_trip",  # or times that differ in a late digit become equal
+        }
+        self.seek(0)
+        try:
+            with pd.read_csv(self, engine="c", chunksize=_ROWS_AT_ONCE, **layout) as blocks:
+                for block in blocks:
+                    for name, part in parts.items():
+                        part.append(block[name].to_numpy())
+        except _Quoted:
+            return None
+        except ValueError as error:
+            raise _unreadable(self.path, error) from error
+        return pd.DataFrame({name: part.join() for name, part in parts.items()}, copy=False)
+
+
+def _unreadable(path: str, error: ValueError) -> UserError:
+    return UserError(f"{path!r} cannot be read ({error}): check how the file was written")
+
+
+def _check_header(path: str, header: list[str], config: Any) -> None:
+    time_field = config["TIME_FIELD"]
     fields = dict(column.split(":") for column in header if column.count(":") == 1)
     if len(fields) != len(header):
         raise UserError(
-            f"the first line of {path!r} is {separator.join(header)!r}, but RecBole needs columns named "
-            "'name:type': write a header such as 'user_id:token<TAB>item_id:token<TAB>timestamp:float'"
+            f"the first line of {path!r} is {config['field_separator'].join(header)!r}, but "
+            "RecBole needs columns named 'name:type': write a header such as "
+            "'user_id:token<TAB>item_id:token<TAB>timestamp:float'"
         )
-    missing = [
-        field
-        for field in (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], time_field)
-        if field not in fields
-    ]
+    needed = (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], time_field)
+    missing = [field for field in needed if field not in fields]
     if missing:
         raise UserError(
-            f"{path!r} has the columns {list(fields)} and lacks {missing}: "
-            "add them, or name your columns with USER_ID_FIELD, ITEM_ID_FIELD and TIME_FIELD"
+            f"{path!r} has the columns {list(fields)} and lacks {missing}: add them, or name your "
+            "columns with USER_ID_FIELD, ITEM_ID_FIELD and TIME_FIELD"
         )
     if fields[time_field] != "float":
         raise UserError(
-            f"{path!r} declares {time_field!r} as {fields[time_field]!r}, but time order needs a number: "
-            f"write '{time_field}:float' in its header"
+            f"{path!r} declares {time_field!r} as {fields[time_field]!r}, but time order needs a "
+            f"number: write '{time_field}:float' in its header"
         )
 
 
-def is_plain(path: str, separator: str) -> bool:
-    """Whether read_columns reads a file exactly as RecBole does: one separating character, and no quotes to be understood."""
-    if len(separator) != 1:
-        return False
-    with open(path, "rb") as file:
-        return not any(b'"' in block for block in iter(lambda: file.read(_BYTES_AT_ONCE), b""))
+class _NumberColumn:
+    """Blocks of numbers."""
 
+    def __init__(self) -> None:
+        self._blocks: list[np.ndarray] = []
 
-def read_columns(
-    path: str, columns: dict[str, bool], separator: str, encoding: str
-) -> pd.DataFrame:
-    """Read columns of a large atomic file; values are those of RecBole's reader, in a fraction of its time and memory.
+    def append(self, numbers: np.ndarray) -> None:
+        """Add a block, float64 [rows]."""
+        self._blocks.append(numbers)
 
-    Tokens stay the strings of the file, except for those that pandas takes for a missing value,
-    such as an empty one, NA or null.
-    Numbers are exact, where RecBole's reader may lose the digits after the 15th. Fields beyond the
-    header's are ignored.
-
-    Args:
-        columns: 'name:type' of the header -> whether it holds tokens (or else numbers), in the
-            order of the file.
-
-    Returns:
-        DataFrame [N]: tokens as Categorical, numbers as float64.
-
-    Raises:
-        ValueError: the file cannot be decoded, or a number is none.
-    """
-    parts: dict[str, list[np.ndarray] | _TokenColumn] = {
-        name: _TokenColumn() if columns[name] else [] for name in columns
-    }
-    types = {name: object if columns[name] else np.float64 for name in columns}
-    layout = {"sep": separator, "encoding": encoding, "usecols": list(columns), "dtype": types}
-    try:
-        # Only round_trip keeps times apart that differ in a late digit.
-        with pd.read_csv(
-            path, engine="c", float_precision="round_trip", chunksize=_ROWS_AT_ONCE, **layout
-        ) as blocks:
-            for block in blocks:
-                for name, part in parts.items():
-                    part.append(block[name].to_numpy())
-    except ValueError as error:
-        raise UserError(
-            f"{path!r} cannot be read ({error}): check how the file was written"
-        ) from error
-    return pd.DataFrame(
-        {
-            name: part.join() if columns[name] else np.concatenate(part)
-            for name, part in parts.items()
-        },
-        copy=False,
-    )
+    def join(self) -> np.ndarray:
+        """Return all blocks as one."""
+        return np.concatenate(self._blocks)
 
 
 class _TokenColumn:
-    """Blocks of tokens as integers, each different token held once or twice."""
+    """Blocks of tokens as integers; each distinct token is held once or twice."""
 
     def __init__(self) -> None:
         self._codes: list[np.ndarray] = []
@@ -215,7 +247,7 @@ class _TokenColumn:
         self._tokens, self._n_tokens, self._n_joined = [tokens], len(tokens), len(tokens)
 
     def join(self) -> pd.Categorical:
-        """All blocks in one; the tokens in the order in which they first appear."""
+        """Return all blocks as one, the tokens in the order in which they first appear."""
         self._join_tokens()
         return pd.Categorical.from_codes(
             np.concatenate(self._codes), pd.Index(self._tokens[0], dtype=object)

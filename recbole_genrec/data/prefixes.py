@@ -1,11 +1,11 @@
-"""Rows (history, next item) that are cut from the users' sequences when somebody asks for them."""
+"""Rows (history, next item) for RecBole, cut from the users' sequences on demand."""
 
 # Shapes: N interactions, R rows, T longest history.
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableMapping
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -14,19 +14,17 @@ from torch import Tensor
 
 from recbole_genrec.data.sequences import cut_histories
 
-_ROWS_AT_ONCE = (
-    65536  # of a whole column of histories: its index takes more room than the histories
-)
+_ROWS_AT_ONCE = 65536  # of a column of histories, whose index takes more room than the column
 
 
 class Target(NamedTuple):
-    """A column that says something about the next item; values: Tensor [N, ...] of all interactions."""
+    """A column about the next item; values: Tensor [N, ...] of all interactions."""
 
     values: Tensor
 
 
 class History(NamedTuple):
-    """A column that says something about the items before it; values: Tensor [N, ...] of all interactions."""
+    """A column about the items before it; values: Tensor [N, ...] of all interactions."""
 
     values: Tensor
 
@@ -35,11 +33,11 @@ class Length(NamedTuple):
     """The column of history lengths."""
 
 
-Column = Union[Tensor, Target, History, Length]
+Column: TypeAlias = Tensor | Target | History | Length
 
 
 class _Columns(MutableMapping):
-    """What RecBole takes for the dict of columns: a column is made when it is read, in full.
+    """A dict of columns for RecBole: a column is made in full when it is read.
 
     Args:
         sources: how each column is made; a Tensor [R, ...] is the column itself.
@@ -85,7 +83,7 @@ class _Columns(MutableMapping):
         return name in self.sources
 
     def select(self, rows: slice | Tensor, names: Iterable[str] | None = None) -> _Columns:
-        """The columns of some rows; histories are still to be cut."""
+        """Return the columns of some rows; histories are still to be cut."""
         chosen = {name: self.sources[name] for name in (self.sources if names is None else names)}
         sources = {
             name: source[rows] if isinstance(source, Tensor) else source
@@ -95,16 +93,18 @@ class _Columns(MutableMapping):
 
 
 class Prefixes(Interaction):
-    """RecBole's interactions of a sequential data set: one row per (history, next item), none of them materialised.
+    """RecBole's interactions of a sequential data set, without a materialised history.
 
-    Choosing rows, shuffling and sorting move two numbers a row. `cut` gives ordinary interactions
-    of the rows that are wanted.
-    A column asked for by its name is made in full: of histories that is [R, width], and it is then
-    kept, since a model that asks
-    (RecBole's FEARec) asks for every batch again.
+    There is one row per (history, next item). Selecting, shuffling and sorting rows move two
+    numbers a row. `cut` gives ordinary interactions of the wanted rows. A column asked for by name
+    is made in full ([R, width] for histories) and kept, since a model that asks (RecBole's FEARec)
+    asks in every batch.
 
     Args:
-        sources, target, length, width: see _Columns.
+        sources: see _Columns.
+        target: likewise.
+        length: likewise.
+        width: likewise.
     """
 
     def __init__(
@@ -120,7 +120,10 @@ class Prefixes(Interaction):
         return Prefixes(columns.sources, columns.target, columns.length, columns.width)
 
     def __getitem__(self, index):
-        """A column by its name, or the rows of a slice, mask, tensor, array, list or range as Prefixes, or one row by its number."""
+        """Return a column by its name, one row by its number, or several rows as Prefixes.
+
+        Several are a slice, mask, tensor, array, list or range.
+        """
         if isinstance(index, str):
             if not isinstance(self.interaction.sources[index], History):
                 return self.interaction[index]
@@ -135,11 +138,11 @@ class Prefixes(Interaction):
         return self._of(self.interaction.select(_as_rows(index)))
 
     def cut(self, names: Iterable[str] | None = None, width: int | None = None) -> Interaction:
-        """Ordinary columns of all rows.
+        """Return ordinary columns of all rows.
 
         Args:
             names: the columns wanted, None for all.
-            width: of the histories, >= the longest; None for that of a whole column.
+            width: columns of a history, >= the longest one; None for the width of a whole column.
         """
         columns = self.interaction.select(slice(None), names)
         width = columns.width if width is None else width
@@ -152,11 +155,11 @@ class Prefixes(Interaction):
         return Interaction(cut)
 
     def repeat(self, sizes: int) -> Prefixes:
-        """All rows, `sizes` times over."""
+        """Return all rows, `sizes` times over."""
         return self[torch.arange(len(self)).repeat(sizes)]
 
     def repeat_interleave(self, repeats: int | Tensor, dim: int = 0) -> Prefixes:
-        """Every row `repeats` times in succession; dim is that of the rows."""
+        """Return every row `repeats` times in succession; dim is the dimension of rows."""
         return self[torch.arange(len(self)).repeat_interleave(repeats, dim=dim)]
 
     def _reindex(self, index) -> None:
@@ -169,14 +172,13 @@ class Prefixes(Interaction):
 def all_prefixes(
     columns: dict[str, Tensor], user_field: str, names: dict[str, str], length_name: str, width: int
 ) -> Prefixes:
-    """Every (history, next item) of interactions: a user with n of them gives n - 1 rows.
+    """Return every (history, next item) of interactions: n of a user give n - 1 rows.
 
-    The history is the last `width` interactions before the next item, oldest first, padded with 0
-    on the right.
+    The history is the last `width` interactions before the next item, oldest first, 0 on the right.
 
     Args:
         columns: Tensors [N, ...], sorted by user and time.
-        user_field: the column of users.
+        user_field: name of the column of users.
         names: name of the history column of every other column.
         length_name: name of the column of history lengths.
         width: >= 1.

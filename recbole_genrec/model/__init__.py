@@ -1,0 +1,1 @@
+"""Generative recommenders: one file or folder for each paper, and the parts they share."""

@@ -1,4 +1,4 @@
-"""What all generative recommenders share: parts, training plan, semantic ids; generation.py has the way from a history to items."""
+"""Parts, stages and semantic ids that generative recommenders share; generation.py generates."""
 
 # Shapes: B batch, S encoder tokens, T history length in items, E encoder tokens per item, D hidden
 # size
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -31,11 +32,9 @@ from recbole_genrec.tokenizer.given_codes import GivenCodes, random_codes
 
 logger = logging.getLogger(__name__)
 
-LEAST_USAGE = 0.8  # TIGER: its tokenizer is trained until this share of a codebook is in use
-MOST_SHARING = 0.5  # of the counter; ours: beyond it a tokenizer that learns on may soon need more
-UNTOUCHED_END = (
-    0.1  # of the tokenizer's epochs; ours: a restarted code needs some epochs to find its place
-)
+MIN_USAGE = 0.8  # share of a codebook; TIGER trains its tokenizer until so much is in use
+MAX_SHARING = 0.5  # share of the counter; beyond it a tokenizer that still learns may need more
+LAST_EPOCHS = 0.1  # share of the tokenizer's epochs without restarts: a code needs time to settle
 
 # Declared by models that choose their tokenizer, and by models that train their generator further.
 CHOSEN_TOKENIZER = {
@@ -51,34 +50,28 @@ FINETUNE = {
 
 
 class GenerativeRecommender(Generation, SequentialRecommender):
-    """A tokenizer that names items, a T5 that generates the next item's name, a beam search that ranks.
+    """A tokenizer that names items, a T5 that generates the next name, a beam search that ranks.
 
-    A model of a paper says how items become codes (`make_tokenizer`), how a history enters the
-    encoder
-    (`embed_history`), what is minimized (`losses`) and in which order (`stages`).
+    A paper's model says how items become codes (`make_tokenizer`), how a history enters the
+    encoder (`embed_history`), what is minimized (`losses`) and in which order (`stages`).
+
+    Args:
+        config: the settings of the run.
+        dataset: the data set, split.
+        saved: state of a trained model, whose item features and teacher tables are taken.
+        teacher_table: gives the item table of a teacher by its name.
     """
 
     input_type = InputType.POINTWISE
-    trains_all_positions = (
-        False  # whether `losses` takes batches of sequences with all their next items
-    )
+    trains_all_positions = False  # whether `losses` takes batches of windows
 
     def __init__(
         self,
-        config,
-        dataset,
+        config: Any,
+        dataset: Any,
         saved: dict[str, Tensor] | None = None,
         teacher_table: TeacherTable = no_teacher,
     ) -> None:
-        """Build the model.
-
-        Args:
-            config: the settings of the run.
-            dataset: the data set, split.
-            saved: the state of a trained model; item features and teacher tables are taken from
-                it.
-            teacher_table: gives the item table of a teacher by its name.
-        """
         super().__init__(config, dataset)
         self.config = config
         self.dataset_fingerprint = dataset.fingerprint()
@@ -118,58 +111,61 @@ class GenerativeRecommender(Generation, SequentialRecommender):
             )
 
     def _check_catalogue(self) -> None:
-        """Refuse what cannot work before anything is trained."""
-        n_items, n_beams, codebook_size = (
-            self.n_items - 1,
-            self.config["n_beams"],
-            self.config["codebook_size"],
-        )
+        """Refuse settings that cannot work, before anything is trained."""
+        config, n_items = self.config, self.n_items - 1
+        n_beams, codebook_size = config["n_beams"], config["codebook_size"]
         if n_beams > n_items:
             raise UserError(
-                f"n_beams is {n_beams}, but the catalogue has only {n_items} items; lower n_beams (and topk, which may not exceed it)."
+                f"n_beams is {n_beams}, but the catalogue has only {n_items} items; "
+                "lower n_beams (and topk, which may not exceed it)."
             )
         if codebook_size > n_items and not self.has_given_codes():
             raise UserError(
-                f"codebook_size is {codebook_size}, but the catalogue has only {n_items} items to place the codes on; lower codebook_size."
+                f"codebook_size is {codebook_size}, but the catalogue has only {n_items} items to "
+                "place the codes on; lower codebook_size."
             )
-        if self.config["counter_size"]:
+        if config["counter_size"]:
             return
         if not self.has_unique_codes():
             raise UserError(
-                "counter_size is 0, but the tokenizer may leave items with equal codes to be numbered; set counter_size to 256."
+                "counter_size is 0, but the tokenizer may leave items with equal codes to be "
+                "numbered; set counter_size to 256."
             )
-        n_codes = codebook_size ** self.config["n_levels"]
+        n_codes = codebook_size ** config["n_levels"]
         if n_codes < n_items:
             raise UserError(
-                f"n_levels and codebook_size give {n_codes} codes, but the catalogue has {n_items} items and each needs one of its own; "
-                "raise one of them."
+                f"n_levels and codebook_size give {n_codes} codes, but the catalogue has {n_items} "
+                "items and each needs one of its own; raise one of them."
             )
 
     def has_given_codes(self) -> bool:
-        """Whether the codes are drawn at random or come from a file, so that nothing of the items need be known."""
+        """Tell whether codes are random or from a file, so that no item feature is needed."""
         config = self.config
         return "semantic_ids_file" in config and (
             config["tokenizer"] == "random" or config["semantic_ids_file"] is not None
         )
 
     def check_features(self) -> None:
-        """Refuse features of which the tokenizer could not make enough different codes."""
+        """Refuse features from which the tokenizer could not make enough different codes."""
         check_distinct(self.item_features[1:], self.config["counter_size"])
 
     def has_unique_codes(self) -> bool:
-        """Whether the tokenizer itself gives no two items the same codes, so that no counter is needed."""
+        """Tell whether the tokenizer never gives two items the same codes (no counter needed)."""
         return False
 
-    def make_features(self, dataset, teacher_table: TeacherTable) -> Tensor:
-        """What the tokenizer sees of the items, float [n_items, features]; row 0 (padding) is zeros."""
+    def make_features(self, dataset: Any, teacher_table: TeacherTable) -> Tensor:
+        """Make the item features, float [n_items, features]; row 0 (padding) is zeros."""
         return item_matrix(self.config, dataset, teacher_table)
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
-        """The tokenizer of the paper, for item features of this width."""
+        """Make the paper's tokenizer, for item features of this width."""
         raise NotImplementedError
 
     def given_tokenizer(self, n_features: int) -> GivenCodes:
-        """The codes of `semantic_ids_file`, or random ones without a file, in place of a tokenizer; a restored model has its own."""
+        """Make a tokenizer of given codes: from `semantic_ids_file`, or random without a file.
+
+        A restored model keeps its own codes.
+        """
         config = self.config
         sizes = (config["n_levels"], config["codebook_size"])
         if self.is_restored:
@@ -183,7 +179,7 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         return GivenCodes(codes, n_features=n_features, codebook_size=config["codebook_size"])
 
     def make_seq2seq(self) -> nn.Module:
-        """What reads histories and writes names: a T5, or a module with its methods."""
+        """Make the model that reads histories and writes names: a T5 or a module like it."""
         sizes = (
             "hidden_size",
             "inner_size",
@@ -196,31 +192,30 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         return T5(T5Size(*(self.config[size] for size in sizes)))
 
     def tokenizer_input(self) -> Tensor:
-        """What the tokenizer names the items by, float [n_items, features]: here their features."""
+        """Return the tokenizer's input, float [n_items, features]: here the item features."""
         return self.item_features
 
     def n_context_tokens(self) -> int:
-        """How many tokens the encoder knows besides those of the semantic ids."""
+        """Count the tokens of the encoder beyond the semantic ids."""
         return 0
 
     def embed_history(self, item_id_list: Tensor) -> Tensor:
-        """Encoder input of histories, int64 [B, T] -> float [B, T * E, D]; padding items may give anything."""
+        """Embed histories, int64 [B, T] -> float [B, T * E, D]; padding may give anything."""
         raise NotImplementedError
 
-    def losses(self, interaction) -> dict[str, Tensor]:
-        """Named, weighted terms of the loss of a batch."""
+    def losses(self, interaction: Any) -> dict[str, Tensor]:
+        """Return the named, weighted terms of a batch's loss."""
         raise NotImplementedError
 
     def stages(self) -> tuple[Stage, ...]:
-        """The training plan."""
+        """Return the training plan."""
         raise NotImplementedError
 
-    def calculate_loss(self, interaction) -> Tensor:
-        """The sum of the losses, as RecBole asks for it."""
-        return sum(self.losses(interaction).values())
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """Return the sum of the losses, as RecBole asks for it."""
+        return reduce(torch.add, self.losses(interaction).values())
 
     # --- stages
-    # -------------------------------------------------------------------------------------------
 
     def tokenizer_stage(self, before_epoch: Callable[[int], None] | None = None) -> Stage:
         """Train the tokenizer on the features of all items, then name the items."""
@@ -267,7 +262,7 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         )
 
     def finetune_stage(self) -> Stage:
-        """Train the generator further on the same semantic ids, with a learning rate of its own."""
+        """Train the generator further on the same semantic ids, with its own learning rate."""
         config = self.config
         return replace(
             self.recommender_stage(),
@@ -286,15 +281,14 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         )
 
     # --- semantic ids
-    # -------------------------------------------------------------------------------------
 
     def start_tokenizer(self) -> None:
         """Place the codebooks on all items' features."""
         self.tokenizer.start(self.tokenizer_input()[1:], self.config["seed"])
 
     def restart_codes(self, epoch: int) -> None:
-        """Move codewords that no item uses to where items are, while there is time left to train them."""
-        if epoch < (1 - UNTOUCHED_END) * self.config["tokenizer_epochs"]:
+        """Move unused codewords to items, while there is time left to train them."""
+        if epoch < (1 - LAST_EPOCHS) * self.config["tokenizer_epochs"]:
             n_restarted = self.tokenizer.end_epoch(
                 self.tokenizer_input()[1:], epoch, self.config["seed"]
             )
@@ -304,7 +298,7 @@ class GenerativeRecommender(Generation, SequentialRecommender):
                 )
 
     def finish_tokenizer(self) -> None:
-        """Log what the tokenizer has become and name the items by it."""
+        """Log the tokenizer's figures and name the items by it."""
         report = self.tokenizer.report(self.tokenizer_input()[1:])
         logger.info(
             "tokenizer: %s", ", ".join(f"{name} {value:.4g}" for name, value in report.items())
@@ -313,7 +307,11 @@ class GenerativeRecommender(Generation, SequentialRecommender):
 
     @torch.no_grad()
     def refresh_semantic_ids(self) -> float:
-        """Name all items by the tokenizer as it is now; logs and returns the share of items whose codes changed (0 to 1)."""
+        """Name all items by the tokenizer as it is now.
+
+        Returns:
+            The share of items whose codes changed, 0 to 1; it is logged, too.
+        """
         changed = self.semantic_ids.assign(self.tokenizer.encode(self.tokenizer_input()[1:]))
         logger.info(
             "semantic ids: %.2f%% of the items changed their codes; %s",
@@ -324,20 +322,24 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         idle = [
             level
             for level in range(self.config["n_levels"])
-            if figures[f"usage_{level}"] < LEAST_USAGE
+            if figures[f"usage_{level}"] < MIN_USAGE
         ]
         if idle:
             logger.warning(
                 "semantic ids: fewer than %.0f%% of the codes of levels %s are in use",
-                100 * LEAST_USAGE,
+                100 * MIN_USAGE,
                 idle,
             )
         largest, counter_size = figures["largest_group"], self.config["counter_size"]
         if (
             counter_size
-            and largest > MOST_SHARING * counter_size
+            and largest > MAX_SHARING * counter_size
             and not isinstance(self.tokenizer, GivenCodes)
         ):
-            text = "semantic ids: %.0f items share all codes, and counter_size allows %d: a run where they become more ends; raise it"
-            logger.warning(text, largest, counter_size)
+            logger.warning(
+                "semantic ids: %.0f items share all codes, and counter_size allows %d: "
+                "a run in which they become more ends; raise it",
+                largest,
+                counter_size,
+            )
         return changed

@@ -1,61 +1,113 @@
-"""From a history to the codes of its next items: training's log-probabilities and the ranking by beams."""
+"""From a history to the codes of its next items: log-probabilities for training, beams to rank."""
 
-# Shapes: B batch, T history length in items, E encoder tokens per item, S encoder tokens, L levels,
-# D hidden size, K items of a ranked list
+# Shapes: B batch, T history length in items, E encoder tokens per item, S encoder tokens, P next
+# items of a window, L levels, D hidden size, K items of a ranked list
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_genrec.model.all_positions import encoder_input
 from recbole_genrec.runtime.precision import in_full_precision
+from recbole_genrec.semantic_ids.semantic_ids import SemanticIDs
 from recbole_genrec.semantic_ids.trie import CompleteTree
 from recbole_genrec.seq2seq.base import DecoderCache
 from recbole_genrec.seq2seq.beam_search import Beams, beam_search
 from recbole_genrec.seq2seq.compiled import SearchParts, compiled
 from recbole_genrec.seq2seq.exact_search import exact_search
-from recbole_genrec.seq2seq.item_masks import item_causal
+from recbole_genrec.seq2seq.item_masks import before_targets, item_causal, item_positions
+
+
+class EncoderInput(NamedTuple):
+    """Embedded histories of a batch.
+
+    embeddings: float [B, S, D], S = context tokens + T * E.
+    mask: bool [B, S], true where there is a token.
+    positions: int64 [S], the item that a token belongs to (item_positions).
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+    positions: Tensor
 
 
 class Generation:
-    """What generates, of a model that has `config`, `semantic_ids`, `token_table`, `seq2seq` and `embed_history`."""
+    """Mixin for generation and ranking.
 
-    compiled_parts: SearchParts | None = None  # with `compile_search`, once there was a search
+    The model provides `config`, `semantic_ids`, `token_table`, `seq2seq`, `embed_history` and
+    RecBole's `n_items` and names of columns.
+    """
+
+    config: Any
+    semantic_ids: SemanticIDs
+    token_table: nn.Embedding
+    seq2seq: Any
+    n_items: int
+    ITEM_ID: str
+    ITEM_SEQ: str
+    ITEM_SEQ_LEN: str
+    embed_history: Callable[[Tensor], Tensor]
+    compiled_parts: SearchParts | None = None  # made by the first search with `compile_search`
 
     # --- history and target
-    # -------------------------------------------------------------------------------
+
+    def encoder_input(self, interaction: Any) -> EncoderInput:
+        """Return the embedded histories of a batch, behind the model's context."""
+        histories = interaction[self.ITEM_SEQ]
+        embeddings, n_items = self.embed_history(histories), histories.shape[1]
+        tokens_per_item = embeddings.shape[1] // n_items
+        mask = (histories > 0).repeat_interleave(tokens_per_item, dim=1)
+        embeddings, mask = self.add_context(interaction, embeddings, mask)
+        positions = item_positions(mask.shape[1], n_items, tokens_per_item, mask.device)
+        return EncoderInput(embeddings, mask, positions)
 
     def encode_history(
-        self, interaction, encode: Callable[..., Tensor] | None = None
+        self, interaction: Any, encode: Callable[..., Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Encoder states [B, S, D] and their mask [B, S] of a batch's histories, S = T * E; `encode` stands for `seq2seq.encode`."""
-        embeddings, mask, places = encoder_input(self, interaction)
-        seen = item_causal(places) if self.config["train_mode"] == "all_positions" else mask
+        """Return encoder states [B, S, D] of a batch's histories and their mask [B, S].
+
+        `encode` stands in for `seq2seq.encode`.
+        """
+        embeddings, mask, positions = self.encoder_input(interaction)
+        seen = item_causal(positions) if self.config["train_mode"] == "all_positions" else mask
         return (encode or self.seq2seq.encode)(embeddings, seen), mask
 
-    def add_context(self, interaction, embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What stands before the history: embeddings [B, S, D] and mask [B, S] -> the same with more tokens; here nothing."""
+    def add_context(
+        self, interaction: Any, embeddings: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Put tokens before the histories; here none.
+
+        Args:
+            interaction: the batch.
+            embeddings: float [B, T * E, D].
+            mask: bool [B, T * E].
+
+        Returns:
+            Both with the same number of tokens more.
+        """
         return embeddings, mask
 
     def decode_targets(self, item_ids: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states [B, L, D] that predict the tokens of items [B], given the true tokens before them."""
+        """Return hidden states [B, L, D] that predict the tokens of items [B].
+
+        The decoder is given the true tokens before each (teacher forcing).
+        """
         tokens = self.semantic_ids.tokens[item_ids]
         inputs = F.pad(tokens[:, :-1], (1, 0))  # token 0 starts the decoder
         return self.seq2seq.decode(self.token_table(inputs), memory, mask)
 
     @in_full_precision
     def level_log_probs(self, hidden: Tensor, level: int) -> Tensor:
-        """Log-probabilities [..., codes of the level] from hidden states [..., D].
+        """Return log-probabilities [..., codes of the level] from hidden states [..., D].
 
-        With `softmax_scope: full` the probability is shared by the whole vocabulary, as in the
-        published code; with `level` by the
-        codes of the level alone. `tree` starts like `level`; search and `target_log_probs` then
-        share it among the children of a prefix.
+        `softmax_scope` is what shares the probability: the whole vocabulary (`full`, as in TIGER's
+        published code) or the codes of the level (`level`). `tree` starts like `level`; search and
+        `target_log_probs` then renormalize among the children of a prefix.
         """
         table = self.token_table.weight
         own = self.semantic_ids.level_tokens(level)
@@ -64,15 +116,15 @@ class Generation:
         return (self._scaled(hidden @ table[own].T) / self.temperature()).log_softmax(-1)
 
     def temperature(self) -> float:
-        """Divisor of the logits of codes."""
+        """Return the divisor of the logits of codes."""
         return self.config["generation_temperature"]
 
     def _scaled(self, logits: Tensor) -> Tensor:
-        """T5 scales the logits of a table shared with the input by 1/sqrt(D)."""
+        """Scale logits by 1/sqrt(D), as T5 does for a table shared with the input."""
         return logits * self.token_table.embedding_dim**-0.5
 
     def target_log_probs(self, hidden: Tensor, item_ids: Tensor) -> Tensor:
-        """Log-probability of every code of items [B] from their hidden states [B, L, D]; float [B, L]."""
+        """Return log-probabilities [B, L] of the codes of items [B] from their states [B, L, D]."""
         ids, levels = self.semantic_ids, []
         for level in range(ids.n_levels):
             log_probs = self.level_log_probs(hidden[:, level], level)
@@ -83,15 +135,43 @@ class Generation:
         return torch.cat(levels, dim=1)
 
     def generation_loss(self, hidden: Tensor, item_ids: Tensor) -> Tensor:
-        """Cross-entropy of the codes of items [B] from their hidden states [B, L, D], averaged over items and levels."""
+        """Return the cross-entropy of the codes of items [B], averaged over items and levels.
+
+        Args:
+            hidden: hidden states [B, L, D] of decode_targets.
+            item_ids: int64 [B].
+        """
         return -self.target_log_probs(hidden, item_ids).mean()
 
+    def all_positions_loss(self, interaction: Any) -> Tensor:
+        """Return the cross-entropy of the codes of all next items of a batch of windows.
+
+        The mean is over next items and levels. It equals the mean of the same model over one row
+        per next item, each with the history before it (dropout aside).
+
+        Args:
+            interaction: a batch of SequenceBatches; its next items are [B, P], 0 = none.
+        """
+        item_ids, n_levels = interaction[self.ITEM_ID], self.semantic_ids.n_levels
+        embeddings, _, positions = self.encoder_input(interaction)
+        memory = self.seq2seq.encode(embeddings, item_causal(positions))
+        seen = before_targets(positions, interaction[self.ITEM_SEQ_LEN], item_ids, n_levels)
+        is_target = (item_ids > 0).flatten()
+        # No target: the codes of item 1 are scored and then ignored, for a selection of rows would
+        # make the host wait for the device.
+        targets = item_ids.flatten().clamp(min=1)
+        hidden = self.decode_targets(targets, memory, seen)
+        log_probs = self.target_log_probs(hidden, targets) * is_target.unsqueeze(1)
+        return -log_probs.sum() / (is_target.sum() * n_levels)
+
     # --- ranking
-    # ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def search(self, interaction, k: int | None = None) -> Beams:
-        """The next items that `n_beams` beams find for every history; with `scoring: exact` its k best (`n_beams` unless given)."""
+    def search(self, interaction: Any, k: int | None = None) -> Beams:
+        """Return the next items that `n_beams` beams find for every history.
+
+        With `scoring: exact` they are the exact k best (`n_beams` unless given).
+        """
         parts = self._search_parts()
         memory, mask = self.encode_history(interaction, parts.encode)
         cache = self.seq2seq.start_cache(memory, mask)
@@ -107,9 +187,8 @@ class Generation:
             return self.level_log_probs(parts.step(self.token_table(tokens), cache), level)
 
         trie, n_beams = self.semantic_ids.trie, self.config["n_beams"]
-        renormalize = self.config["softmax_scope"] == "tree" or bool(
-            self.config["renormalize_trie"]
-        )
+        is_tree = self.config["softmax_scope"] == "tree"
+        renormalize = is_tree or bool(self.config["renormalize_trie"])
         if self.config["scoring"] == "exact":
             return exact_search(step, cache, trie, n_beams, k or n_beams, renormalize)
         tree = trie if self.config["constrained"] else CompleteTree(trie)
@@ -122,12 +201,11 @@ class Generation:
             self.compiled_parts = compiled(self.seq2seq)
         return self.compiled_parts
 
-    def recommend_topk(self, interaction, k: int) -> Tensor:
-        """Distinct item ids [B, k], best first; 0 where an unconstrained beam is no item."""
-        return self.search(interaction, k).item_ids[:, :k]
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Return scores of all items, float [B, n_items].
 
-    def full_sort_predict(self, interaction) -> Tensor:
-        """Scores of all items, float [B, n_items]: log-probabilities of the beams' items, -inf elsewhere."""
+        They are log-probabilities for the items of the beams, -inf for all others.
+        """
         beams = self.search(interaction)
         scores = beams.log_probs.new_full((len(beams.item_ids), self.n_items), float("-inf"))
         scores.scatter_(1, beams.item_ids, beams.log_probs)
@@ -135,8 +213,8 @@ class Generation:
         return scores
 
     @torch.no_grad()
-    def predict(self, interaction) -> Tensor:
-        """Exact log-probability [B] of the given items after the given histories."""
+    def predict(self, interaction: Any) -> Tensor:
+        """Return the exact log-probability [B] of the batch's items after its histories."""
         item_ids = interaction[self.ITEM_ID]
         hidden = self.decode_targets(item_ids, *self.encode_history(interaction))
         return self.target_log_probs(hidden, item_ids).sum(1)

@@ -1,4 +1,4 @@
-"""A stage of training, as data: which parameters, which losses, how long, when it ends."""
+"""A stage of training, as data: its parameters, losses, length and end."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Phase:
-    """What some epochs in a row of a stage's cycle train, with an optimizer and a schedule that go on in the next cycle.
+    """A part of a stage's cycle, with an optimizer and a schedule that last over all cycles.
 
     Attributes:
-        name: what the log calls it.
-        turns: epochs in a row.
-        groups: those of the stage's groups that are trained; everything else stays bit-identical,
-            in evaluation mode.
-        losses: as those of a stage.
-        epochs: over so many of its own epochs, of all cycles, the learning rate falls.
-        scheduler, warmup_epochs: as those of a stage; the phase's own epochs are counted.
+        name: its name in the log.
+        turns: its epochs in a row in every cycle.
+        groups: the groups of the stage that are trained; everything else stays bit-identical, in
+            evaluation mode.
+        losses: as in Stage.
+        epochs: length of the schedule, in the phase's own epochs summed over all cycles.
+        scheduler: as in Stage.
+        warmup_epochs: as in Stage, in the phase's own epochs.
     """
 
     name: str
@@ -46,29 +47,27 @@ class Stage:
     """One stage of a model's training.
 
     Attributes:
-        name: what log, checkpoint and result call it.
+        name: its name in log, checkpoint and result.
         rows: "items" (batches of item ids), "interactions" (histories with their next item) or
-            "sequences" (with all next items).
-        groups: what is trained; everything else stays bit-identical.
-        losses: batch -> named, weighted terms; their sum is optimized.
-        epochs: at most this many; 0 runs only `start` and `finish`.
-        batch_size: rows per step; of sequences about so many next items.
-        scheduler: how the learning rate falls (trainer/optimizer.py), after a linear warm-up of
-            `warmup_epochs`.
-        stopping_step: more validations without improvement than this end the stage, the best one's
-            weights kept;
-            None: no validation, the last epoch's weights stand.
-        validate: gives the validation's score from the validation part, the larger the better;
-            None: `valid_metric` of the
-            ranked lists. The next stage with a validation must not keep the best of a score of
-            another kind.
-        phases: where there are any, the epochs go through their turns in cycles, with the phases'
-            groups, losses and schedules in
-            place of the stage's; validations then come at the ends of cycles.
-        keeps_best: whether the best weights of the stages before compete with this one's.
+            "sequences" (windows with all their next items).
+        groups: trained parameters; everything else stays bit-identical.
+        losses: batch -> named, weighted terms; their sum is minimized.
+        epochs: maximum; 0 runs only `start` and `finish`.
+        batch_size: rows per step; for sequences about as many next items.
+        scheduler: schedule of the learning rate (trainer/optimizer.py) after a linear warm-up.
+        warmup_epochs: length of the warm-up.
+        stopping_step: more validations in a row without improvement end the stage, and the best
+            weights are kept. None: no validation, the last weights stand.
+        validate: validation part -> score, larger is better. None: `valid_metric` of the ranked
+            lists. The next stage with a validation must not keep the best of another kind of score.
+        phases: if any, the epochs pass through their turns in cycles, with the phases' groups,
+            losses and schedules instead of the stage's; validations come at the ends of cycles.
+        keeps_best: whether the best weights of earlier stages compete with this stage's.
         report_every: epochs between two log lines (and resumable checkpoints).
-        start, finish: called before the first and after the last epoch.
-        before_epoch, after_epoch: called with the epoch's number, from 0.
+        start: called before the first epoch.
+        finish: called after the last epoch.
+        before_epoch: called with the number of the epoch, from 0.
+        after_epoch: likewise.
     """
 
     name: str
@@ -90,14 +89,17 @@ class Stage:
     after_epoch: Callable[[int], None] | None = None
 
     def cycle_epochs(self) -> int:
-        """Epochs until all phases have had their turns; 1 without phases."""
+        """Return the epochs until all phases have had their turns; 1 without phases."""
         return sum(phase.turns for phase in self.phases) or 1
 
     def turn(self, epoch: int) -> tuple[int, int]:
-        """The number of the phase that an epoch (from 0) belongs to, and how many epochs that phase has had before; (0, epoch) without."""
-        cycle, place = divmod(epoch, self.cycle_epochs())
+        """Return the number of an epoch's phase, and how many epochs that phase has had before.
+
+        Epochs count from 0; without phases it is (0, epoch).
+        """
+        cycle, turn = divmod(epoch, self.cycle_epochs())
         for number, phase in enumerate(self.phases):
-            if place < phase.turns:
-                return number, cycle * phase.turns + place
-            place -= phase.turns
+            if turn < phase.turns:
+                return number, cycle * phase.turns + turn
+            turn -= phase.turns
         return 0, epoch

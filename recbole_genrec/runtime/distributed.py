@@ -117,6 +117,15 @@ def barrier() -> None:
 
 
 @contextmanager
+def machine_first(local_rank: int) -> Iterator[bool]:
+    """Yield whether this process is the first of its machine; all processes wait at the end."""
+    try:
+        yield local_rank == 0
+    finally:
+        barrier()
+
+
+@contextmanager
 def main_first() -> Iterator[None]:
     """Let the main process run the block alone; the others run it afterwards and find its files."""
     if not is_main():

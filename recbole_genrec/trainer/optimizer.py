@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,7 +51,7 @@ class StageOptimizer:
             raise UserError(
                 f"scheduler '{stage.scheduler}' is unknown; choose one of {', '.join(SCHEDULERS)}."
             )
-        groups = [
+        groups: list[dict[str, Any]] = [
             {
                 "params": named_parameters(model, group),
                 "lr": group.learning_rate,

@@ -7,10 +7,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
-from torch import Tensor, nn
+from torch import Tensor
 
 from recbole_genrec.data.batches import to_device
 from recbole_genrec.runtime import distributed
@@ -29,7 +30,7 @@ class Ranker:
         device: device of the model.
     """
 
-    def __init__(self, model: nn.Module, k: int, device: torch.device) -> None:
+    def __init__(self, model: Any, k: int, device: torch.device) -> None:
         self.model, self.k, self.device = model, k, device
         # Lists of the next batches, if several processes share the ranking.
         self._shared: deque[Tensor] = deque()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,7 @@ class GenRecTrainer(Trainer):
             for step, batch in enumerate(steps, start=n_earlier * len(batches)):
                 with mixed_precision(self.device, self.enable_amp):
                     losses = phase.losses(to_device(batch, self.device))
-                optimizer.step(sum(losses.values()), step)
+                optimizer.step(reduce(torch.add, losses.values()), step)
                 for name, loss in losses.items():
                     totals[name] = totals.get(name, 0.0) + loss.detach()
         means = {name: float(total) / len(batches) for name, total in totals.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 import recbole
 from recbole.data.dataset import SequentialDataset
 
-from recbole_genrec.data import dataset as dataset_module
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.data.files import InteractionFile
 
 ML_100K = Path(recbole.__file__).parent / "dataset_example" / "ml-100k"
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
@@ -19,14 +20,15 @@ HEADER = "user_id:token\titem_id:token\ttimestamp:float"
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The files that were read by this package's own reader."""
-    paths, read = [], dataset_module.read_columns
+    """Return the files that this package's own reader has read."""
+    paths, read = [], InteractionFile.read_columns
 
-    def count(path, *given):
-        paths.append(path)
-        return read(path, *given)
+    def count(file, columns):
+        table = read(file, columns)
+        paths.extend([] if table is None else [file.path])
+        return table
 
-    monkeypatch.setattr(dataset_module, "read_columns", count)
+    monkeypatch.setattr(InteractionFile, "read_columns", count)
     return paths
 
 
@@ -291,3 +293,16 @@ def test_a_column_of_a_type_that_recbole_does_not_know(make_config):
 def test_strings_of_the_file_are_not_held_after_reading(make_config):
     data = GenRecDataset(make_config(LITERAL, header=HEADER + "\tcolor:token"))
     assert {dtype.kind for dtype in data.inter_feat.dtypes} == {"i", "f"}
+
+
+def test_a_plain_file_is_opened_once(make_config, monkeypatch):
+    paths, opened = [], builtins.open
+
+    def count(path, *given, **named):
+        paths.append(str(path))
+        return opened(path, *given, **named)
+
+    config = make_config([("a", item, item) for item in range(5)])
+    monkeypatch.setattr(builtins, "open", count)
+    GenRecDataset(config)
+    assert len([path for path in paths if path.endswith(".inter")]) == 1

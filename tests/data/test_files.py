@@ -2,24 +2,31 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
+from recbole_genrec import prepare
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data import files
-from recbole_genrec.data.files import (
-    check_inter_file,
-    ensure_folder,
-    is_plain,
-    read_columns,
-    read_header,
-)
+from recbole_genrec.data.files import InteractionFile, ensure_folder, read_header
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.quick_start import create_dataset
+from recbole_genrec.runtime import distributed
 
 COLUMNS = {"u:token": True, "i:token": True, "t:float": False}
+
+
+def read_columns(path, columns, separator="\t", encoding="utf-8"):
+    """Read a file whose columns are u, i and t."""
+    fields = {"USER_ID_FIELD": "u", "ITEM_ID_FIELD": "i", "TIME_FIELD": "t"}
+    with InteractionFile(
+        path, {"field_separator": separator, "encoding": encoding, **fields}
+    ) as file:
+        return file.read_columns(columns)
 
 
 @pytest.fixture
@@ -89,8 +96,8 @@ def test_numbers_are_those_of_python(write):
         "inf",
         "3.5751599441431876e-13",
     ]
-    path = write("u:token\tt:float\n" + "".join(f"a\t{text}\n" for text in texts))
-    ours = read_columns(path, {"u:token": True, "t:float": False}, "\t", "utf-8")["t:float"]
+    path = write("u:token\ti:token\tt:float\n" + "".join(f"a\tx\t{text}\n" for text in texts))
+    ours = read_columns(path, {"u:token": True, "t:float": False})["t:float"]
     assert ours.tolist() == [float(text) for text in texts]
 
 
@@ -136,32 +143,36 @@ def test_unreadable_files_are_one_sentence(write):
             read_columns(path, COLUMNS, "\t", "utf-8")
 
 
-def test_quotes_and_long_separators_are_left_to_recbole(write, monkeypatch):
-    monkeypatch.setattr(files, "_BYTES_AT_ONCE", 4)
-    plain = write("u:token\ti:token\na\tx\n")
-    assert is_plain(plain, "\t") and not is_plain(plain, "::")
-    assert not is_plain(write('u:token\ti:token\na\tthe "x"\n'), "\t")
+@pytest.mark.parametrize(
+    "text, separator",
+    [
+        ('u:token\ti:token\tt:float\na\tthe "x"\t1\n', "\t"),
+        ('u:token\ti:token\tt:float\t"r":float\na\tx\t1\t1\n', "\t"),
+        ("u:token::i:token::t:float\na::x::1\n", "::"),
+    ],
+)
+def test_quotes_and_long_separators_are_left_to_recbole(write, text, separator):
+    assert read_columns(write(text), COLUMNS, separator) is None
+
+
+def test_a_quote_at_the_end_of_a_large_file_is_found(write):
+    rows = "a\tx\t1\n" * 100_000
+    assert read_columns(write(f'u:token\ti:token\tt:float\n{rows}a\t"x"\t1\n'), COLUMNS) is None
 
 
 def test_headers_are_checked(write):
-    config = {
-        "field_separator": "\t",
-        "encoding": "utf-8",
-        "USER_ID_FIELD": "u",
-        "ITEM_ID_FIELD": "i",
-        "TIME_FIELD": "t",
-    }
-    check_inter_file(write("u:token\ti:token\tt:float\tr:float\n"), config)
+    read_columns(write("u:token\ti:token\tt:float\tr:float\na\tx\t1\t1\n"), COLUMNS)
     wrong = {
         "u:token\ti:token\n": r"lacks \['t'\]",
         "u:token\ti:token\tt:token\n": "declares 't' as 'token'",
         "u\n": "'name:type'",
+        "u:token\tu:token\ti:token\tt:float\n": "'name:type'",
     }
     for header, message in wrong.items():
-        with pytest.raises(ValueError, match=message):
-            check_inter_file(write(header), config)
-    with pytest.raises(FileNotFoundError, match="has no file 'other.inter'"):
-        check_inter_file(write("").replace("some", "other"), config)
+        with pytest.raises(UserError, match=message):
+            read_columns(write(header), COLUMNS)
+    with pytest.raises(MissingFileError, match="has no file 'other.inter'"):
+        read_columns(write("").replace("some", "other"), COLUMNS)
 
 
 class Calls(list):
@@ -178,7 +189,7 @@ class Calls(list):
 @pytest.fixture
 def calls(monkeypatch):
     calls = Calls()
-    monkeypatch.setattr("recbole_genrec.prepare.named", calls)
+    monkeypatch.setattr(prepare, "named", calls, raising=False)
     return calls
 
 
@@ -206,13 +217,12 @@ def test_a_missing_public_data_set_is_prepared_and_one_that_is_there_is_left_alo
 
 def test_only_the_first_process_of_a_machine_prepares_and_all_wait(calls, tmp_path, monkeypatch):
     waits = []
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "barrier", lambda: waits.append(len(calls)))
+    monkeypatch.setattr(distributed, "barrier", lambda: waits.append(len(calls)))
     ensure_folder(settings(tmp_path / "public-toys", local_rank=1))
     ensure_folder(settings(tmp_path / "public-toys"))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(MissingFileError):
         ensure_folder(settings(tmp_path / "nowhere"))
-    assert waits == [0, 1, 1], "also when the folder cannot be had"
+    assert waits == [0, 1, 1], "also if the folder cannot be made"
 
 
 @pytest.mark.parametrize("model", ["SASRec", "Pop", "TIGER"])
@@ -235,10 +245,18 @@ def test_every_model_has_its_missing_data_prepared(calls, tmp_path, monkeypatch,
 
 def test_a_name_that_nobody_knows_is_one_sentence(calls, tmp_path):
     with pytest.raises(
-        FileNotFoundError,
+        MissingFileError,
         match=re.escape(
             f"{tmp_path / 'nowhere'}' does not exist and RecBole knows no download for it"
         ),
     ):
         ensure_folder(settings(tmp_path / "nowhere"))
     assert calls == [] and list(tmp_path.iterdir()) == []
+
+
+def test_models_import_no_downloader():
+    """The downloader is imported by the first run that lacks a folder."""
+    code = (
+        "import sys, recbole_genrec.model.tiger; sys.exit('recbole_genrec.prepare' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code]).returncode == 0

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from recbole_genrec.config.settings import GenRecConfig
-from recbole_genrec.data.loaders import make_loaders
+from recbole_genrec.data.loaders import make_evaluation_loaders, make_loaders
+from recbole_genrec.errors import UserError
 from recbole_genrec.quick_start import create_dataset
 
 
@@ -44,3 +46,22 @@ def test_sequential_models_have_recboles_batches(tiny_settings):
     train, _, _ = loaders_of("GRU4Rec", {**tiny_settings, "loss_type": "BPR"})
     for batch in train:
         assert not (batch["neg_item_id"] == batch["item_id"]).any()
+
+
+def test_a_generative_model_has_recboles_evaluation_loaders_and_no_training_loader(tiny_settings):
+    config = GenRecConfig("TIGER", config_dict=tiny_settings)
+    train, *parts = make_evaluation_loaders(config, create_dataset(config))
+    expected_train, *expected = make_loaders(config, create_dataset(config))
+    assert not hasattr(train, "sampler")
+    assert len(train.dataset) == len(expected_train.dataset)
+    for loader, other in zip(parts, expected):
+        assert type(loader) is type(other) and len(loader) == len(other)
+        for (batch, *_), (other_batch, *_) in zip(loader, other):
+            assert list(batch.interaction) == list(other_batch.interaction)
+            assert all(torch.equal(batch[name], other_batch[name]) for name in batch.interaction)
+
+
+def test_loaders_that_do_not_exist_are_not_saved(tiny_settings):
+    config = GenRecConfig("TIGER", config_dict={**tiny_settings, "save_dataloaders": True})
+    with pytest.raises(UserError, match="save_dataloaders is set.*: leave it out"):
+        make_evaluation_loaders(config, create_dataset(config))

@@ -127,7 +127,10 @@ def test_a_counter_that_may_become_too_small_is_warned_of(
     items = (torch.arange(10) - n_equal + 1).clamp(min=0)
     model.tokenizer.encode = lambda features: torch.stack((items % 5, items // 5, items % 3), dim=1)
     model.refresh_semantic_ids()
-    sentence = f"{n_equal} items share all codes, and counter_size allows {counter_size}: a run where they become more ends; raise it"
+    sentence = (
+        f"{n_equal} items share all codes, and counter_size allows {counter_size}: "
+        "a run in which they become more ends; raise it"
+    )
     assert (sentence in caplog.text) == is_warned_of
 
 

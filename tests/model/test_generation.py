@@ -120,7 +120,7 @@ def test_probabilities_of_all_code_sequences_sum_to_one(
 def test_unconstrained_beams_may_be_no_item(make_experiment, make_batch, name):
     experiment = make_experiment(name, constrained=False)
     model, batch = experiment.name_items(), make_batch(HISTORIES, TARGETS)
-    ranked, scores = model.recommend_topk(batch, 5), model.full_sort_predict(batch)
+    ranked, scores = model.search(batch, 5).item_ids[:, :5], model.full_sort_predict(batch)
     assert (ranked == 0).any(), "random weights hit few items"
     assert (scores[:, 0] == float("-inf")).all()
     assert torch.equal(torch.isfinite(scores).sum(1), (ranked > 0).sum(1))
@@ -128,7 +128,7 @@ def test_unconstrained_beams_may_be_no_item(make_experiment, make_batch, name):
 
 def test_topk_is_distinct_and_best_first(make_experiment, make_batch, name):
     model, batch = make_experiment(name, n_beams=7).name_items(), make_batch(HISTORIES, TARGETS)
-    ranked, beams = model.recommend_topk(batch, 4), model.search(batch)
+    ranked, beams = model.search(batch, 4).item_ids[:, :4], model.search(batch)
     assert ranked.shape == (4, 4)
     assert all(len(set(row)) == 4 and min(row) > 0 for row in ranked.tolist())
     assert torch.equal(ranked, beams.item_ids[:, :4])
@@ -154,7 +154,9 @@ def test_padding_is_invisible(make_experiment, make_batch, name):
     torch.testing.assert_close(
         model.search(wide).log_probs, model.search(narrow).log_probs, atol=1e-5, rtol=1e-5
     )
-    assert torch.equal(model.recommend_topk(wide, 5), model.recommend_topk(narrow, 5))
+    assert torch.equal(
+        model.search(wide, 5).item_ids[:, :5], model.search(narrow, 5).item_ids[:, :5]
+    )
     one_by_one = torch.cat(
         [
             model.predict(make_batch([history], [target]))

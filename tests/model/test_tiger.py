@@ -75,7 +75,7 @@ def test_counter_tells_items_with_equal_codes_apart(make_experiment, make_batch)
     assert model.semantic_ids.codes[1:, 3].tolist() == list(range(10))
     first, second = model.predict(make_batch([[1], [2]], [5, 5])).tolist()
     assert abs(first - second) > 1e-5
-    assert sorted(model.recommend_topk(make_batch([[1]], [5]), 10)[0].tolist()) == list(
+    assert sorted(model.search(make_batch([[1]], [5]), 10).item_ids[:, :10][0].tolist()) == list(
         range(1, 11)
     )
 
@@ -143,7 +143,7 @@ def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
         optimizer.step(model.calculate_loss(batch), step)
     model.eval()
     assert model.calculate_loss(batch).item() < 0.1
-    assert model.recommend_topk(batch, 1).flatten().tolist() == targets
+    assert model.search(batch, 1).item_ids[:, :1].flatten().tolist() == targets
 
 
 def test_random_codes_need_no_item_features(small_settings):

@@ -202,7 +202,7 @@ def test_equal_seeds_give_equal_runs(make_experiment, name, caplog):
         losses = [line.split("losses:")[1] for line in caplog.messages if "losses:" in line]
         assert len(losses) >= 6
         batch = next(iter(experiment.test))[0]
-        runs.append((run, losses, experiment.model.recommend_topk(batch, 5).tolist()))
+        runs.append((run, losses, experiment.model.search(batch, 5).item_ids[:, :5].tolist()))
     assert_same(runs[0][0], runs[1][0])
     assert runs[0][1:] == runs[1][1:]
     assert runs[0][1] != runs[2][1]

@@ -115,7 +115,7 @@ def test_overfits_a_few_sequences(make_experiment, make_batch):
                 optimizers[number].step(sum(stage.phases[number].losses(batch).values()), step)
         stage.after_epoch(epoch)
     model.eval()
-    assert model.recommend_topk(batch, 1).flatten().tolist() == TARGETS
+    assert model.search(batch, 1).item_ids[:, :1].flatten().tolist() == TARGETS
     codes = model.semantic_ids.codes.clone()
     assert model.refresh_semantic_ids() == 0, "renaming without training renames nothing"
     assert torch.equal(model.semantic_ids.codes, codes)

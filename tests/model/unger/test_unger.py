@@ -210,9 +210,9 @@ def test_a_counter_in_place_of_unique_codes(make_experiment, make_batch):
     ).name_items()
     assert model.semantic_ids.codes.shape == (11, 2) and model.semantic_ids.codes[1:, 1].max() > 0
     assert model.losses(make_batch(HISTORIES, TARGETS))["generation"].isfinite()
-    assert model.recommend_topk(make_batch([[1]], [5]), 10)[0].sort().values.tolist() == list(
-        range(1, 11)
-    )
+    assert model.search(make_batch([[1]], [5]), 10).item_ids[:, :10][
+        0
+    ].sort().values.tolist() == list(range(1, 11))
 
 
 @pytest.mark.parametrize("ablation", ["collaborative", "no_distillation"])
@@ -271,7 +271,7 @@ def test_a_whole_run_and_its_checkpoint(small_settings, ablation):
     _, model, _, _, _, test = load(result["checkpoint"])
     assert model.integrated[1:].any()
     batch = next(iter(test))[0]
-    assert model.recommend_topk(batch, 5).shape[1] == 5
+    assert model.search(batch, 5).item_ids[:, :5].shape[1] == 5
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
     steps(model, model.stages()[-1], batch, 150)
     model.eval()
     assert model.losses(batch)["generation"].item() < 0.1
-    assert model.recommend_topk(batch, 1).flatten().tolist() == TARGETS
+    assert model.search(batch, 1).item_ids[:, :1].flatten().tolist() == TARGETS
 
 
 def test_the_din_learns_them_too(make_experiment, make_batch):

@@ -118,7 +118,9 @@ def test_the_first_row_is_tiger(make_row, make_experiment, make_batch):
     items = torch.arange(1, 11)
     ours, theirs = (each.stages()[0].losses(items) for each in (model, tiger))
     assert ours == theirs
-    assert torch.equal(model.eval().recommend_topk(batch, 5), tiger.eval().recommend_topk(batch, 5))
+    assert torch.equal(
+        model.eval().search(batch, 5).item_ids, tiger.eval().search(batch, 5).item_ids
+    )
 
 
 def test_uniformity_of_the_tokenizer_comes_with_its_row(make_row):

@@ -51,11 +51,11 @@ def test_overfits_a_few_sequences(make_experiment, make_batch):
     assert len(model.semantic_ids.codes[1:, 0].unique()) == 10
     assert model.refresh_semantic_ids() == 0
     assert model.calculate_loss(batch).item() < 0.1
-    assert model.recommend_topk(batch, 1).flatten().tolist() == TARGETS
+    assert model.search(batch, 1).item_ids[:, :1].flatten().tolist() == TARGETS
     soft = model.predict(batch)
     model.tokenizer.temperature.fill_(1e-7)
     model.forget_item_embeddings()
-    assert model.recommend_topk(batch, 1).flatten().tolist() == TARGETS
+    assert model.search(batch, 1).item_ids[:, :1].flatten().tolist() == TARGETS
     torch.testing.assert_close(model.predict(batch), soft, atol=0.05, rtol=0)
 
 

@@ -142,4 +142,4 @@ def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
         [item for *_, item in rows],
         user_ids=[user for user, *_ in rows],
     )
-    assert model.recommend_topk(single, 1).flatten().tolist() == [item for *_, item in rows]
+    assert model.search(single, 1).item_ids[:, :1].flatten().tolist() == [item for *_, item in rows]

@@ -6,7 +6,6 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_genrec.model.all_positions import all_positions_loss, encoder_input
 from recbole_genrec.seq2seq.item_masks import item_causal
 
 # What the model reads of a window: its history, and how many of its next items count.
@@ -83,7 +82,7 @@ def side_by_side(model, batch, monkeypatch) -> torch.Tensor:
         patch.setattr(
             model, "target_log_probs", lambda *given: (seen.append(original(*given)), seen[-1])[1]
         )
-        all_positions_loss(model, batch)
+        model.all_positions_loss(batch)
     return seen[0][(batch["item_id"] > 0).flatten()]
 
 
@@ -172,9 +171,9 @@ def test_the_ranking_has_the_memory_of_the_training(make, make_experiment, make_
         assert mask.shape == (2, 9) and mask.all()
         later = each.encode_history(long)[0][:, :9]
         assert torch.allclose(memory, later, atol=1e-5) == is_same
-    embeddings, mask, places = encoder_input(model, long)
-    assert places.tolist() == [0, *[1] * 4, *[2] * 4, *[3] * 4, *[4] * 4]
-    expected = model.seq2seq.encode(embeddings, item_causal(places))
+    embeddings, mask, positions = model.encoder_input(long)
+    assert positions.tolist() == [0, *[1] * 4, *[2] * 4, *[3] * 4, *[4] * 4]
+    expected = model.seq2seq.encode(embeddings, item_causal(positions))
     torch.testing.assert_close(model.encode_history(long)[0], expected, atol=1e-6, rtol=1e-6)
     beams = model.search(long)
     exact = torch.stack(
@@ -192,16 +191,15 @@ def test_the_ranking_has_the_memory_of_the_training(make, make_experiment, make_
 def test_histories_enter_as_they_do_with_prefixes(make_experiment, make_batch):
     """The mode changes who sees whom, not what is looked at."""
     inputs = [
-        encoder_input(
-            make_experiment("TIGER", train_mode=mode, separator_token=True).name_items(),
-            make_batch([[1, 2], [3]], [4, 4]),
-        )
+        make_experiment("TIGER", train_mode=mode, separator_token=True)
+        .name_items()
+        .encoder_input(make_batch([[1, 2], [3]], [4, 4]))
         for mode in ("prefixes", "all_positions")
     ]
     assert torch.equal(inputs[0].mask, inputs[1].mask) and torch.equal(
         inputs[0].embeddings, inputs[1].embeddings
     )
-    assert inputs[0].places.tolist() == [1] * 5 + [2] * 5
+    assert inputs[0].positions.tolist() == [1] * 5 + [2] * 5
 
 
 @pytest.mark.parametrize("name", ["UniGRec", "ETEGRec", "UNGER"])
