@@ -195,6 +195,11 @@ def test_every_setting_is_read_somewhere():
     assert not unread
 
 
+def test_property_files_have_100_columns():
+    for file in (ROOT / "properties").rglob("*.yaml"):
+        assert max(map(len, file.read_text(encoding="utf-8").splitlines())) <= 100, name_of(file)
+
+
 def test_recipes_only_change_settings_that_have_a_default():
     recboles = Path(recbole.__file__).parent / "properties"
     shared = (

@@ -61,7 +61,7 @@ def test_recipes_are_allowed_and_every_line_has_its_source(small_settings, recip
     file = RECIPES / f"letter_{recipe}.yaml"
     for key, value in yaml.safe_load(file.read_text()).items():
         assert config[key] == value
-    settings = [line for line in file.read_text().splitlines() if line[0] != "#"]
+    settings = [line for line in file.read_text().splitlines() if line[0] not in "# "]
     sources = ("author, issue", "ours", "RQ-VAE/", "LETTER-TIGER/")
     assert not [line for line in settings if not line.split("# ")[1].startswith(sources)]
 

@@ -25,7 +25,9 @@ def test_recipes_are_allowed_and_reach_the_settings(small_settings, recipe):
 
 def test_every_line_of_the_released_recipe_has_its_source():
     settings = [
-        line for line in (RECIPES / "unigrec_code.yaml").read_text().splitlines() if line[0] != "#"
+        line
+        for line in (RECIPES / "unigrec_code.yaml").read_text().splitlines()
+        if line[0] not in "# "
     ]
     sources = (
         "run_train_rqvae.sh",
