@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.model.letter.letter import trained_items
 from recbole_genrec.model.letter.letter_rqvae import LetterRQVAE
 from recbole_genrec.tokenizer.given_codes import GivenCodes
@@ -51,7 +52,6 @@ UNIQUE = [[item // 4, item % 4, 0] for item in range(10)]
 
 
 # --- the ranking-guided generation loss
-# ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,13 @@ UNIQUE = [[item // 4, item % 4, 0] for item in range(10)]
         (0.5, 0.142932, -0.2664, 0.881),
     ],
 )
-def test_a_temperature_below_one_looks_at_the_codes_that_are_easily_confused(
+def test_a_temperature_below_one_weighs_codes_that_are_easily_confused(
     make_experiment, temperature, loss, slope, share
 ):
-    """Logits 2, 1, 0, the first is right: the loss, its slope, and what part of the push down the second one gets."""
+    """Logits are 2, 1, 0, and the first is right.
+
+    Tested are the loss, its slope and the share of the second logit in the push downwards.
+    """
     model = (
         make_experiment(
             "LETTER", codebook_size=3, generation_temperature=temperature, group_sizes=[1, 2]
@@ -108,11 +111,10 @@ def test_loss_is_the_cross_entropy_of_divided_logits(make_experiment, make_batch
 
 
 # --- tokenizer
-# ----------------------------------------------------------------------------------------------
 
 
 def test_reduces_to_tiger(make_experiment, make_batch):
-    """Without regularizers, with a counter and a temperature of 1: the same codes and the same losses."""
+    """Codes and losses are equal without regularizers, with a counter and a temperature of 1."""
     shared = dict(
         quantization_reduction="mean",
         residual_gradient="through",
@@ -181,7 +183,9 @@ def test_codes_are_made_of_all_features_but_cf(make_experiment, vectors_file):
     assert (reduced.item_features.shape, reduced.collaborative.shape) == ((11, 2), (11, 4))
 
 
-def test_vectors_of_cf_are_as_they_are_but_for_their_mean_length(make_experiment, vectors_file):
+def test_vectors_of_cf_are_scaled_to_a_mean_length_and_otherwise_unchanged(
+    make_experiment, vectors_file
+):
     path = vectors_file(4)
     experiment = make_experiment(
         "LETTER", item_features={"text": "tfidf", "cf": path}, cf_length=None
@@ -215,7 +219,7 @@ def test_items_of_the_training_part(make_experiment):
     dataset = make_experiment("TIGER").train.dataset
     assert trained_items(dataset.sequences, 11).tolist() == [False, *[True] * 10]
     sequences = dataset.sequences
-    # The last two items of every user, one after the other, and a third one in front.
+    # Users with 3, 2 and 3 items: all but the last two of each are trained on.
     short = type(sequences)(torch.tensor([1, 2, 3, 4, 5, 6, 7, 8]), torch.tensor([0, 0, 3, 5, 8]))
     assert trained_items(short, 9).nonzero().flatten().tolist() == [1, 6]
 
@@ -293,34 +297,35 @@ def test_other_tokenizers_and_ablations_need_no_teacher(make_experiment, ids_fil
         ({"regroup_every": 0}, "regroup_every is 0"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_trained(
+def test_bad_settings_are_refused_before_a_teacher_is_trained(
     make_experiment, monkeypatch, settings, message
 ):
     monkeypatch.setattr(
         "recbole_genrec.quick_start.teacher_embeddings",
         lambda *given, **more: pytest.fail("a teacher was trained"),
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make_experiment("LETTER", **settings)
 
 
-def test_a_data_set_without_text_is_told_what_to_provide(make_experiment, tiny_data, vectors_file):
+def test_a_data_set_without_text_is_refused_with_the_ways_out(
+    make_experiment, tiny_data, vectors_file
+):
     (tiny_data / "tiny" / "tiny.item").unlink()
     with pytest.raises(
         ValueError,
-        match="but 'tiny' has no item text: add a text field .*give vectors with .*or ready codes with",
+        match=r"'tiny' has no item text: add a text field .*give vectors .*or ready codes",
     ):
         make_experiment("LETTER")
     make_experiment("LETTER", item_features={"mine": vectors_file(6), "cf": "SASRec"})
 
 
 def test_vectors_of_another_width_are_refused(make_experiment, vectors_file):
-    with pytest.raises(ValueError, match="vectors of cf have 7 dimensions, but code_dim is 4"):
+    with pytest.raises(UserError, match="vectors of cf have 7 dimensions, but code_dim is 4"):
         make_experiment("LETTER", item_features={"text": "tfidf", "cf": vectors_file(7)})
 
 
 # --- semantic ids from a file
-# -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["TIGER", "LETTER", "UNGER"])
@@ -340,15 +345,15 @@ def test_codes_of_a_file_that_are_not_unique_are_numbered(make_experiment, ids_f
     assert (
         model.semantic_ids.n_levels == 4 and len(model.semantic_ids.codes[1:].unique(dim=0)) == 10
     )
-    with pytest.raises(ValueError, match="1 items have the id of another item.*raise counter_size"):
+    with pytest.raises(UserError, match=r"1 items have the id of another item.*raise counter_size"):
         make_experiment("LETTER", semantic_ids_file=ids_file(twins))
 
 
 @pytest.mark.parametrize("model", ["TIGER", "LETTER", "UNGER"])
 def test_a_bad_file_is_refused(make_experiment, ids_file, model):
-    with pytest.raises(ValueError, match=r"no id for 1 of 10 items \(such as i10\)"):
+    with pytest.raises(UserError, match=r"no id for 1 of 10 items \(such as i10\)"):
         make_experiment(model, semantic_ids_file=ids_file(UNIQUE[:9]), counter_size=0)
     with pytest.raises(
-        FileNotFoundError, match="no file 'lost.json', but semantic_ids_file names it"
+        MissingFileError, match=r"no file 'lost.json', but semantic_ids_file names it"
     ):
         make_experiment(model, semantic_ids_file="lost.json", counter_size=0)

@@ -15,7 +15,7 @@ RECIPES = Path(__file__).parents[3] / "properties" / "recipe"
 
 
 def test_numbers_of_parameters_at_the_papers_sizes(make_experiment, monkeypatch):
-    """TIGER's generator without a user token, four levels of 256 codes and the released code's tokenizer."""
+    """The sizes of TIGER's generator without user tokens, and of the released tokenizer."""
     monkeypatch.setattr(
         LETTER, "_check_catalogue", lambda model: None
     )  # ten items fill no codebook of 256
@@ -66,7 +66,7 @@ def test_recipes_are_allowed_and_every_line_has_its_source(small_settings, recip
     assert not [line for line in settings if not line.split("# ")[1].startswith(sources)]
 
 
-def test_the_released_recipe_is_the_papers_with_quirks():
+def test_the_code_recipe_is_the_paper_recipe_with_quirks():
     paper, code = ((RECIPES / f"letter_{name}.yaml").read_text() for name in ("paper", "code"))
     quirks = yaml.safe_load(code.split("# Quirks")[1])
     before = {key: value for key, value in yaml.safe_load(code).items() if key not in quirks}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.model.letter import letter_rqvae
 from recbole_genrec.model.letter.letter_rqvae import (
     LetterRQVAE,
@@ -19,9 +20,10 @@ from recbole_genrec.tokenizer.rqvae import RQVAE
 def make_tokenizer(**settings) -> LetterRQVAE:
     torch.manual_seed(0)
     defaults = dict(
-        collaborative_weight=0.1, diversity_weight=0.2, n_groups=3, group_sizes=[2, 6], regroup_every=2, has_unique_codes=True,
-        n_features=6, hidden_sizes=[8], code_dim=4, n_levels=3, codebook_size=12, commitment_weight=0.25,
-        reduction="mean", residual_gradient="through", restart_every=0, kmeans_iterations=10,
+        collaborative_weight=0.1, diversity_weight=0.2, n_groups=3, group_sizes=[2, 6],
+        regroup_every=2, has_unique_codes=True, n_features=6, hidden_sizes=[8], code_dim=4,
+        n_levels=3, codebook_size=12, commitment_weight=0.25, reduction="mean",
+        residual_gradient="through", restart_every=0, kmeans_iterations=10,
     )  # fmt: skip
     return LetterRQVAE(**{**defaults, **settings})
 
@@ -46,7 +48,7 @@ def test_collaborative_loss_by_hand():
 
 
 def test_rows_compete_and_columns_do_not():
-    """log sum over the other items' vectors, not over the other items' codewords."""
+    """The softmax runs over the vectors of all items, not over their codewords."""
     quantized, vectors = (
         torch.tensor([[1.0, 0.0], [3.0, 0.0]]),
         torch.tensor([[1.0, 0.0], [2.0, 0.0]]),
@@ -71,8 +73,9 @@ def test_unknown_items_do_not_count():
     assert nothing.item() == 0 and torch.isfinite(quantized.grad).all()
 
 
-def test_alignment_is_learned(features):
-    """200 items whose vectors are a linear map of their features: each finds its own; with shuffled vectors less so."""
+@pytest.mark.slow
+def test_alignment_is_learned():
+    """Vectors that are a linear map of the features are easier to find than shuffled ones."""
     torch.manual_seed(1)
     features = torch.randn(200, 6)
     vectors = features @ torch.randn(6, 4)
@@ -127,7 +130,7 @@ def test_diversity_against_a_loop(monkeypatch):
         assert found[level].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_diversity_of_codewords_that_are_all_alike_and_of_tight_groups():
+def test_diversity_of_equal_codewords_and_of_tight_groups():
     groups, codes = (torch.arange(256) % 10).unsqueeze(0), torch.randint(256, (500, 1))
     assert diversity_losses(torch.zeros(1, 256, 32), groups, codes, 10).item() == pytest.approx(
         math.log(255), abs=1e-5
@@ -150,7 +153,7 @@ def test_siblings_are_drawn_uniformly_and_never_the_code_itself():
     ).sum() < 11.34  # chi squared, 3 degrees of freedom, p = 0.01
 
 
-def test_codes_alone_in_their_group_do_not_count():
+def test_a_code_without_siblings_does_not_count():
     torch.manual_seed(0)
     groups, codebooks = torch.tensor([[0, 1, 1, 1]]), torch.randn(1, 4, 3)
     assert draw_siblings(groups, torch.tensor([[0], [2]]), 2)[1].tolist() == [[False], [True]]
@@ -199,8 +202,9 @@ def test_terms_and_their_weights(features, vectors):
 def test_without_weights_it_is_the_rqvae(features, vectors):
     tokenizer = make_tokenizer(collaborative_weight=0.0, diversity_weight=0.0, n_groups=99)
     plain = RQVAE(
-        n_features=6, hidden_sizes=[8], code_dim=4, n_levels=3, codebook_size=12, commitment_weight=0.25, reduction="mean",
-        residual_gradient="through", restart_every=0, kmeans_iterations=10,
+        n_features=6, hidden_sizes=[8], code_dim=4, n_levels=3, codebook_size=12,
+        commitment_weight=0.25, reduction="mean", residual_gradient="through", restart_every=0,
+        kmeans_iterations=10,
     )  # fmt: skip
     plain.load_state_dict(
         {name: value for name, value in tokenizer.state_dict().items() if name != "groups"}
@@ -218,7 +222,7 @@ def test_without_weights_it_is_the_rqvae(features, vectors):
     "term, encoder, decoder, codebooks",
     [("collaborative", True, False, False), ("diversity", False, False, True)],
 )
-def test_who_gets_a_gradient(features, vectors, term, encoder, decoder, codebooks):
+def test_terms_reach_the_right_parameters(features, vectors, term, encoder, decoder, codebooks):
     tokenizer = make_tokenizer()
     tokenizer.start(features, 0)
     tokenizer.regroup(0, 0)
@@ -246,7 +250,7 @@ def test_diversity_moves_both_codeword_and_sibling():
     assert -codebooks.grad[0, 2] @ codebooks[0, 0] < 0, "the others away from it"
 
 
-def test_groups_are_made_every_few_epochs(features):
+def test_codewords_are_clustered_every_few_epochs(features):
     tokenizer = make_tokenizer(regroup_every=2)
     tokenizer.start(features, 0)
     tokenizer.regroup(1, 0)
@@ -263,7 +267,7 @@ def test_groups_are_made_every_few_epochs(features):
     assert not torch.equal(tokenizer.groups, first)
 
 
-def test_groups_go_on_from_the_last_ones(features):
+def test_a_clustering_starts_from_the_last_one(features):
     tokenizer = make_tokenizer(regroup_every=1)
     tokenizer.start(features, 0)
     for epoch in range(20):
@@ -274,7 +278,7 @@ def test_groups_go_on_from_the_last_ones(features):
     assert torch.equal(tokenizer.groups, renamed), "a new start would give them their old numbers"
 
 
-def test_groups_travel_with_the_weights(features):
+def test_groups_are_saved_with_the_weights(features):
     tokenizer, other = make_tokenizer(), make_tokenizer()
     tokenizer.start(features, 0)
     tokenizer.regroup(0, 0)
@@ -282,15 +286,15 @@ def test_groups_travel_with_the_weights(features):
     assert torch.equal(other.groups, tokenizer.groups) and (other.groups >= 0).all()
 
 
-def test_groups_that_cannot_be_are_refused():
+def test_impossible_group_sizes_are_refused():
     with pytest.raises(
-        ValueError,
-        match="3 groups of 5 to 6 codewords hold 15 to 18, but there are 12: change n_groups or group_sizes",
+        UserError,
+        match="3 groups of 5 to 6 codewords hold 15 to 18, but there are 12: change n_groups",
     ):
         make_tokenizer(group_sizes=[5, 6])
 
 
-def test_matching_gives_equal_items_codes_of_their_own(features):
+def test_items_with_equal_codes_get_the_nearest_free_ones(features):
     features = torch.cat((features, features[:1].expand(4, 6)))
     tokenizer = make_tokenizer()
     tokenizer.start(features, 0)
@@ -311,7 +315,7 @@ def test_matching_gives_equal_items_codes_of_their_own(features):
     assert alone and torch.equal(codes[alone], plain[alone])
 
 
-def test_equal_codes_are_left_to_the_counter(features):
+def test_equal_codes_stay_if_a_counter_tells_them_apart(features):
     features = torch.cat((features, features[:1]))
     tokenizer = make_tokenizer(has_unique_codes=False)
     tokenizer.start(features, 0)

@@ -25,7 +25,7 @@ def released(distances: np.ndarray, temperature: float, dtype) -> np.ndarray:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.05])
-def test_codes_are_used_alike(temperature):
+def test_codes_are_used_equally_often(temperature):
     distances = torch.tensor([[0.0, 1.0], [0.2, 1.0], [0.5, 1.0], [0.9, 1.0]])
     assert distances.argmin(1).tolist() == [0, 0, 0, 0]
     assert sinkhorn_codes(distances, temperature).tolist() == [0, 0, 1, 1]
@@ -34,14 +34,14 @@ def test_codes_are_used_alike(temperature):
     )
 
 
-def test_plan_is_that_of_the_released_code():
+def test_plan_equals_the_released_code():
     distances = np.random.default_rng(0).random((6, 4))
     plan = sinkhorn_plan(torch.from_numpy(distances), 0.1)
     np.testing.assert_allclose(plan.numpy(), released(distances, 0.1, np.float64), rtol=1e-9)
 
 
 def test_float32_is_enough():
-    """Not so without logarithms."""
+    """Without logarithms it overflows."""
     distances = np.random.default_rng(1).random((1024, 256)).astype(np.float32)
     codes = sinkhorn_codes(torch.from_numpy(distances), 0.003).numpy()
     expected = released(distances.astype(np.float64), 0.003, np.float64).argmax(1)

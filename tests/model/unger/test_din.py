@@ -28,7 +28,7 @@ def make_din():
 
 
 def score_by_hand(din: DIN, history: list[int], candidate: int, windows: list[int]) -> float:
-    """One pair, with the concatenated first layer and a loop over the history; eval mode."""
+    """Score one pair with the concatenated first layer and a loop over the history."""
     e_v, table, groups = (
         din.table.weight[candidate],
         din.table.weight,
@@ -39,9 +39,8 @@ def score_by_hand(din: DIN, history: list[int], candidate: int, windows: list[in
         e_t = table[item]
         hidden = din.attention.first(torch.cat((e_v, e_t, e_v - e_t, e_v * e_t)))
         weight = din.attention.rest(hidden.unsqueeze(0))[0, 0]
-        window = next(
-            (len(windows) - 1 - place for place, end in enumerate(ends) if recency < end), 0
-        )
+        newer = next((number for number, end in enumerate(ends) if recency < end), len(windows) - 1)
+        window = len(windows) - 1 - newer
         groups[window] = groups[window] + weight * e_t
     if din.scorer == "dot":
         return (din.score(torch.cat(groups)) @ e_v).item()
@@ -51,7 +50,7 @@ def score_by_hand(din: DIN, history: list[int], candidate: int, windows: list[in
 @pytest.mark.parametrize("scorer", ["mlp", "dot"])
 @pytest.mark.parametrize("windows", [(2, 1, 1), (20,), (1, 3)])
 def test_scores_equal_the_formula_pair_by_pair(make_din, scorer, windows):
-    """Also where the history is longer than all windows: its oldest items belong to the first."""
+    """In a history longer than all windows, the oldest items belong to the first window."""
     din = make_din(scorer, windows)
     histories = [[item for item in row if item] for row in HISTORIES.tolist()]
     expected = [
@@ -75,7 +74,7 @@ def test_only_one_window_is_blind_to_order(make_din):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_more_padding_changes_nothing(make_din, training):
-    """Not even batch statistics, in which padding has no part."""
+    """Padding has no part in the batch statistics either."""
     din, wide = (
         make_din().train(training),
         torch.cat((HISTORIES, torch.zeros(3, 4, dtype=torch.long)), dim=1),
@@ -114,5 +113,5 @@ def test_every_parameter_gets_a_gradient(make_din):
         din = make_din(scorer).train()
         (din(HISTORIES, CANDIDATES) * torch.randn(3, 2)).sum().backward()
         for name, weight in din.named_parameters():
-            if not name.endswith("bias"):  # a batch norm takes away what a bias before it adds
+            if not name.endswith("bias"):  # a batch norm removes the bias before it
                 assert weight.grad.abs().sum() > 0, name

@@ -10,9 +10,10 @@ from recbole_genrec.model.unger.integration import Integration
 from recbole_genrec.model.unger.sampled_losses import alignment
 
 SETTINGS = dict(
-    embedding_size=4, din_attention_hidden_sizes=[6], din_scorer="mlp", din_scorer_hidden_sizes=[5], din_windows=[2, 1],
-    din_dropout_prob=0.0, adaption_hidden_size=7, adaption_norm="adaptive", din_negatives=60, alignment_extra_items=0, alignment_weight=1.0,
-    alignment_similarity="cosine", alignment_temperature=1.0,
+    embedding_size=4, din_attention_hidden_sizes=[6], din_scorer="mlp", din_scorer_hidden_sizes=[5],
+    din_windows=[2, 1], din_dropout_prob=0.0, adaption_hidden_size=7, adaption_norm="adaptive",
+    din_negatives=60, alignment_extra_items=0, alignment_weight=1.0, alignment_similarity="cosine",
+    alignment_temperature=1.0,
 )  # fmt: skip
 HISTORIES = torch.tensor([[3, 1, 4], [9, 2, 0], [6, 0, 0]])
 TARGETS = torch.tensor([7, 7, 9])
@@ -30,7 +31,7 @@ def make_integration():
 
 
 def test_next_item_loss_of_equal_scores_is_that_of_the_catalogue(make_integration):
-    """Also where negatives are drawn that are the target: of 11 items and 60 draws most rows have some."""
+    """With 11 items and 60 draws, most rows draw their target among the negatives."""
     module = make_integration()
     for weight in module.din.score[-1].parameters():
         torch.nn.init.zeros_(weight)
@@ -51,7 +52,7 @@ def test_alignment_sees_an_item_once(make_integration):
 
 
 def test_repeated_targets_with_equal_vectors_leave_log_two(make_integration):
-    """Three rows, two items: two anchors and no false negative."""
+    """Three rows with two items make two anchors and no false negative."""
     module = make_integration()
     torch.nn.init.ones_(module.table)
     assert module.losses(HISTORIES, TARGETS, torch.ones(12, 5))[
@@ -59,7 +60,7 @@ def test_repeated_targets_with_equal_vectors_leave_log_two(make_integration):
     ].item() == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_extra_items_align_what_is_no_target(make_integration):
+def test_extra_items_are_aligned_too(make_integration):
     module, features = make_integration(alignment_extra_items=200), torch.randn(12, 5)
     module.losses(HISTORIES, TARGETS, features)["alignment"].backward()
     moved = module.table.grad.abs().sum(1) > 0
@@ -80,8 +81,8 @@ def test_settings_of_the_alignment_are_read(make_integration, setting, change):
     assert abs(values[0] - values[1]) > 1e-3
 
 
-def test_who_gets_gradients(make_integration):
-    """The features never; the adaption from the alignment alone; without weight or features there is none."""
+def test_terms_reach_the_right_parameters(make_integration):
+    """Features get no gradient, and the adaption only from the alignment."""
     features = torch.randn(12, 5, requires_grad=True)
     module = make_integration()
     losses = module.losses(HISTORIES, TARGETS, features.detach())

@@ -79,10 +79,10 @@ def test_equals_torchs_post_norm_layers(transformer):
 
 
 def test_positions_count_from_the_newest_token(transformer):
-    """A longer history and more padding leave the newest token where it is."""
+    """Neither a longer history nor more padding moves the newest token."""
     with torch.no_grad():
         for layer in transformer.encoder:
-            layer.self_attention.output.weight.zero_()  # tokens no longer see each other, only their positions
+            layer.self_attention.output.weight.zero_()  # each token sees only itself
     token = torch.randn(1, 1, 12)
     short = transformer.encode(token.expand(1, 4, 12), torch.tensor([[1, 1, 0, 0]]).bool())
     long = transformer.encode(token.expand(1, 6, 12), torch.ones(1, 6).bool())
@@ -107,16 +107,18 @@ def test_padding_is_invisible(transformer):
 def test_states_do_not_see_later_targets(transformer):
     memory, mask, target = torch.randn(1, 3, 12), torch.ones(1, 3).bool(), torch.randn(1, 5, 12)
     before = transformer.decode(target, memory, mask)
-    for place in range(5):
+    for position in range(5):
         other = target.clone()
-        other[:, place] = torch.randn(12)
+        other[:, position] = torch.randn(12)
         after = transformer.decode(other, memory, mask)
-        torch.testing.assert_close(after[:, :place], before[:, :place])
-        assert ((after - before)[0, place:].abs().amax(1) > 1e-3).all(), "all from here on do"
+        torch.testing.assert_close(after[:, :position], before[:, :position])
+        assert ((after - before)[0, position:].abs().amax(1) > 1e-3).all(), (
+            "all states from here on do"
+        )
 
 
 def test_steps_of_beams_equal_teacher_forcing(transformer):
-    """Three beams of one history, that then continue the first, the third and the first of them."""
+    """Three beams of a history continue the first, the third and the first of its beams."""
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
     memory = transformer.encode(torch.randn(2, 4, 12), mask)
     first, second, third = torch.randn(2, 1, 12), torch.randn(2, 3, 12), torch.randn(2, 3, 12)

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from recbole_genrec.cli import main
+from recbole_genrec.errors import UserError
 from recbole_genrec.model.unger.unger import ABLATIONS
 from recbole_genrec.quick_start import load, run
 from recbole_genrec.trainer.optimizer import named_parameters
@@ -26,7 +27,7 @@ def make_model(make_experiment):
 
 
 def by_hand(model, histories, targets):
-    """Generation loss and state of the distillation's token, row by row without padding, one level at a time."""
+    """Compute generation losses and states of the distillation's token row by row, unpadded."""
     codes, tables, terms, states = model.semantic_ids.codes, [], [], []
     for level in range(3):
         tables.append(model.token_table.weight[1 + 4 * level : 5 + 4 * level])
@@ -62,7 +63,7 @@ def test_generation_is_the_cross_entropy_of_the_targets_codes(make_model, make_b
 
 
 def test_distillation_points_to_the_targets_vector(make_model, make_batch):
-    """All ten items are drawn, the target among them, which does not count twice."""
+    """All ten items are drawn; the target among them does not count twice."""
     model = make_model(
         distillation_negatives=99, distillation_weight=0.5, distillation_temperature=0.7
     )
@@ -79,7 +80,7 @@ def test_distillation_points_to_the_targets_vector(make_model, make_batch):
     )
 
 
-def test_only_some_items_are_drawn_anew_in_every_step(make_model, make_batch):
+def test_every_step_draws_other_items(make_model, make_batch):
     model, batch = make_model(distillation_negatives=2), make_batch(HISTORIES, TARGETS)
     first, second = (model.losses(batch)["distillation"].item() for _ in range(2))
     assert first != second
@@ -106,7 +107,7 @@ def test_the_token_sees_all_codes_and_no_code_sees_it(make_model, make_batch):
 @pytest.mark.parametrize(
     "encoder_input, n_tokens", [("item_id", 1), ("code_sum", 1), ("code_flat", 3)]
 )
-def test_what_the_encoder_reads(make_model, make_batch, encoder_input, n_tokens):
+def test_the_encoder_reads_items_or_codes(make_model, make_batch, encoder_input, n_tokens):
     model = make_model(encoder_input=encoder_input)
     tokens = model.token_table(model.semantic_ids.tokens[[3, 1]])
     expected = {"code_sum": tokens.sum(1), "code_flat": tokens.flatten(0, 1)}
@@ -140,7 +141,7 @@ def test_beams_are_the_exact_ranking_of_the_catalogue(make_model, make_batch):
 
 
 @pytest.mark.parametrize("ablation", ALL)
-def test_variants_make_codes_of_what_they_name(make_experiment, ablation):
+def test_ablations_make_codes_of_the_named_vectors(make_experiment, ablation):
     model = make_experiment("UNGER", ablation=ablation).name_items()
     source, distills = ABLATIONS[ablation]
     assert model.distills == distills == (model.distillation is not None)
@@ -179,7 +180,7 @@ def test_the_other_integrated_embedding(make_experiment):
 
 
 @pytest.mark.parametrize("tokenizer, counter_size", [("random", 0), ("rqvae", 10)])
-def test_other_quantizers_name_the_same_vectors(
+def test_other_quantizers_encode_the_same_vectors(
     make_experiment, make_batch, tokenizer, counter_size
 ):
     experiment = make_experiment("UNGER", tokenizer=tokenizer, counter_size=counter_size)
@@ -204,7 +205,7 @@ def test_collaborative_codes_need_no_features(make_experiment, monkeypatch):
 
 
 def test_a_counter_in_place_of_unique_codes(make_experiment, make_batch):
-    """TIGER's way, with which the paper compares."""
+    """The paper compares with this way of TIGER."""
     model = make_experiment(
         "UNGER", counter_size=10, n_levels=1, encoder_input="code_flat", n_beams=10
     ).name_items()
@@ -216,14 +217,14 @@ def test_a_counter_in_place_of_unique_codes(make_experiment, make_batch):
 
 
 @pytest.mark.parametrize("ablation", ["collaborative", "no_distillation"])
-def test_other_quantizers_are_not_judged_by_features_that_they_do_not_see(
+def test_features_are_checked_only_if_codes_are_made_of_them(
     make_experiment, monkeypatch, ablation
 ):
-    """No features, or the same for more items than the counter tells apart: the vectors that codes are made of are others."""
+    """More items have equal features than a counter of 3 tells apart."""
     same = torch.ones(11, 3) * (torch.arange(11) % 2).unsqueeze(1)
     monkeypatch.setattr("recbole_genrec.model.abstract.item_matrix", lambda *given: same)
     make_experiment("UNGER", ablation=ablation, tokenizer="rqvae", counter_size=3)
-    with pytest.raises(ValueError, match="5 items have the same features"):
+    with pytest.raises(UserError, match="5 items have the same features"):
         make_experiment("UNGER", ablation="semantic", tokenizer="rqvae", counter_size=3)
 
 
@@ -254,7 +255,7 @@ def test_more_codes_than_items_are_refused_unless_they_are_given(make_experiment
         == 11
     )
     with pytest.raises(
-        ValueError,
+        UserError,
         match="codebook_size is 11, but the catalogue has only 10 items to place the codes on",
     ):
         make_experiment("UNGER", codebook_size=11)
@@ -279,19 +280,23 @@ def test_a_whole_run_and_its_checkpoint(small_settings, ablation):
     [
         (
             {"ablation": "unger"},
-            "ablation is 'unger', but has to be one of none, no_distillation, concat, collaborative, semantic, concat_distilled",
+            "ablation is 'unger', but has to be one of none, no_distillation, concat,",
         ),
         (
             {"n_levels": 1},
-            "n_levels and codebook_size give 4 codes, but the catalogue has 10 items and each needs one of its own; raise",
+            "n_levels and codebook_size give 4 codes, but the catalogue has 10 items",
         ),
         (
             {"din_windows": [5, 0]},
-            "din_windows is [5, 0], but has to be a list of whole numbers of at least 1: write for example [20]",
+            "din_windows is [5, 0], but has to be a list of whole numbers of at least 1: write",
         ),
         (
             {"din_windows": []},
-            "din_windows is [], but has to be a list of whole numbers of at least 1: write for example [20]",
+            "din_windows is [], but has to be a list of whole numbers of at least 1: write",
+        ),
+        (
+            {"din_attention_hidden_sizes": []},
+            "din_attention_hidden_sizes is [], but has to be a list of whole numbers",
         ),
         (
             {"integration_epochs": -1},
@@ -299,15 +304,15 @@ def test_a_whole_run_and_its_checkpoint(small_settings, ablation):
         ),
         (
             {"tokenizer": "rqvae"},
-            "counter_size is 0, but the tokenizer may leave items with equal codes to be numbered; set counter_size",
+            "counter_size is 0, but the tokenizer may leave items with equal codes",
         ),
         (
             {"encoder_input": "codes"},
-            "encoder_input is 'codes', but has to be one of item_id, code_sum, code_flat: choose one",
+            "encoder_input is 'codes', but has to be one of item_id, code_sum, code_flat: choose",
         ),
         (
             {"item_features": "{cf: SASRec}"},
-            "needs semantic features, but item_features is {'cf': 'SASRec'} and 'tiny' has no",
+            "needs semantic features, but item_features is {'cf': 'SASRec'} and 'tiny'",
         ),
         (
             {"distillation_negatives": 0},
@@ -331,7 +336,7 @@ def test_a_whole_run_and_its_checkpoint(small_settings, ablation):
         ),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_sentence(
+def test_bad_settings_are_refused_in_one_sentence(
     small_settings, settings, sentence, capsys, monkeypatch
 ):
     monkeypatch.setattr(
@@ -345,20 +350,20 @@ def test_what_cannot_work_is_refused_in_one_sentence(
     assert sentence in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_without_text_it_says_what_to_provide(small_settings, tmp_path, capsys):
+def test_a_data_set_without_text_is_refused_with_the_ways_out(small_settings, tmp_path, capsys):
     (tmp_path / "data" / "tiny" / "tiny.item").unlink()
     arguments = [f"--{name}={value}" for name, value in small_settings("UNGER").items()]
     assert main(["run", "--model=UNGER", *arguments]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "UNGER with ablation none needs semantic features, but item_features is 'auto' and 'tiny' has no item text; add a text field "
-        "(name:token_seq) to its .item file, give vectors with item_features={text: vectors.npy}, or set ablation to collaborative, "
-        "which needs none."
+        "UNGER with ablation none needs semantic features, but item_features is 'auto' and 'tiny' "
+        "has no item text; add a text field (name:token_seq) to its .item file, give vectors with "
+        "item_features={text: vectors.npy}, or set ablation to collaborative, which needs none."
     )
     assert main(["run", "--model=UNGER", *arguments, "--ablation=collaborative"]) == 0
 
 
 @pytest.mark.parametrize("name", ["text", "mine"])
-def test_vectors_of_a_file_are_text_enough(make_experiment, tmp_path, name):
+def test_vectors_of_a_file_replace_text(make_experiment, tmp_path, name):
     np.save(tmp_path / "text.npy", np.random.default_rng(0).normal(size=(10, 5)).astype(np.float32))
     (tmp_path / "text.tokens").write_text("\n".join(f"i{item}" for item in range(1, 11)) + "\n")
     _, model, train, _, _ = make_experiment(

@@ -1,4 +1,4 @@
-"""UNGER against numbers known beforehand: counts, closed forms, reductions, and the losses of its first twenty steps."""
+"""UNGER against known numbers: counts, closed forms, reductions and golden losses."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def count(module: torch.nn.Module) -> int:
 def test_numbers_of_parameters_at_the_papers_sizes(
     make_experiment, monkeypatch, inner_size, n_decoder_layers, expected
 ):
-    """Of the generator on Beauty; ten items stand for its 12,101 in the table of items."""
+    """Count the generator on Beauty; ten items stand for the 12,101 of its item table."""
     monkeypatch.setattr(UNGER, "_check_catalogue", lambda model: None)
     sizes = dict(
         embedding_size=96,
@@ -95,7 +95,10 @@ def test_numbers_of_parameters_at_the_papers_sizes(
 
 
 def test_the_papers_own_number_of_parameters():
-    """10,249,988: one stream of EAGER's code at the paper's sizes, its unused leftovers counted; codes of two levels of 256."""
+    """Count one stream of EAGER's code at the paper's sizes, with its unused leftovers.
+
+    Its codes have two levels of 256; the sum is the paper's 10,249,988.
+    """
     sizes = dict(
         hidden_size=96,
         inner_size=1024,
@@ -109,7 +112,7 @@ def test_the_papers_own_number_of_parameters():
         TransformerSize(**sizes, **rates, n_source_positions=20, n_target_positions=5)
     )
     size, n_nodes = 96, 256 + 256**2 + 3
-    square = size * size + size  # a linear map of width 96 onto itself
+    square = size * size + size  # parameters of a linear map from 96 to 96
     encoder = (
         (2 * N_BEAUTY + 3) * size
         + count(module.encoder_positions)
@@ -140,7 +143,10 @@ def test_the_papers_own_number_of_parameters():
     "step, rate", [(1000, 5.0005e-4), (2000, 1e-3), (8000, 5e-4), (20000, 3.16228e-4)]
 )
 def test_learning_rate_of_the_paper_recipe(step, rate):
-    """A linear warm-up of 2000 steps, then the inverse square root; the warm-up starts at 5e-7 where the paper has 1e-7."""
+    """A linear warm-up of 2000 steps, then the inverse square root.
+
+    The warm-up starts at 5e-7; in the paper at 1e-7.
+    """
     assert 1e-3 * learning_rate_factor("inverse_sqrt", step, 2000, 20000) == pytest.approx(
         rate, rel=2e-3
     )
@@ -189,7 +195,8 @@ def test_losses_of_the_first_twenty_steps(make_experiment, make_batch):
     )
 
 
-def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
+@pytest.mark.slow
+def test_the_generator_memorizes_a_few_sequences(make_experiment, make_batch):
     model = make_experiment(
         "UNGER", weight_decay=0.0, scheduler="constant", warmup_epochs=0
     ).name_items()
@@ -200,7 +207,8 @@ def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
     assert model.search(batch, 1).item_ids[:, :1].flatten().tolist() == TARGETS
 
 
-def test_the_din_learns_them_too(make_experiment, make_batch):
+@pytest.mark.slow
+def test_the_din_memorizes_them_too(make_experiment, make_batch):
     model = make_experiment(
         "UNGER", integration_warmup_epochs=0, ablation="collaborative", din_negatives=30
     ).model
@@ -208,12 +216,12 @@ def test_the_din_learns_them_too(make_experiment, make_batch):
     steps(model, model.stages()[0], batch, 150)
     ranked = model.eval().integration.din.rank(batch["item_id_list"], 3)
     assert (ranked == batch["item_id"][:, None]).any(1).float().mean() > 0.7, (
-        "order does not reach a sum over one window"
+        "a sum over one window does not see the order"
     )
 
 
-def test_without_weight_the_distillation_changes_nothing(make_experiment, make_batch):
-    """The same weights after some steps as of a model that does not know it."""
+def test_a_distillation_without_weight_changes_nothing(make_experiment, make_batch):
+    """The weights after some steps equal the weights of a model without distillation."""
     weights, batch = [], make_batch(HISTORIES, TARGETS)
     for settings in ({"distillation_weight": 0.0}, {"ablation": "no_distillation"}):
         model = make_experiment("UNGER", hidden_dropout_prob=0.1, **settings).name_items()
@@ -238,7 +246,7 @@ def test_the_distillation_reaches_the_codes_and_never_the_vectors(make_experimen
 
 
 def test_scores_of_all_items(make_experiment, make_batch):
-    """As RecBole ranks them: the beams' items and no other, never padding, whatever the width of the history."""
+    """Only the beams' items have finite scores, never padding, whatever the history's width."""
     model = make_experiment("UNGER").name_items()
     scores, beams = (
         give(make_batch(HISTORIES, TARGETS)) for give in (model.full_sort_predict, model.search)

@@ -1,4 +1,4 @@
-"""UNGER's stages in the trainer: what they change, what they hand over, and that a killed run goes on as if nothing had been."""
+"""UNGER's stages in the trainer: their changes, their order and resumed runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,12 @@ GENERATOR = {"token_table", "seq2seq", "item_table", "distillation"}
 CHANGES = [{"integration"}, {"tokenizer", "integrated", "semantic_ids"}, GENERATOR]
 
 
-class Killed(Exception):
-    pass
-
-
 def state(model) -> dict[str, torch.Tensor]:
     return {name: values.clone() for name, values in model.state_dict().items()}
 
 
-def test_a_stage_changes_what_it_names_and_nothing_else(make_experiment, monkeypatch):
-    """Bit by bit, batch statistics and codes included; and of what it trains nothing stays as it was."""
+def test_a_stage_changes_the_parts_that_it_names_and_no_others(make_experiment, monkeypatch):
+    """Compare bit by bit, with batch statistics and codes; all trained weights change."""
     config, model, train, valid, _ = make_experiment("UNGER", alignment_extra_items=50)
     states, run_stage = [], GenRecTrainer._finish
     monkeypatch.setattr(
@@ -43,8 +39,8 @@ def test_a_stage_changes_what_it_names_and_nothing_else(make_experiment, monkeyp
     assert not states[0]["integrated"].any() and states[-1]["integrated"][1:].any()
 
 
-def test_the_best_epoch_of_the_first_stage_is_what_codes_are_made_of(make_experiment, monkeypatch):
-    """Its recall, here given, is the largest in the second of four epochs; then two worse ones end it."""
+def test_codes_are_made_of_the_first_stages_best_epoch(make_experiment, monkeypatch):
+    """The given recall is best in the second epoch; two worse ones end the stage."""
     config, model, train, valid, _ = make_experiment(
         "UNGER", integration_epochs=9, integration_stopping_step=1
     )
@@ -75,29 +71,19 @@ def test_the_first_stage_is_validated_by_recall_of_the_same_users(make_experimen
     )
 
 
-@pytest.mark.parametrize("n_saves", [1, 3, 5])
-def test_a_killed_run_goes_on(small_settings, monkeypatch, n_saves):
-    """Within the first stage, after it, and within the generator's."""
+@pytest.mark.slow
+def test_resumed_runs_end_like_the_undisturbed_one(small_settings, run_and_copy):
+    """Resume within the first stage, after it and within the generator's."""
     settings = {**small_settings("UNGER"), "hidden_dropout_prob": 0.2, "din_scorer": "mlp"}
-    undisturbed = run("UNGER", config_dict={**settings, "checkpoint_dir": "elsewhere"})
-    saves, save = [], GenRecTrainer._save_progress
-
-    def save_and_count(trainer, *given):
-        save(trainer, *given)
-        saves.append(trainer.resume_file)
-        if len(saves) == n_saves:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GenRecTrainer, "_save_progress", save_and_count)
-        with pytest.raises(Killed):
-            run("UNGER", config_dict=settings)
-    resumed = run("UNGER", config_dict=settings, command_line=["--resume=auto"])
-    assert resumed["checkpoint"] == saves[0].replace(".resume.pth", ".pth")
-    for part in ("test_result", "best_valid_result", "best_valid_score", "semantic_ids"):
-        assert resumed[part] == undisturbed[part]
-    first, second = (
-        load_checkpoint(result["checkpoint"], "cpu")["state_dict"]
-        for result in (resumed, undisturbed)
-    )
-    assert all(torch.equal(first[name], second[name]) for name in second)
+    undisturbed, resume_files = run_and_copy("UNGER", settings)
+    for number in (0, 2, 4):
+        path = resume_files[number]
+        resumed = run("UNGER", config_dict={**settings, "resume": path})
+        assert resumed["checkpoint"] == path.replace(".resume.pth", ".pth")
+        for part in ("test_result", "best_valid_result", "best_valid_score", "semantic_ids"):
+            assert resumed[part] == undisturbed[part]
+        first, second = (
+            load_checkpoint(result["checkpoint"], "cpu")["state_dict"]
+            for result in (resumed, undisturbed)
+        )
+        assert all(torch.equal(first[name], second[name]) for name in second)
