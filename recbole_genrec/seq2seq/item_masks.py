@@ -1,8 +1,8 @@
 """Attention masks for training all next items of a sequence in one pass.
 
-In an encoder whose items see no later item, the states of one pass over a sequence hold the states
-of all its histories: those of a history are the states up to its last item. Every next item is then
-decoded with the states of the items before it.
+If no item of the encoder sees a later one, one pass over a sequence gives the states of all its
+histories: the states of a history are the sequence's, up to the history's last item. Every next
+item is then decoded with the states of the items before it.
 """
 
 # Shapes: B batch, T history length in items, S encoder tokens, P next items of a sequence, L levels

@@ -175,9 +175,11 @@ def test_nothing_changes_in_a_single_process(monkeypatch):
     with (
         distributed.process_group(),
         distributed.main_first(),
+        distributed.machine_first(0) as is_first,
         distributed.split_rows(layer, 0, 0),
     ):
         assert (distributed.size(), distributed.rank(), distributed.is_main()) == (1, 0, True)
+        assert is_first
         assert layer.encode is kept
         distributed.average_gradients(layer.parameters())
         distributed.broadcast_state(layer)
@@ -189,6 +191,28 @@ def test_nothing_changes_in_a_single_process(monkeypatch):
     assert distributed.all_reduce_sum(1, 2) == (1, 2)
     assert distributed.on_main_process(context := distributed.process_group()) is context
     assert not distributed.rank_in_parallel([1], lambda batch: None, 3, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("local_rank", [0, 1])
+def test_all_processes_of_a_machine_wait_at_the_end_even_after_an_error(local_rank, monkeypatch):
+    events = []
+    monkeypatch.setattr(distributed, "barrier", lambda: events.append("barrier"))
+    with pytest.raises(KeyError), distributed.machine_first(local_rank) as is_first:
+        events.append(is_first)
+        raise KeyError
+    assert events == [local_rank == 0, "barrier"]
+
+
+@pytest.mark.parametrize(
+    ("rank", "expected"), [(0, ["block", "barrier"]), (1, ["barrier", "block"])]
+)
+def test_the_main_process_runs_a_block_before_the_others(rank, expected, monkeypatch):
+    events = []
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(distributed, "barrier", lambda: events.append("barrier"))
+    with distributed.main_first():
+        events.append("block")
+    assert events == expected
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_start_lowers_the_quantization_error_and_leaves_no_code_empty():
     assert all(len(level.unique()) == 16 for level in model.encode(points).t())
 
 
-def test_codes_are_those_of_a_brute_force_search():
+def test_codes_equal_a_brute_force_search():
     model, points = tokenizer(codebook_size=16, code_dim=4), features(50)
     residual = model.encoder(points).detach()
     for level, codes in zip(model.codebooks.detach(), model.encode(points).t()):
@@ -155,7 +155,7 @@ def test_restart_is_drawn_from_seed_and_epoch():
 @pytest.mark.parametrize(
     "restart_every, restarting_epochs", [(0, []), (1, [0, 1, 2, 3]), (2, [1, 3])]
 )
-def test_restart_happens_every_restart_every_epochs(restart_every, restarting_epochs):
+def test_restart_happens_after_restart_every_epochs(restart_every, restarting_epochs):
     seen = []
     for epoch in range(4):
         model = tokenizer(codebook_size=8, restart_every=restart_every)
