@@ -1,1 +1,1 @@
-"""What this package measures of itself, beside what users would pick instead: `python -m benchmarks --help`."""
+"""Speed of this package beside common alternatives: `python -m benchmarks --help`."""

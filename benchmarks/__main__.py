@@ -1,13 +1,12 @@
-"""Speed of this package beside what users would pick instead, and beside what the machine can do.
+"""Compare the speed of this package with common alternatives and with the machine's peak.
 
     python -m benchmarks [SUBJECT ...] --data_path=folder/of/data/sets [--rounds 5] [--threads 2]
-    [--output saved/benchmarks.json]
+        [--output saved/benchmarks.json]
 
-Without a subject all are measured (exact, the exact ranking of a trained model, where --checkpoint
-names one). Contenders run in
-processes of their own, in alternating rounds; the table has medians, the JSON file every round.
-docs/performance.md says what is
-measured and how. Run it from a checkout, with nothing else on the machine.
+Without a subject all are measured; `exact`, the exact ranking of a trained model, needs
+--checkpoint. Contenders run in their own processes, in alternating rounds. The table has medians,
+the JSON file every round. docs/performance.md describes the measurements. Run it from a checkout,
+with nothing else on the machine; add --quick to try it in minutes.
 """
 
 from __future__ import annotations
@@ -43,12 +42,25 @@ WITH_DATA = {"training", "scaling", "decoding", "evaluation", "start"}
 
 
 def n_cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_arguments(argv: list[str]) -> argparse.Namespace:
-    """The command line; ends the program with a sentence where it asks for what cannot be had."""
+    """Parse the command line; exit with one sentence where it asks for something impossible."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    arguments.subjects = arguments.subjects or [
+        name for name in SUBJECTS if name != "exact" or arguments.checkpoint
+    ]
+    fault = fault_of(arguments)
+    if fault is not None:
+        parser.error(fault)
+    return arguments
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks",
         description=__doc__,
@@ -68,11 +80,12 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
         "--threads",
         type=int,
         default=n_cores(),
-        help="threads of a contender; as many as there are cores",
+        help="threads of a contender; by default one per core",
     )
     parser.add_argument(
         "--checkpoint",
-        help="of a trained generative model, for the subject exact; its data set has to be in --data_path",
+        help="of a trained generative model, for the subject exact; needs its data set in "
+        "--data_path",
     )
     parser.add_argument("--output", type=Path, default=Path("saved/benchmarks.json"))
     parser.add_argument(
@@ -80,36 +93,37 @@ def read_arguments(argv: list[str]) -> argparse.Namespace:
         action="store_true",
         help="tiny sizes and ml-100k, only to see that everything works",
     )
-    arguments = parser.parse_args(argv)
-    arguments.subjects = arguments.subjects or [
-        name for name in SUBJECTS if name != "exact" or arguments.checkpoint
-    ]
+    return parser
+
+
+def fault_of(arguments: argparse.Namespace) -> str | None:
+    """Return one sentence about the first fault of the arguments, or None."""
+    subjects = set(arguments.subjects)
     unknown = [subject for subject in arguments.subjects if subject not in SUBJECTS]
     if unknown:
-        parser.error(f"there is no subject {unknown[0]!r}: choose any of {', '.join(SUBJECTS)}")
-    if "exact" in arguments.subjects and arguments.checkpoint is None:
-        parser.error(
-            "exact measures a trained model: give --checkpoint, the .pth file that a run has written"
-        )
+        return f"there is no subject {unknown[0]!r}: choose any of {', '.join(SUBJECTS)}"
+    if "exact" in subjects and arguments.checkpoint is None:
+        return "exact measures a trained model: give --checkpoint, the .pth file of a run"
     if arguments.rounds < 1 or arguments.threads < 1:
-        parser.error(
-            f"--rounds is {arguments.rounds} and --threads is {arguments.threads}, but both must be at least 1: raise them"
+        return (
+            f"--rounds is {arguments.rounds} and --threads is {arguments.threads}, but both must "
+            "be at least 1: raise them"
         )
-    if WITH_DATA & set(arguments.subjects) and arguments.data_path is None and not arguments.quick:
-        parser.error(
-            "the data sets have no default place: give --data_path, the folder that holds amazon-instruments and amazon-beauty"
+    if WITH_DATA & subjects and arguments.data_path is None and not arguments.quick:
+        return (
+            "the data sets have no default folder: give --data_path, the folder that holds "
+            "amazon-instruments and amazon-beauty"
         )
-    if (
-        WITH_TRANSFORMERS & set(arguments.subjects)
-        and importlib.util.find_spec("transformers") is None
-    ):
-        parser.error(
-            "transformers, the yardstick of training and decoding, is not installed: run `pip install 'transformers>=4.41,<5'`"
+    if WITH_TRANSFORMERS & subjects and importlib.util.find_spec("transformers") is None:
+        return (
+            "transformers, the yardstick of training and decoding, is not installed: "
+            "run `pip install 'transformers>=4.41,<5'`"
         )
-    return arguments
+    return None
 
 
 def main(argv: list[str]) -> None:
+    """Measure the subjects, write the JSON file and print the table."""
     arguments = read_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     started = time.time()
@@ -126,9 +140,8 @@ def main(argv: list[str]) -> None:
         measured = [run_case(case, options) for case in subject.cases(options)]
         results += measured
         rows += subject.rows(measured)
-        write_json(
-            arguments.output, started, options, results, rows
-        )  # after every subject: a later one may fail
+        # After every subject: a later one may fail.
+        write_json(arguments.output, started, options, results, rows)
     sys.stdout.write(
         f"{table(rows)}\n{arguments.output} has every round, the machine and the versions\n"
     )

@@ -1,4 +1,4 @@
-"""What a larger catalogue costs: time of the beam search per user, and bytes of the prefix tree per item and level."""
+"""Cost of a larger catalogue: beam search time per user, trie bytes per item and level."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recbole_genrec.model.tiger import TIGER
 
 N_ITEMS, QUICK_N_ITEMS = (10_000, 100_000, 1_000_000), (300, 3_000, 30_000)
 N_USERS, N_QUICK_USERS, LENGTH = 512, 4, 10
-MOST_GROWTH, MOST_BYTES = 1.3, 64.0
+MAX_GROWTH, MAX_BYTES = 1.3, 64.0
 
 
 def cases(options: Options) -> list[Case]:
@@ -32,7 +32,7 @@ def cases(options: Options) -> list[Case]:
 
 
 def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any], Measure]:
-    """A contender is a number of items, whose codes are random, and so are the histories."""
+    """Prepare a contender, which is a number of items; codes and histories are random."""
     n_items = int(contender.split()[0].replace(",", ""))
     config = make_config(
         "TIGER", "catalogue", {**t5_settings("small", options), "n_beams": 20}, options
@@ -62,7 +62,7 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
 
 
 def random_users(model: TIGER, n_users: int, generator: torch.Generator) -> Interaction:
-    """Users with histories of LENGTH random items."""
+    """Return users with histories of LENGTH random items."""
     columns = {
         model.USER_ID: torch.arange(1, n_users + 1),
         model.ITEM_SEQ: torch.randint(1, model.n_items, (n_users, LENGTH), generator=generator),
@@ -72,7 +72,7 @@ def random_users(model: TIGER, n_users: int, generator: torch.Generator) -> Inte
 
 
 def tensors_of(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors that an object holds in its attributes and in containers of them, each storage once."""
+    """Yield all tensors in the attributes of an object and their containers, each storage once."""
     seen: set[int] = set()
     waiting = list(vars(value).values())
     while waiting:
@@ -88,7 +88,7 @@ def tensors_of(value: Any) -> Iterator[torch.Tensor]:
 
 
 def rows(results: list[Result]) -> list[Row]:
-    """Time per user at every size, its growth per tenfold catalogue, and the tree's bytes."""
+    """Return time per user at every size, its growth from size to size, and the trie's bytes."""
     table = []
     for result in results:
         title, contenders = result.case.title, result.case.contenders
@@ -100,7 +100,7 @@ def rows(results: list[Result]) -> list[Row]:
             for contender in contenders
         ]
         for fewer, more in itertools.pairwise(contenders):
-            goal = ("ours", "<=", MOST_GROWTH)
+            goal = ("ours", "<=", MAX_GROWTH)
             table.append(
                 Row(
                     f"{title}, {more}",
@@ -116,7 +116,7 @@ def rows(results: list[Result]) -> list[Row]:
                     f"prefix tree, {contender}",
                     "bytes per item and level",
                     n_bytes,
-                    goal=("ours", "<=", MOST_BYTES),
+                    goal=("ours", "<=", MAX_BYTES),
                 )
             )
     return table

@@ -1,4 +1,4 @@
-"""The process of one contender: it gets ready, says so, and then measures whenever it reads the number of a round."""
+"""Process of one contender: prepare, report facts, then measure for each round number it reads."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ import torch
 from benchmarks.plan import Case, Options
 from recbole_genrec.runtime.memory import keep_freed_memory
 
-OTHERS = ("transformers", "plain loop", "RecBole")  # contenders that are not this package
+OTHERS = ("transformers", "plain loop", "RecBole")  # contenders outside this package
 
 
 def serve(request: dict[str, Any], asks: TextIO, answers: TextIO) -> None:
-    """Answer with the contender's facts, then to every round's number with what it measured, one line of JSON each."""
+    """Write the contender's facts, then one measurement per round number, a line of JSON each."""
     case, options = Case(**request["case"]), Options(**request["options"])
     torch.set_num_threads(options.threads)
     if not request["contender"].startswith(OTHERS):
-        keep_freed_memory()  # as a run of this package does, and no one who writes a plain loop
+        keep_freed_memory()  # as a run of this package does; a plain loop does not
     subject = importlib.import_module(f"benchmarks.{case.subject}")
     facts, measure = subject.prepare(request["contender"], case, options)
-    torch.autograd.set_detect_anomaly(
-        False
-    )  # importing RecBole's models switches it on, for contenders of other libraries too
+    # Importing RecBole's models switches it on, for contenders of other libraries too.
+    torch.autograd.set_detect_anomaly(False)
     answers.write(f"{json.dumps(facts)}\n")
     answers.flush()
     for line in iter(asks.readline, ""):
@@ -38,11 +37,11 @@ def serve(request: dict[str, Any], asks: TextIO, answers: TextIO) -> None:
 
 
 def main() -> None:
-    # What libraries print must not stand among the answers.
+    # Keep the output of libraries out of the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     logging.disable(logging.INFO)
-    simplefilter("ignore")  # RecBole's own calls of pandas and torch
+    simplefilter("ignore")  # RecBole calls pandas and torch in deprecated ways
     here = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # logs and checkpoints go there

@@ -1,11 +1,11 @@
-"""From interaction files to the first training batch: time and memory.
+"""Time and memory from interaction files to the first training batch.
 
-    python -m benchmarks.data --data_path=folder/of/data/sets [--dataset=amazon-beauty] [--sizes
-    1000000,10000000] [--rounds 5]
+    python -m benchmarks.data --data_path=folder/of/data/sets [--dataset=amazon-beauty]
+        [--sizes 1000000,10000000] [--rounds 5]
 
-Prints two tables. The first compares RecBole's way to the first batch of SASRec with ours on the
-same files, alternating; the second
-has generated data of several sizes, each measured in a process of its own. Run it from a checkout.
+Writes two tables. The first compares RecBole's path to the first batch of SASRec with ours on the
+same files, in alternating rounds. The second has generated data of several sizes, each measured in
+its own process. Run it from a checkout.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOADERS = {"LengthBatches": "TIGER", "TrainDataLoader": "SASRec"}
 
 
 def first_batch_of_recbole(data_path: str, dataset: str) -> float:
-    """Seconds of RecBole's own data set, split and loader."""
+    """Return the seconds of RecBole's own data set, split and loader."""
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
 
@@ -48,7 +48,7 @@ def first_batch_of_recbole(data_path: str, dataset: str) -> float:
 
 
 def first_batch(data_path: str, dataset: str, loader: str) -> float:
-    """Seconds of this package's data set, split and one of its two kinds of training batches."""
+    """Return the seconds of our data set, split and one of two kinds of training batches."""
     from recbole.data import data_preparation
 
     from recbole_genrec.config.settings import GenRecConfig
@@ -69,7 +69,7 @@ def first_batch(data_path: str, dataset: str, loader: str) -> float:
 
 
 def generate(folder: Path, n_interactions: int) -> None:
-    """Write a data set of this size into folder: users of different activity, popular items, rows in time order."""
+    """Write a data set: users of different activity, popular items, rows in time order."""
     import numpy as np
     import pandas as pd
 
@@ -78,7 +78,7 @@ def generate(folder: Path, n_interactions: int) -> None:
         n_interactions // N_INTERACTIONS_PER_USER,
         n_interactions // N_INTERACTIONS_PER_ITEM,
     )
-    # Every user has four interactions, every item one; the others go to users and items by chance.
+    # Every user has four interactions, every item one; the others are random.
     users = np.concatenate(
         [
             np.tile(np.arange(n_users), 4),
@@ -103,18 +103,18 @@ def generate(folder: Path, n_interactions: int) -> None:
 
 
 def in_own_process(task: str, *arguments: str) -> dict:
-    """Run a task of this file in a process of its own; its memory is then its own too."""
+    """Run a task of this file in its own process, so that its peak memory is its own too."""
     command = [sys.executable, "-m", "benchmarks.data", f"--task={task}", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def run_task(arguments: argparse.Namespace) -> dict:
-    """What a process of its own does; returns what it reports."""
+    """Run a task in this process and return its report."""
     from recbole_genrec.runtime.memory import keep_freed_memory
 
     logging.disable(logging.INFO)
-    simplefilter("ignore")  # RecBole's own calls of pandas and torch
+    simplefilter("ignore")  # RecBole calls pandas and torch in deprecated ways
     keep_freed_memory()  # as a run does
     if arguments.task == "generate":
         generate(Path(arguments.data_path) / arguments.dataset, int(arguments.sizes))
@@ -132,43 +132,40 @@ def run_task(arguments: argparse.Namespace) -> dict:
     return {"seconds": seconds, "gigabytes": gigabytes, "process": time.process_time()}
 
 
-def print_comparison(data_path: str, dataset: str, rounds: int) -> None:
+def write_comparison(data_path: str, dataset: str, rounds: int) -> None:
+    """Write the table that compares RecBole's path with ours."""
     result = in_own_process(
         "compare", f"--data_path={data_path}", f"--dataset={dataset}", f"--rounds={rounds}"
     )
     recbole, ours = median(result["recbole"]), median(result["ours"])
     sys.stdout.write(
-        f"{dataset}, SASRec, from files to the first batch, medians of {rounds} alternating rounds\n"
+        f"{dataset}, SASRec, from files to the first batch, medians of {rounds} alternating "
+        "rounds\n"
+        f"{'RecBole':>10} s {'ours':>10} s {'ratio':>10}   bar: {RATIO_BAR}\n"
+        f"{recbole:>12.2f} {ours:>12.2f} {ours / recbole:>10.2f}\n\n"
     )
-    sys.stdout.write(f"{'RecBole':>10} s {'ours':>10} s {'ratio':>10}   bar: {RATIO_BAR}\n")
-    sys.stdout.write(f"{recbole:>12.2f} {ours:>12.2f} {ours / recbole:>10.2f}\n\n")
 
 
-def print_sizes(sizes: list[int]) -> None:
+def write_sizes(sizes: list[int]) -> None:
+    """Write the table of generated data."""
     sys.stdout.write(
-        f"generated data, from the file to the first batch; bar: {SECONDS_BAR} s and {GIGABYTES_BAR} GB\n"
-    )
-    sys.stdout.write(
-        "CPU seconds are those of the whole process with its imports; others on the machine lengthen only the wall time\n"
-    )
-    sys.stdout.write(
-        f"{'interactions':>14} {'batches':>16} {'wall s':>9} {'CPU s':>9} {'peak GB':>9} {'CPU s per million':>18}\n"
+        f"generated data, from the file to the first batch; bar: {SECONDS_BAR} s and "
+        f"{GIGABYTES_BAR} GB\n"
+        "CPU seconds count the whole process with its imports; load of the machine lengthens only "
+        "the wall time\n"
+        f"{'interactions':>14} {'batches':>16} {'wall s':>9} {'CPU s':>9} {'peak GB':>9} "
+        f"{'CPU s per million':>18}\n"
     )
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
-            in_own_process(
-                "generate",
-                f"--data_path={folder}",
-                f"--dataset=generated-{size}",
-                f"--sizes={size}",
-            )
+            files = (f"--data_path={folder}", f"--dataset=generated-{size}")
+            in_own_process("generate", *files, f"--sizes={size}")
             for loader in LOADERS:
-                result = in_own_process(
-                    loader, f"--data_path={folder}", f"--dataset=generated-{size}"
-                )
-                figures = f"{result['seconds']:>9.1f} {result['process']:>9.1f} {result['gigabytes']:>9.2f}"
+                result = in_own_process(loader, *files)
                 sys.stdout.write(
-                    f"{size:>14,} {loader:>16} {figures} {result['process'] / size * 1e6:>18.2f}\n"
+                    f"{size:>14,} {loader:>16} {result['seconds']:>9.1f} "
+                    f"{result['process']:>9.1f} {result['gigabytes']:>9.2f} "
+                    f"{result['process'] / size * 1e6:>18.2f}\n"
                 )
                 sys.stdout.flush()
 
@@ -192,8 +189,8 @@ def main() -> None:
         sys.stdout.write(f"\n{json.dumps(report)}\n")
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    print_comparison(arguments.data_path, arguments.dataset, arguments.rounds)
-    print_sizes([int(size) for size in arguments.sizes.split(",")])
+    write_comparison(arguments.data_path, arguments.dataset, arguments.rounds)
+    write_sizes([int(size) for size in arguments.sizes.split(",")])
 
 
 if __name__ == "__main__":

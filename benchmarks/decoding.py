@@ -1,6 +1,7 @@
-"""Beam search on the catalogue's prefix tree: ours beside transformers' generate with prefix_allowed_tokens_fn."""
+"""Constrained beam search: ours beside transformers' generate with prefix_allowed_tokens_fn.
 
-# Shapes: B batch, W beams
+Shapes: B batch, W beams.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +19,10 @@ from benchmarks.twin import PrefixTree, generate, make_twin, pad_histories
 COMPILED, FULL_SOFTMAX = "ours, compiled", "ours, softmax over all tokens"
 GOALS = {("small", 20): 20.0, ("papers'", 20): 12.0, ("small", 100): 20.0}
 N_USERS, N_PLAIN_USERS, N_QUICK_USERS = 1024, 64, 8
-N_PLAIN_BEAMS = (
-    1280  # of a batch of transformers' search, all users together: 64 users with 20 beams
-)
+N_PLAIN_BEAMS = 1280  # of a batch of transformers' search: 64 users with 20 beams
 N_CHECKED = 8
 TOLERANCE = 1e-3
-LEAST_AGREEMENT = 0.99  # beams of nearly equal probability may change places
+MIN_AGREEMENT = 0.99  # beams of nearly equal probability may swap ranks
 
 
 def cases(options: Options) -> list[Case]:
@@ -50,14 +49,14 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
 
 
 def evenly_spaced_users(experiment: Experiment, n_users: int) -> Interaction:
-    """Test users from the shortest to the longest history, in the order in which they are evaluated."""
+    """Return test users from the shortest to the longest history, in their evaluation order."""
     inter_feat = experiment.test.dataset.inter_feat
-    places = torch.linspace(0, len(inter_feat) - 1, min(n_users, len(inter_feat))).long()
-    return inter_feat[places].cut()
+    rows = torch.linspace(0, len(inter_feat) - 1, min(n_users, len(inter_feat))).long()
+    return inter_feat[rows].cut()
 
 
 def search(experiment: Experiment, users: Interaction) -> tuple[torch.Tensor, torch.Tensor]:
-    """Our beams of a batch as an evaluation asks for them: histories are cut to the longest."""
+    """Return our beams of a batch as in an evaluation: histories are cut to the longest."""
     model = experiment.model
     longest = int(users[model.ITEM_SEQ_LEN].max())
     users.interaction[model.ITEM_SEQ] = users[model.ITEM_SEQ][:, :longest]
@@ -66,7 +65,7 @@ def search(experiment: Experiment, users: Interaction) -> tuple[torch.Tensor, to
 
 
 def prepare_ours(experiment: Experiment, options: Options) -> tuple[dict[str, Any], Measure]:
-    """Batches of `eval_batch_size` users, short histories first."""
+    """Prepare batches of `eval_batch_size` users, short histories first."""
     users, batch_size = (
         evenly_spaced_users(experiment, N_QUICK_USERS if options.quick else N_USERS),
         experiment.config["eval_batch_size"],
@@ -84,7 +83,7 @@ def prepare_ours(experiment: Experiment, options: Options) -> tuple[dict[str, An
 
 
 def prepare_generate(experiment: Experiment, options: Options) -> tuple[dict[str, Any], Measure]:
-    """Batches of users in random order, padded to the longest history."""
+    """Prepare batches of users in random order, padded to the longest history."""
     model, device, n_beams = (
         experiment.model,
         experiment.config["device"],
@@ -121,18 +120,22 @@ def prepare_generate(experiment: Experiment, options: Options) -> tuple[dict[str
 def check_items(
     ours: tuple[torch.Tensor, torch.Tensor], theirs: tuple[torch.Tensor, torch.Tensor]
 ) -> float:
-    """The share of users and places with the same item in both searches; each is item ids [B, W] and log-probabilities [B, W].
+    """Return the share of users and ranks with the same item in both searches.
+
+    Args:
+        ours: item ids [B, W] and log-probabilities [B, W].
+        theirs: item ids [B, W] and log-probabilities [B, W].
 
     Raises:
-        ValueError: the searches do not find the same, so that the contenders do not do the same
-            work.
+        ValueError: the results differ, so the contenders do not do the same work.
     """
     agreement = float((ours[0] == theirs[0]).float().mean())
     difference = float((ours[1] - theirs[1]).abs().max())
-    if agreement < LEAST_AGREEMENT or not difference <= TOLERANCE:
+    if agreement < MIN_AGREEMENT or not difference <= TOLERANCE:
         raise ValueError(
-            f"with the same weights, {agreement:.1%} of the beams of our search and of transformers' are the same items, and their "
-            f"log-probabilities differ by up to {difference:.2g}"
+            f"with the same weights, {agreement:.1%} of the beams of our search and of "
+            "transformers' are the same items, and their log-probabilities differ by up to "
+            f"{difference:.2g}"
         )
     return agreement
 

@@ -13,7 +13,7 @@ from recbole_genrec.quick_start import load
 
 N_BEAMS, TOP = 20, (10, 20)
 N_USERS = 1024
-LEAST_RATIO = 0.5  # at most twice the cost of the beams
+MIN_RATIO = 0.5  # at most twice the cost of the beams
 
 
 def cases(options: Options) -> list[Case]:
@@ -27,20 +27,20 @@ def cases(options: Options) -> list[Case]:
 
 
 def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any], Measure]:
-    place = {} if options.data_path is None else {"data_path": options.data_path}
+    data_path = {} if options.data_path is None else {"data_path": options.data_path}
     scoring = "exact" if contender == "ours, exact" else "beam"
     config, model, _, _, _, test = load(
         options.checkpoint,
-        {**place, "n_beams": N_BEAMS, "scoring": scoring, "show_progress": False},
+        {**data_path, "n_beams": N_BEAMS, "scoring": scoring, "show_progress": False},
     )
     inter_feat, batch_size = test.dataset.inter_feat, config["eval_batch_size"]
     n_users = min(N_USERS, len(inter_feat))
-    places = [number * len(inter_feat) // n_users for number in range(n_users)]
+    rows_of_users = [number * len(inter_feat) // n_users for number in range(n_users)]
 
     def measure(number: int) -> dict[str, float]:
         started, n_proven = time.perf_counter(), 0
         for first in range(0, n_users, batch_size):
-            users = inter_feat[places[first : first + batch_size]].cut()
+            users = inter_feat[rows_of_users[first : first + batch_size]].cut()
             longest = int(users[model.ITEM_SEQ_LEN].max())
             users.interaction[model.ITEM_SEQ] = users[model.ITEM_SEQ][:, :longest]
             beams = model.search(to_device(users, config["device"]), case.details["k"])
@@ -67,7 +67,7 @@ def rows(results: list[Result]) -> list[Row]:
                 "users/s",
                 exact,
                 beams,
-                ("ratio", ">=", LEAST_RATIO),
+                ("ratio", ">=", MIN_RATIO),
             )
         )
         share = 100 * result.median("ours, beams", "proven_share")

@@ -1,17 +1,16 @@
-"""How much useful work a step of a T5 is: floating point operations of its matrix products, padding left out.
+"""Useful work of a T5 step: floating point operations of its matrix products, without padding.
 
 A product of an [a, b] and a [b, c] matrix is 2abc operations. With hidden size D, inner size F,
-heads of H * C = I columns, s source
-and t target tokens, a row of a batch takes in the forward pass
+heads of H * C = I columns, s source and t target tokens, a row of a batch takes in the forward pass
 
-    encoder layer    s (8DI + 4DF) + 4I s^2                              projections, feed-forward;
-    scores and weighted sums
-    decoder layer    t (12DI + 4DF) + 4I t^2 + 4DI s + 4I s t            the cross-attention's keys
-    and values are the source's
-    head             2D times the number of codes that the t positions choose from, added up
+    encoder layer   s (8DI + 4DF) + 4I s^2
+                    projections, feed-forward; scores and weighted sums
+    decoder layer   t (12DI + 4DF) + 4I t^2 + 4DI s + 4I s t
+                    the cross-attention's keys and values come from the source
+    head            2D times the number of codes to choose from, summed over the t positions
 
-and three times as much with the backward pass, which has two products for each: one for the
-gradient of either factor.
+and three times as much with the backward pass, which has two products for each: one per factor's
+gradient.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ PASSES = 3  # forward, and twice as much backward
 
 
 def forward_flops(size: T5Size, source_tokens: Tensor, head_sizes: Sequence[int]) -> int:
-    """Operations of the forward pass over a batch.
+    """Return the operations of the forward pass over a batch.
 
     Args:
-        size: of the T5.
-        source_tokens: LongTensor [B], real tokens of every history.
-        head_sizes: for every target token how many codes it is chosen from.
+        size: sizes of the T5.
+        source_tokens: LongTensor [B], number of real tokens of every history.
+        head_sizes: for every target token, the number of codes to choose from.
     """
     width, inner, feed = (
         size.hidden_size,
@@ -46,5 +45,5 @@ def forward_flops(size: T5Size, source_tokens: Tensor, head_sizes: Sequence[int]
 
 
 def training_flops(size: T5Size, source_tokens: Tensor, head_sizes: Sequence[int]) -> int:
-    """Operations of a training step over a batch; arguments as of forward_flops."""
+    """Return the operations of a training step; arguments as in forward_flops."""
     return PASSES * forward_flops(size, source_tokens, head_sizes)

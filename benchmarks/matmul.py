@@ -1,4 +1,4 @@
-"""The machine's peak: the best rate of a product of two matrices in float32."""
+"""The machine's peak: best rate of a product of two matrices in float32."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cases(options: Options) -> list[Case]:
 
 
 def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any], Measure]:
-    """Rates at several sizes, of which the best counts; also a contender of other subjects, so that it is measured beside them."""
+    """Prepare products of several sizes, of which the best counts; other subjects run it too."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sizes, seconds = (QUICK_SIZES, 0.01) if options.quick else (SIZES, SECONDS_PER_SIZE)
 
@@ -31,7 +31,7 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
 
 
 def matmul_rate(size: int, seconds: float, device: torch.device) -> float:
-    """Operations per second of the fastest product of two square matrices that fits into so many seconds; at least one is made."""
+    """Return the operations per second of the fastest product within `seconds`, at least one."""
     left, right = torch.randn(2, size, size, device=device)
     product, best = torch.empty(size, size, device=device), float("inf")
     end = time.perf_counter() + seconds

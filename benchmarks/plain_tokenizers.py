@@ -1,10 +1,10 @@
-"""The yardstick of tokenizers: RQ-VAE and soft RQ-VAE as one writes them down, trained in a plain loop with a DataLoader.
+"""The yardstick of tokenizers: RQ-VAE and soft RQ-VAE in plain form, trained in a plain loop.
 
-The way of the published code of LC-Rec and LETTER: a module per level, distances as |x|^2 + |e|^2 -
-2xe, a loss that is read in every step.
+They follow the published code of LC-Rec and LETTER: a module per level, distances as
+|x|^2 + |e|^2 - 2xe, a DataLoader, and a loss that is read in every step.
+
+Shapes: B batch, K codebook size, C code width, D feature width.
 """
-
-# Shapes: B batch, K codebook size, C code width, D feature width
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 def layers(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
+    """Return linear layers with ReLU between them."""
     parts: list[nn.Module] = []
     for n_in, n_out in itertools.pairwise(sizes):
         parts += [nn.Linear(n_in, n_out), nn.ReLU()]
@@ -33,7 +33,7 @@ class Level(nn.Module):
         self.embedding = nn.Embedding(codebook_size, code_dim)
 
     def distances(self, latent: Tensor) -> Tensor:
-        """Squared distances [B, K] of latent vectors [B, C]."""
+        """Return the squared distances [B, K] of latent vectors [B, C]."""
         weight = self.embedding.weight
         return (
             latent.square().sum(1, keepdim=True)
@@ -50,7 +50,7 @@ class HardLevel(Level):
         self.commitment_weight = commitment_weight
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Codewords [B, C] of latent vectors [B, C], and the loss of codebook and commitment."""
+        """Return codewords [B, C] of latent vectors [B, C], and codebook plus commitment loss."""
         codeword = self.embedding(self.distances(latent).argmin(dim=-1))
         loss = F.mse_loss(codeword, latent.detach()) + self.commitment_weight * F.mse_loss(
             codeword.detach(), latent
@@ -68,7 +68,7 @@ class SoftLevel(Level):
         self.temperature, self.uniformity_weight = temperature, uniformity_weight
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Codewords [B, C] of latent vectors [B, C], and the loss of uneven use."""
+        """Return codewords [B, C] of latent vectors [B, C], and the loss of uneven use."""
         probabilities = torch.softmax(-self.distances(latent) / self.temperature, dim=-1)
         usage = probabilities.mean(dim=0)
         return probabilities @ self.embedding.weight, self.uniformity_weight * (
@@ -88,7 +88,7 @@ class PlainTokenizer(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """The loss of features [B, D]."""
+        """Return the loss of features [B, D]."""
         residual = self.encoder(features)
         quantized, losses = torch.zeros_like(residual), []
         for level in self.levels:
@@ -109,21 +109,21 @@ class PlainLoop:
         batch_size: int,
         learning_rate: float,
         weight_decay: float,
-        is_short: bool = False,
+        is_mixed: bool = False,
     ) -> None:
-        self.model, self.is_short = model, is_short
+        self.model, self.is_mixed = model, is_mixed
         self.loader = DataLoader(TensorDataset(features), batch_size=batch_size, shuffle=True)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=learning_rate, weight_decay=weight_decay
         )
 
     def epoch(self, device: torch.device) -> float:
-        """The mean loss of a batch."""
+        """Train one epoch and return the mean loss of a batch."""
         self.model.train()
         total = 0.0
         for (batch,) in self.loader:
             self.optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.is_short):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.is_mixed):
                 loss = self.model(batch.to(device))
             loss.backward()
             self.optimizer.step()

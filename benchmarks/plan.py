@@ -1,4 +1,4 @@
-"""What is measured, what came out of it, and a line of the table."""
+"""Options, cases, results and table rows of the benchmarks."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-Measure = Callable[[int], "dict[str, float]"]  # the number of a round, from 0 -> what it measured
+Measure = Callable[[int], "dict[str, float]"]  # number of a round, from 0 -> measured figures
 COMPARE = {">=": operator.ge, "<=": operator.le}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says; `data_path` and `checkpoint` are absolute. None is what was not given."""
+    """Options of the command line; paths are absolute, None where an option is not given."""
 
     data_path: str | None
     threads: int
@@ -24,11 +24,11 @@ class Options:
     only: str | None = None
 
     def dataset(self, name: str) -> str:
-        """The data set of this name; quick looks take the one inside RecBole's wheel."""
+        """Return this name, or with `quick` the data set inside RecBole's wheel."""
         return "ml-100k" if self.quick else name
 
     def datasets(self, *names: str) -> list[str]:
-        """The data sets of these names, each once, or `only` one of them."""
+        """Return the data sets of these names, each once, or `only` one of them."""
         return list(
             dict.fromkeys(self.dataset(name) for name in names if self.only in (None, name))
         )
@@ -36,11 +36,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Case:
-    """Work that one or several contenders do in turns.
+    """Work that contenders do in turns.
 
     Attributes:
-        subject: name of the module of this package that knows how.
-        title: what the table calls it.
+        subject: name of the module of this package that prepares it.
+        title: name in the table.
         contenders: names that the subject's `prepare` knows.
         details: plain values for `prepare`.
     """
@@ -53,20 +53,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """What every contender of a case reported of itself (`facts`) and measured in every round."""
+    """Facts that every contender of a case reported, and figures that it measured per round."""
 
     case: Case
     facts: dict[str, dict[str, Any]]
     rounds: dict[str, list[dict[str, float]]]
 
     def median(self, contender: str, figure: str) -> float:
-        """The median over the rounds."""
+        """Return the median over the rounds."""
         return median(measured[figure] for measured in self.rounds[contender])
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table; `goal` is for example ("ratio", ">=", 8.0) or ("ours", "<=", 60.0)."""
+    """A row of the table; `goal` is for example ("ratio", ">=", 8.0) or ("ours", "<=", 60.0)."""
 
     what: str
     unit: str
@@ -76,7 +76,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as fast ours is: of rates ours / yardstick, of times yardstick / ours."""
+        """Speed-up of ours: ours / yardstick for rates, yardstick / ours for times."""
         if self.yardstick is None:
             return None
         return (
@@ -85,7 +85,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is reached; None without one."""
+        """True if the goal is reached; None without a goal."""
         if self.goal is None:
             return None
         figure, sign, bound = self.goal

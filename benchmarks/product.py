@@ -1,4 +1,4 @@
-"""This package's own models, data and trainer at the sizes that are measured, made as a run makes them."""
+"""Our models, data and trainer at the measured sizes, made as a run makes them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ T5_SIZES = {
     },
     "quick": {"hidden_size": 16, "inner_size": 32, "n_layers": 1, "n_heads": 2, "head_size": 8},
 }
-# Four codes an item, as of the papers; drawn at random, so that no tokenizer has to be trained
-# first.
+# Four codes per item, as in the papers; random, so that no tokenizer needs training.
 CODES = {"tokenizer": "random", "n_levels": 4, "codebook_size": 256, "counter_size": 0}
 DROPOUT = 0.1
 
@@ -42,7 +41,7 @@ class Experiment(NamedTuple):
 
 
 class RandomCatalogue:
-    """What a model asks of a data set, for a catalogue that has no interactions: n_items with the padding item."""
+    """Stand-in for a data set without interactions; n_items counts the padding item."""
 
     iid_field = "item_id"
 
@@ -51,16 +50,16 @@ class RandomCatalogue:
         self.field2id_token = {self.iid_field: [str(item) for item in range(n_items)]}
 
     def num(self, field: str) -> int:
-        """As of RecBole's data sets."""
+        """Return the number of items, as RecBole's data sets do."""
         return self.n_items
 
     def fingerprint(self) -> str:
-        """As of GenRecDataset."""
+        """Return the identity of the data, as GenRecDataset does."""
         return f"{self.n_items} items without interactions"
 
 
 def t5_settings(size: str, options: Options) -> dict[str, Any]:
-    """Settings of TIGER with a T5 of this size and random codes."""
+    """Return settings of TIGER with a T5 of this size and random codes."""
     sizes = T5_SIZES["quick" if options.quick else size]
     return {
         **CODES,
@@ -74,17 +73,15 @@ def t5_settings(size: str, options: Options) -> dict[str, Any]:
 def make_config(
     model: str, dataset: str, settings: dict[str, Any], options: Options
 ) -> GenRecConfig:
-    """Settings of a run."""
-    place = (
-        {}
-        if options.data_path is None or dataset == "ml-100k"
-        else {"data_path": options.data_path}
-    )
-    return GenRecConfig(model, dataset, config_dict={"show_progress": False, **place, **settings})
+    """Return the settings of a run."""
+    defaults: dict[str, Any] = {"show_progress": False}
+    if options.data_path is not None and dataset != "ml-100k":
+        defaults["data_path"] = options.data_path
+    return GenRecConfig(model, dataset, config_dict={**defaults, **settings})
 
 
 def make_tiger(dataset: str, settings: dict[str, Any], options: Options) -> Experiment:
-    """TIGER with named items; the same settings give the same weights in every process."""
+    """Make TIGER; the same settings give the same weights in every process."""
     config = make_config("TIGER", dataset, settings, options)
     train, _, test = data_preparation(config, create_dataset(config))
     init_seed(config["seed"], config["reproducibility"])
@@ -94,6 +91,6 @@ def make_tiger(dataset: str, settings: dict[str, Any], options: Options) -> Expe
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what an accelerator still computes."""
+    """Wait until an accelerator has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""The table and the JSON file of a run of the benchmarks."""
+"""Table and JSON file of a run of the benchmarks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGES = ("torch", "transformers", "recbole", "numpy", "pandas", "scipy", "rec
 def write_json(
     path: Path, started: float, options: Options, results: list[Result], rows: list[Row]
 ) -> None:
-    """Machine, versions, command and every round."""
+    """Write machine, versions, command and every round."""
     content = {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(started)),
         "seconds": time.time() - started,
@@ -40,7 +40,7 @@ def write_json(
 
 
 def machine() -> dict[str, Any]:
-    """What was measured on, and how busy it is (the load average counts the benchmarks' own processes)."""
+    """Describe the machine and its load, which includes the benchmarks' own processes."""
     return {
         "processor": _proc("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": os.cpu_count(),
@@ -53,7 +53,7 @@ def machine() -> dict[str, Any]:
 
 
 def _proc(path: str, name: str) -> str | None:
-    """The value of the first line `name: value` of a file of Linux."""
+    """Return the value of the first line `name: value` of a file of Linux."""
     if not os.path.isfile(path):
         return None
     lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -61,7 +61,7 @@ def _proc(path: str, name: str) -> str | None:
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python, of the packages that matter, and of this checkout."""
+    """Return the versions of Python, of the relevant packages, and of this checkout."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -83,7 +83,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as a table in Markdown."""
+    """Return the rows as a table in Markdown."""
     lines = [
         "| what | ours | yardstick | ratio | must reach | reached |",
         "|---|---|---|---|---|---|",
@@ -94,11 +94,12 @@ def table(rows: list[Row]) -> str:
         met = {None: "", True: "yes", False: "no"}[row.met]
         yardstick = "" if row.yardstick is None else f"{number(row.yardstick)} {row.unit}"
         lines.append(
-            f"| {row.what} | {number(row.ours)} {row.unit} | {yardstick} | {ratio} | {goal} | {met} |"
+            f"| {row.what} | {number(row.ours)} {row.unit} | {yardstick} | {ratio} | {goal} "
+            f"| {met} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def number(value: float) -> str:
-    """Three significant digits, and all those before the decimal point."""
+    """Format with three significant digits, and all digits before the decimal point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Runs contenders in turns: each in a process of its own, which is ready before the first round and waits between its turns."""
+"""Run contenders in turns, each in its own process that waits between its turns."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def run_case(case: Case, options: Options) -> Result:
-    """All rounds of a case; every other round goes through the contenders in the opposite order.
+    """Run all rounds of a case; every other round has the contenders in reverse order.
 
     Raises:
-        RuntimeError: a contender ended before it was asked to.
+        RuntimeError: a contender ended early.
     """
     with ExitStack() as stack:
         running: dict[str, Contender] = {}
@@ -42,7 +42,7 @@ def run_case(case: Case, options: Options) -> Result:
 
 
 class Contender:
-    """The process of a contender; as a context it is started and ended. `more` is added to its environment."""
+    """Process of a contender, started and ended as a context; `more` extends its environment."""
 
     def __init__(
         self, name: str, case: Case, options: Options, more: Mapping[str, str] | None = None
@@ -53,7 +53,7 @@ class Contender:
         self.environment = {**environment(options.threads), **(more or {})}
 
     def start(self) -> None:
-        """Start the process; the first that is received from it are its facts."""
+        """Start the process; it sends its facts first."""
         self.process = subprocess.Popen(
             self.command,
             cwd=ROOT,
@@ -74,35 +74,36 @@ class Contender:
 
     def __exit__(self, *_) -> None:
         with suppress(BrokenPipeError):  # it has ended by itself
-            self.process.stdin.close()  # which tells it to end
+            self.process.stdin.close()  # ends it
         self.process.stdout.close()
         self.process.wait()
 
     def measure(self, number: int) -> dict[str, float]:
-        """What the contender measures in this round."""
+        """Return the figures of this round."""
         self.ask(number)
         return self.receive()
 
     def ask(self, number: int) -> None:
-        """Let it measure this round."""
+        """Start the measurement of this round."""
         try:
             self.process.stdin.write(f"{number}\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended, which receive says
+            pass  # it has ended, which receive() reports
 
     def receive(self) -> dict[str, Any]:
-        """What it has to say next; RuntimeError if it has ended."""
+        """Return its next answer; RuntimeError if it has ended."""
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(
-                f"{self.title}: the process of {self.name} ended with {self.process.wait()}; its messages stand above"
+                f"{self.title}: the process of {self.name} ended with {self.process.wait()}; "
+                "its messages are above"
             )
         return json.loads(line)
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Environment of a process that finds this package and computes with so many threads."""
+    """Return the environment of a process that finds this package and uses `threads` threads."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return {
         **os.environ,

@@ -1,4 +1,4 @@
-"""Training on several processes of a CPU, as torchrun starts them, beside one process with one thread or as many."""
+"""Training on several CPU processes, as under torchrun, beside one process with 1 or n threads."""
 
 from __future__ import annotations
 
@@ -22,22 +22,19 @@ from benchmarks.training import (
     evenly_spaced_rows,
     prepare_ours,
 )
-from recbole_genrec.runtime import distributed as of_several
+from recbole_genrec.runtime import distributed as runtime
 
 ONE, THREADS, PROCESSES = "ours", "ours, threads", "ours, processes"
 N_QUICK_PROCESSES = 2
-PATIENCE = timedelta(minutes=5)  # for a process that does not get ready
-RANK, MEETING = (
-    "BENCHMARK_RANK",
-    "BENCHMARK_MEETING",
-)  # of a process that another one has started, and the file by which they meet
+TIMEOUT = timedelta(minutes=5)  # for a process that does not start
+# Environment of a process that the first one starts: its rank, and the file of the rendezvous.
+RANK, MEETING = "BENCHMARK_RANK", "BENCHMARK_MEETING"
 
 
 def cases(options: Options) -> list[Case]:
     n_processes = N_QUICK_PROCESSES if options.quick else options.threads
-    if (
-        n_processes < 2 or torch.cuda.is_available()
-    ):  # processes would take the GPUs, of which there may be fewer
+    # With GPUs each process would take one, and there may be too few.
+    if n_processes < 2 or torch.cuda.is_available():
         return []
     dataset = options.dataset("amazon-instruments")
     details = {"dataset": dataset, "size": "small", "processes": n_processes}
@@ -66,12 +63,12 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
     facts, measure = prepare_ours(experiment, rows)
     for other in others:
         other.receive()
-    facts["processes"] = of_several.size()
+    facts["processes"] = runtime.size()
     return facts, lambda number: measure_together(measure, others, number)
 
 
 def join(contender: str, case: Case, options: Options, n_processes: int) -> list[Contender]:
-    """Meet the other processes of this contender; the first one starts them and has them as the result."""
+    """Join the process group; the first process starts the others and returns them."""
     rank, others = int(os.environ.get(RANK, 0)), []
     if rank == 0:
         meeting = os.path.join(tempfile.mkdtemp(dir=os.getcwd()), "meeting")
@@ -84,13 +81,13 @@ def join(contender: str, case: Case, options: Options, n_processes: int) -> list
     else:
         meeting = os.environ[MEETING]
     distributed.init_process_group(
-        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=n_processes, timeout=PATIENCE
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=n_processes, timeout=TIMEOUT
     )
     return others
 
 
 def measure_together(measure: Measure, others: list[Contender], number: int) -> dict[str, float]:
-    """What this process measures while the others do their part."""
+    """Return the figures of this process while the others do their part."""
     for other in others:
         other.ask(number)
     measured = measure(number)

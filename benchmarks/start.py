@@ -1,7 +1,7 @@
-"""From the start of the process to the end of its first training step, with the teacher in its cache.
+"""Time from process start to the end of the first training step, with a cached teacher.
 
 As a program (`python -m benchmarks.start --model=TIGER ...`) it is a run that ends after the first
-step and prints the time then.
+step and writes the time to stdout.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.plan import Case, Measure, Options, Result, Row
 
-MOST_SECONDS = 10.0
+MAX_SECONDS = 10.0
 QUICK_SETTINGS = ("--kmeans_iterations=2", "--n_levels=2")
 
 
@@ -31,10 +31,10 @@ def cases(options: Options) -> list[Case]:
 
 
 def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any], Measure]:
-    """A contender is a model; one run fills the caches, with a teacher of a single epoch.
+    """Prepare a contender, which is a model: one run fills the caches with a one-epoch teacher.
 
     Raises:
-        RuntimeError: such a run fails.
+        RuntimeError: the run fails.
     """
     dataset = case.details["dataset"]
     settings = [
@@ -73,7 +73,7 @@ def rows(results: list[Result]) -> list[Row]:
             f"{result.case.title}, {model}",
             "s",
             result.median(model, "seconds"),
-            goal=("ours", "<=", MOST_SECONDS),
+            goal=("ours", "<=", MAX_SECONDS),
         )
         for result in results
         for model in result.case.contenders
@@ -81,7 +81,7 @@ def rows(results: list[Result]) -> list[Row]:
 
 
 def run_one_step(argv: list[str]) -> None:
-    """The command of a run, ended by its first training step."""
+    """Run the command `run` until the first training step, then write the time and exit."""
     from recbole_genrec.cli import main
     from recbole_genrec.trainer.optimizer import StageOptimizer
 

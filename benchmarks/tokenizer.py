@@ -1,4 +1,7 @@
-"""Epochs of the tokenizers on random features: our stage beside a plain loop; what LETTER's clustering of codewords takes of an epoch."""
+"""Tokenizer epochs on random features: our stage beside a plain loop.
+
+Also the share of an epoch that LETTER's constrained clustering of codewords takes.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +18,24 @@ from benchmarks.product import RandomCatalogue, make_config, synchronize
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
 MODELS = {"RQ-VAE": "TIGER", "soft RQ-VAE": "UniGRec", "LETTER's RQ-VAE": "LETTER"}
-SHORT, PLAIN, SHORT_PLAIN = "ours, bfloat16", "plain loop", "plain loop, bfloat16"
-# The soft RQ-VAE's layers are never short: its temperature magnifies what they lose.
+BFLOAT16, PLAIN, PLAIN_BFLOAT16 = "ours, bfloat16", "plain loop", "plain loop, bfloat16"
+# The soft RQ-VAE always runs in float32: its temperature magnifies rounding errors.
 CONTENDERS = {
-    "TIGER": ("ours", SHORT, PLAIN, SHORT_PLAIN),
+    "TIGER": ("ours", BFLOAT16, PLAIN, PLAIN_BFLOAT16),
     "UniGRec": ("ours", PLAIN),
     "LETTER": ("ours",),
 }
 N_ITEMS, N_FEATURES = 12_101, 768
 QUICK_N_ITEMS, QUICK_N_FEATURES = 200, 16
-N_EPOCHS, N_PLAIN_EPOCHS = (
-    10,
-    2,
-)  # of a round; in ten of ours codes that no item uses are looked for once, as the settings have it
+# Epochs of a round. Ten of ours include one search for unused codes, as the settings have it.
+N_EPOCHS, N_PLAIN_EPOCHS = 10, 2
 QUICK_SETTINGS = {
     "tokenizer_hidden_sizes": [16],
     "codebook_size": 16,
     "kmeans_iterations": 5,
     "tokenizer_batch_size": 64,
 }
-LEAST_RATIO, MOST_SHARE = 3.0, 10.0
+MIN_RATIO, MAX_SHARE = 3.0, 10.0
 
 
 def cases(options: Options) -> list[Case]:
@@ -51,18 +52,17 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
     settings = dict(QUICK_SETTINGS) if options.quick else {}
     if options.quick and case.details["model"] == "LETTER":
         settings.update(n_groups=2, group_sizes=[1, 15])
-    settings["enable_amp"] = contender in (SHORT, SHORT_PLAIN)
+    settings["enable_amp"] = contender in (BFLOAT16, PLAIN_BFLOAT16)
     config = make_config(case.details["model"], "random", settings, options)
     init_seed(config["seed"], config["reproducibility"])
     features = torch.randn(n_items + 1, n_features)
     facts = {"items": n_items, "features": n_features, "batch_size": config["tokenizer_batch_size"]}
-    return facts, (prepare_plain_loop if contender in (PLAIN, SHORT_PLAIN) else prepare_ours)(
-        config, features
-    )
+    is_plain = contender in (PLAIN, PLAIN_BFLOAT16)
+    return facts, (prepare_plain_loop if is_plain else prepare_ours)(config, features)
 
 
 def prepare_ours(config, features: torch.Tensor) -> Measure:
-    """Epochs of the model's tokenizer stage by the trainer, without the k-means before the first."""
+    """Prepare epochs of the tokenizer stage by the trainer, without the k-means before them."""
     saved = {
         "item_features": features,
         "teacher": torch.randn(len(features), config["teacher_hidden_size"]),
@@ -90,7 +90,7 @@ def prepare_ours(config, features: torch.Tensor) -> Measure:
 
 
 class Stopwatch:
-    """Calls what a stage calls before an epoch, if anything, and adds up how long it takes."""
+    """Call the function that a stage calls before an epoch, if any, and sum its time."""
 
     def __init__(self, function) -> None:
         self.function, self.seconds = function, 0.0
@@ -103,7 +103,7 @@ class Stopwatch:
 
 
 def prepare_plain_loop(config, features: torch.Tensor) -> Measure:
-    """The same tokenizer in a plain loop; the padding item's row is no item."""
+    """Prepare the same tokenizer in a plain loop, without the padding item's row."""
     size = config["codebook_size"], config["code_dim"]
     if config["model"] == "UniGRec":
         levels = [
@@ -117,7 +117,7 @@ def prepare_plain_loop(config, features: torch.Tensor) -> Measure:
     ).to(config["device"])
     rates = config["tokenizer_learning_rate"], config["tokenizer_weight_decay"]
     loop = PlainLoop(
-        model, features[1:], config["tokenizer_batch_size"], *rates, is_short=config["enable_amp"]
+        model, features[1:], config["tokenizer_batch_size"], *rates, is_mixed=config["enable_amp"]
     )
 
     def measure(number: int) -> dict[str, float]:
@@ -136,10 +136,12 @@ def rows(results: list[Result]) -> list[Row]:
         facts, ours = result.facts["ours"], result.median("ours", "seconds_per_epoch")
         title = f"{result.case.title}, epoch of {facts['items']:,} x {facts['features']}"
         if PLAIN in result.rounds:
-            goal = ("ratio", ">=", LEAST_RATIO)
+            goal = ("ratio", ">=", MIN_RATIO)
             table.append(Row(title, "s", ours, result.median(PLAIN, "seconds_per_epoch"), goal))
-            if SHORT in result.rounds:
-                short = (result.median(name, "seconds_per_epoch") for name in (SHORT, SHORT_PLAIN))
+            if BFLOAT16 in result.rounds:
+                short = (
+                    result.median(name, "seconds_per_epoch") for name in (BFLOAT16, PLAIN_BFLOAT16)
+                )
                 table.append(Row(f"{title}, bfloat16", "s", *short, goal))
         else:
             table.append(Row(title, "s", ours))
@@ -149,7 +151,7 @@ def rows(results: list[Result]) -> list[Row]:
                     f"{title}: share of the constrained clustering",
                     "%",
                     share,
-                    goal=("ours", "<=", MOST_SHARE),
+                    goal=("ours", "<=", MAX_SHARE),
                 )
             )
     return table

@@ -1,6 +1,7 @@
-"""Training examples per second: our trainer beside a plain loop around transformers' T5, and how much of the machine's peak is used."""
+"""Training examples per second: our trainer beside a plain loop around transformers' T5.
 
-# Shapes: B batch, S source tokens, L levels
+Also the share of the machine's peak that our trainer uses.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +25,15 @@ from recbole_genrec.data.sequence_batches import SequenceBatches, window_batches
 from recbole_genrec.runtime.precision import mixed_precision
 
 GOALS = {"small": 8.0, "papers'": 7.0}
-LEAST_UTILISATION = 0.45
+MIN_UTILISATION = 0.45
 OURS = {
     "ours": {},
     "ours, bfloat16": {"enable_amp": True},
     "ours, all positions": {"train_mode": "all_positions"},
 }
-THEIRS = {
-    "transformers": False,
-    "transformers, bfloat16": True,
-}  # whether the plain loop has autocast
-BATCH_SIZE, N_BATCHES, N_PLAIN_BATCHES = (
-    256,
-    12,
-    2,
-)  # plain batches are all alike, as nearly each has a history of full length
+THEIRS = {"transformers": False, "transformers, bfloat16": True}  # True: with autocast
+# Two plain batches are enough: nearly each has a history of full length, so they cost the same.
+BATCH_SIZE, N_BATCHES, N_PLAIN_BATCHES = 256, 12, 2
 QUICK_BATCH_SIZE, N_QUICK_BATCHES = 8, 2
 N_CHECKED = 16
 TOLERANCE = 1e-4
@@ -62,9 +57,8 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
         return matmul.prepare(contender, case, options)
     settings = t5_settings(case.details["size"], options)
     settings["train_batch_size"] = QUICK_BATCH_SIZE if options.quick else BATCH_SIZE
-    settings.update(
-        OURS.get(contender, {"softmax_scope": "full"})
-    )  # the softmax is what transformers' loss has; the loss is compared
+    # transformers' loss has the full softmax, and the losses are compared.
+    settings.update(OURS.get(contender, {"softmax_scope": "full"}))
     experiment = make_tiger(case.details["dataset"], settings, options)
     n_batches = N_QUICK_BATCHES if options.quick else N_BATCHES
     if contender == "ours, all positions":
@@ -76,14 +70,14 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
 
 
 def batches_of(experiment: Experiment, rows: Tensor | slice) -> LengthBatches:
-    """The trainer's own batches, of some of the training rows."""
+    """Return the trainer's own batches of some of the training rows."""
     batches = experiment.trainer._batches(experiment.model.stages()[-1], experiment.train)
     batches.rows = batches.rows.select(rows)
     return batches
 
 
 def evenly_spaced_rows(batches: LengthBatches, n_batches: int) -> Tensor:
-    """Rows of some whole batches of an epoch, evenly spaced in the order of their lengths, so that they cost what the epoch costs."""
+    """Return rows of whole batches, evenly spaced by length, with the mean cost of the epoch."""
     epoch = length_batches(batches.rows.length, batches.batch_size, batches.seed, 0, batches.n_pool)
     whole = sorted(
         (rows for rows in epoch if len(rows) == batches.batch_size),
@@ -96,7 +90,7 @@ def evenly_spaced_rows(batches: LengthBatches, n_batches: int) -> Tensor:
 
 
 def prepare_ours(experiment: Experiment, rows: Tensor) -> tuple[dict[str, Any], Measure]:
-    """One pass over the rows by the trainer."""
+    """Prepare one pass over the rows by the trainer."""
     model, trainer = experiment.model, experiment.trainer
     stage, batches, everything = (
         model.stages()[-1],
@@ -124,7 +118,7 @@ def prepare_ours(experiment: Experiment, rows: Tensor) -> tuple[dict[str, Any], 
 
 
 class ChosenBatches:
-    """Evenly spaced batches of an epoch of whole sequences, in the order of their sizes, the same in every epoch."""
+    """Evenly spaced batches of whole sequences, in the order of their sizes, fixed over epochs."""
 
     def __init__(self, batches: SequenceBatches, n_batches: int) -> None:
         self.seed, self.batches = batches.seed, batches
@@ -153,7 +147,7 @@ class ChosenBatches:
 
 
 def prepare_all_positions(experiment: Experiment, n_batches: int) -> tuple[dict[str, Any], Measure]:
-    """Steps of the trainer that train all next items of a sequence in one pass; an example is a next item."""
+    """Prepare steps that train all next items of a sequence in one pass; an example is a target."""
     model, trainer = experiment.model, experiment.trainer
     stage = model.stages()[-1]
     batches = ChosenBatches(trainer._batches(stage, experiment.train), n_batches)
@@ -172,7 +166,7 @@ def prepare_all_positions(experiment: Experiment, n_batches: int) -> tuple[dict[
 def prepare_plain_loop(
     experiment: Experiment, rows: Tensor, is_mixed: bool
 ) -> tuple[dict[str, Any], Measure]:
-    """What people write: shuffled batches padded to their longest history, AdamW, the loss read in every step."""
+    """Prepare a plain loop: shuffled padded batches, AdamW, the loss read in every step."""
     model, config = experiment.model, experiment.config
     twin = make_twin(model)
     batch = experiment.train.dataset.inter_feat[rows].cut()
@@ -214,7 +208,7 @@ def prepare_plain_loop(
 
 
 def unpadded(batch, model) -> list[Tensor]:
-    """The histories of a batch without their padding."""
+    """Return the histories of a batch without their padding."""
     return [
         history[:length]
         for history, length in zip(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN].tolist())
@@ -225,10 +219,10 @@ def unpadded(batch, model) -> list[Tensor]:
 def check_loss(
     experiment: Experiment, twin: torch.nn.Module, inputs: dict[str, Tensor], rows: Tensor
 ) -> dict[str, float]:
-    """The loss of some rows by both, in evaluation mode.
+    """Return the loss of some rows by both models, in evaluation mode.
 
     Raises:
-        ValueError: they are different, so that the contenders do not do the same work.
+        ValueError: the losses differ, so the contenders do not do the same work.
     """
     device, model = experiment.config["device"], experiment.model.eval()
     batch = experiment.train.dataset.inter_feat[rows].cut().to(device)
@@ -236,13 +230,14 @@ def check_loss(
     theirs = float(twin.eval()(**{name: tensor.to(device) for name, tensor in inputs.items()}).loss)
     if not abs(ours - theirs) <= TOLERANCE * max(1.0, abs(ours)):
         raise ValueError(
-            f"the loss of {len(rows)} rows is {ours} by our model and {theirs} by transformers', with the same weights"
+            f"the loss of {len(rows)} rows is {ours} by our model and {theirs} by transformers', "
+            "with the same weights"
         )
     return {"loss": theirs, "loss_of_our_model": ours}
 
 
 def rows(results: list[Result]) -> list[Row]:
-    """Examples per second, also in bfloat16 and of all positions at once; then which share of the matmul peak the useful operations are."""
+    """Return examples per second in every mode, and the share of the matmul peak."""
     table = []
     for result in results:
         speed = {
@@ -252,13 +247,13 @@ def rows(results: list[Result]) -> list[Row]:
         ours, theirs = speed["ours"], speed["transformers"]
         goal = ("ratio", ">=", GOALS[result.case.details["size"]])
         table.append(Row(result.case.title, "examples/s", ours, theirs, goal))
-        short, whole = "bfloat16", "all positions"
+        mixed, whole = "bfloat16", "all positions"
         table.append(
             Row(
-                f"{result.case.title}, {short}",
+                f"{result.case.title}, {mixed}",
                 "examples/s",
-                speed[f"ours, {short}"],
-                speed[f"transformers, {short}"],
+                speed[f"ours, {mixed}"],
+                speed[f"transformers, {mixed}"],
                 goal,
             )
         )
@@ -269,7 +264,7 @@ def rows(results: list[Result]) -> list[Row]:
             result.median("matmul", "flops_per_second"),
             result.facts["ours"]["flops_per_example"],
         )
-        goal = ("ours", ">=", 100 * LEAST_UTILISATION)
+        goal = ("ours", ">=", 100 * MIN_UTILISATION)
         table.append(
             Row(
                 f"{result.case.title}: of the matmul peak",

@@ -1,4 +1,4 @@
-"""The yardstick of training and decoding: transformers' T5ForConditionalGeneration with the weights of one of our models."""
+"""The yardstick of training and decoding: transformers' T5 with the weights of our model."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from recbole_genrec.seq2seq.t5 import T5Size
 
 
 def t5_size(model: TIGER) -> T5Size:
-    """Sizes of the model's T5."""
+    """Return the sizes of the model's T5."""
     return T5Size(**{name: model.config[name] for name in T5Size.__dataclass_fields__})
 
 
 def make_twin(model: TIGER) -> nn.Module:
-    """T5ForConditionalGeneration of the same sizes, dropout and weights, with the model's tokens; a token of its own ends nothing.
+    """Return transformers' T5 of the same sizes, dropout and weights, without an end token.
 
     Raises:
-        ValueError: our T5 has weights that the other has not.
+        ValueError: our T5 has weights that the other lacks.
     """
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -46,7 +46,7 @@ def make_twin(model: TIGER) -> nn.Module:
 
 @torch.no_grad()
 def copy_weights(model: TIGER, twin: nn.Module) -> None:
-    """Give the twin the model's weights; raises as make_twin."""
+    """Copy the model's weights into the twin; raises as make_twin."""
     own = {
         name: weight
         for name, weight in model.named_parameters()
@@ -55,7 +55,8 @@ def copy_weights(model: TIGER, twin: nn.Module) -> None:
     pairs = dict(matching_weights(twin))
     if own.keys() != pairs.keys():
         raise ValueError(
-            f"the T5s do not have the same weights ({sorted(own.keys() ^ pairs.keys())}): bring matching_weights up to date"
+            f"the T5s do not have the same weights ({sorted(own.keys() ^ pairs.keys())}): "
+            "update matching_weights"
         )
     for name, weights in pairs.items():
         for weight, part in zip(weights, own[name].chunk(len(weights))):
@@ -63,7 +64,7 @@ def copy_weights(model: TIGER, twin: nn.Module) -> None:
 
 
 def matching_weights(twin: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
-    """The name of each of our weights, and the twin's that it is made of, one above the other."""
+    """Yield the name of each of our weights and the twin's weights that it stacks."""
     yield "token_table.weight", [twin.shared.weight]
     for side in ("encoder", "decoder"):
         stack = getattr(twin, side)
@@ -96,7 +97,7 @@ def _matching_attention(
 
 
 class PrefixTree:
-    """The catalogue's prefix tree as generate's prefix_allowed_tokens_fn asks for it: a dict from every prefix to its next tokens.
+    """The catalogue's trie for generate's prefix_allowed_tokens_fn: prefix -> next tokens.
 
     Args:
         item_tokens: LongTensor [n_items, n_levels]; row 0 is padding.
@@ -113,17 +114,22 @@ class PrefixTree:
         self.following = {prefix: sorted(tokens) for prefix, tokens in following.items()}
 
     def allowed(self, row: int, tokens: Tensor) -> list[int]:
-        """What may follow a beam's tokens, the first of which starts the decoder."""
+        """Return the next tokens of a beam; its first token starts the decoder."""
         return self.following[tuple(tokens.tolist()[1:])]
 
 
 def generate(
     twin: nn.Module, tree: PrefixTree, source: Tensor, mask: Tensor, n_beams: int, n_levels: int
 ) -> tuple[Tensor, Tensor]:
-    """The best items of histories by transformers' beam search on the prefix tree.
+    """Return the best items of histories by transformers' beam search on the trie.
 
     Args:
-        source, mask: LongTensor [B, S] tokens and which of them are real.
+        twin: transformers' T5.
+        tree: the catalogue.
+        source: LongTensor [B, S], tokens.
+        mask: LongTensor [B, S], 1 for a real token.
+        n_beams: number of beams.
+        n_levels: number of tokens of an item.
 
     Returns:
         item ids [B, n_beams] and log-probabilities [B, n_beams], best first.
@@ -145,7 +151,7 @@ def generate(
 
 
 def pad_histories(item_tokens: Tensor) -> Callable[[list[Tensor]], tuple[Tensor, Tensor]]:
-    """A function from histories, LongTensors of item ids, to their tokens [B, S] and mask [B, S], padded to the longest of them."""
+    """Return a function from histories (item ids) to padded tokens [B, S] and mask [B, S]."""
 
     def pad(histories: list[Tensor]) -> tuple[Tensor, Tensor]:
         tokens = [item_tokens[history].flatten() for history in histories]

@@ -1,1 +1,1 @@
-"""Raw dumps and tables of your own -> a data set folder."""
+"""Raw dumps and your own tables -> a data set folder."""

@@ -100,7 +100,7 @@ def check_target(target: Path) -> None:
         )
     if is_known(name) or name in _recboles_data_sets():
         raise UserError(
-            f"the name {name!r} is that of a public data set, which a run would take yours for: "
+            f"the name {name!r} belongs to a public data set, which a run would use instead: "
             "choose another --name"
         )
     require_free(target)

@@ -14,14 +14,14 @@ from benchmarks.product import make_tiger, t5_settings
 
 @pytest.fixture
 def quick(tmp_path, monkeypatch):
-    """Options of a quick look, in a folder of its own."""
+    """Return options of --quick, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     return Options(data_path=None, threads=1, rounds=1, quick=True)
 
 
 @pytest.fixture
 def tiger(quick):
-    """tiger(**settings): TIGER on ml-100k with a tiny T5, as benchmarks make it."""
+    """Return a function of settings that makes TIGER on ml-100k with a tiny T5."""
 
     def make(**settings):
         return make_tiger(

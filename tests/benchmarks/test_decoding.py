@@ -19,9 +19,9 @@ def test_ours_and_transformers_find_the_same_items(tiger, quick):
 def test_searches_with_other_results_are_refused():
     items, scores = torch.arange(8).view(2, 4), -torch.arange(8.0).view(2, 4)
     assert decoding.check_items((items, scores), (items, scores + 1e-5)) == 1.0
-    with pytest.raises(ValueError, match="75.0% of the beams"):
+    with pytest.raises(ValueError, match=r"75\.0% of the beams"):
         decoding.check_items((items, scores), (items % 6, scores))
-    with pytest.raises(ValueError, match="differ by up to 0.01"):
+    with pytest.raises(ValueError, match=r"differ by up to 0\.01"):
         decoding.check_items((items, scores), (items, scores + 0.01))
 
 

@@ -11,7 +11,7 @@ from recbole_genrec.quick_start import run
 
 @pytest.fixture
 def trained(small_settings, quick):
-    """Options with the checkpoint of a tiny TIGER."""
+    """Return options with the checkpoint of a tiny TIGER."""
     settings = small_settings("TIGER")
     result = run("TIGER", config_dict=settings)
     return replace(quick, checkpoint=result["checkpoint"], data_path=settings.get("data_path"))

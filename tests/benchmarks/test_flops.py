@@ -14,8 +14,8 @@ N_ROWS, LENGTH, N_TARGETS, N_TOKENS = 5, 7, 4, 50
 
 def test_a_row_by_hand():
     size = T5Size(1, 1, 1, 1, 1, 0.0, 0.0)
-    # Encoder, 3 tokens: 4 projections and 2 feed-forward products of 2 operations each; 9 pairs,
-    # scores and sums.
+    # Encoder, 3 tokens: 4 projections and 2 feed-forward products of 2 operations each; scores and
+    # sums of 9 pairs.
     encoder = 3 * 6 * 2 + 9 * 4
     # Decoder, 2 tokens: 6 projections (of cross-attention query and output) and 2 products; 4 own
     # pairs; keys and values of 3; 6 pairs.
@@ -32,9 +32,17 @@ def test_rows_add_up_and_backward_is_twice_forward():
 def test_equals_the_products_that_torch_counts_in_transformers():
     transformers = pytest.importorskip("transformers")
     config = transformers.T5Config(
-        vocab_size=N_TOKENS, d_model=24, d_ff=40, d_kv=16, num_layers=3, num_decoder_layers=3, num_heads=2, dropout_rate=0.0,
-        pad_token_id=0, decoder_start_token_id=0,
-    )  # fmt: skip
+        vocab_size=N_TOKENS,
+        d_model=24,
+        d_ff=40,
+        d_kv=16,
+        num_layers=3,
+        num_decoder_layers=3,
+        num_heads=2,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+    )
     model = transformers.T5ForConditionalGeneration(config)
     source, target = (
         torch.randint(1, N_TOKENS, (N_ROWS, LENGTH)),

@@ -39,8 +39,8 @@ def test_says_how_to_get_transformers(monkeypatch, capsys):
     assert "pip install 'transformers>=4.41,<5'" in capsys.readouterr().err
 
 
-def test_the_whole_way_from_the_command_line(tmp_path, capsys):
-    """With real processes."""
+def test_a_whole_run_from_the_command_line(tmp_path, capsys):
+    """Use real processes."""
     path = tmp_path / "figures.json"
     main(["matmul", "--quick", "--rounds=2", "--threads=1", f"--output={path}"])
     table = capsys.readouterr().out

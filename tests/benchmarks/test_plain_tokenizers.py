@@ -33,7 +33,7 @@ def assert_same_loss_and_gradient(ours, twin, features):
     )
 
 
-def test_hard_codes_cost_what_ours_do():
+def test_hard_codes_cost_the_same_as_ours():
     torch.manual_seed(0)
     ours = RQVAE(
         **SIZES,
@@ -47,7 +47,7 @@ def test_hard_codes_cost_what_ours_do():
     )
 
 
-def test_soft_codes_cost_what_ours_do():
+def test_soft_codes_cost_the_same_as_ours():
     torch.manual_seed(0)
     temperature = dict(
         temperature_max=0.5, temperature_min=0.1, temperature_unit="absolute", annealing_epochs=1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 
@@ -11,7 +12,7 @@ from benchmarks.plan import Case
 class Recorded:
     """A contender without a process."""
 
-    turns: list[tuple[str, int]] = []
+    turns: ClassVar[list[tuple[str, int]]] = []
 
     def __init__(self, name, case, options):
         self.name, self.facts = name, {"name": name}

@@ -19,7 +19,7 @@ def test_contenders_measure_epochs(quick, number):
     assert 0 <= ours["seconds_before_epoch"] < ours["seconds_per_epoch"]
 
 
-def test_stopwatch_calls_what_the_stage_calls():
+def test_the_stopwatch_calls_the_stage_function():
     epochs = []
     watch = tokenizer.Stopwatch(epochs.append)
     watch(4)
@@ -34,17 +34,22 @@ def test_share_of_the_clustering():
     assert (epoch.ours, share.ours, share.met) == (2.0, 25.0, False)
 
 
-def test_short_layers_have_a_row_of_their_own():
-    seconds = {"ours": 0.6, tokenizer.SHORT: 0.2, "plain loop": 0.7, tokenizer.SHORT_PLAIN: 0.65}
+def test_bfloat16_has_its_own_row():
+    seconds = {
+        "ours": 0.6,
+        tokenizer.BFLOAT16: 0.2,
+        "plain loop": 0.7,
+        tokenizer.PLAIN_BFLOAT16: 0.65,
+    }
     rounds = {name: [{"seconds_per_epoch": value}] for name, value in seconds.items()}
     facts = {"ours": {"items": 200, "features": 16}}
-    whole, short = tokenizer.rows(
+    whole, mixed = tokenizer.rows(
         [Result(Case("tokenizer", "RQ-VAE", tuple(seconds)), facts, rounds)]
     )
-    assert (whole.met, short.met) == (False, True) and short.ratio == pytest.approx(3.25)
+    assert (whole.met, mixed.met) == (False, True) and mixed.ratio == pytest.approx(3.25)
 
 
-def test_only_short_layers_are_mixed(quick, monkeypatch):
+def test_only_bfloat16_contenders_are_mixed(quick, monkeypatch):
     make_config, enabled = tokenizer.make_config, []
     monkeypatch.setattr(
         tokenizer,
@@ -56,8 +61,8 @@ def test_only_short_layers_are_mixed(quick, monkeypatch):
         tokenizer.prepare(name, case, quick)
     expected = {
         "ours": False,
-        tokenizer.SHORT: True,
+        tokenizer.BFLOAT16: True,
         "plain loop": False,
-        tokenizer.SHORT_PLAIN: True,
+        tokenizer.PLAIN_BFLOAT16: True,
     }
     assert dict(zip(case.contenders, enabled)) == expected

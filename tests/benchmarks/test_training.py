@@ -12,14 +12,14 @@ from benchmarks.twin import t5_size
 
 
 class Lengths:
-    """What evenly_spaced_rows reads of training batches."""
+    """The attributes of training batches that evenly_spaced_rows reads."""
 
     batch_size, seed, n_pool = 2, 0, 100
     rows = SimpleNamespace(length=torch.tensor([1, 9, 1, 2, 2, 9, 3, 3, 7]))
 
 
 def test_rows_are_whole_batches_evenly_spaced_by_length():
-    """Sorted by length, the nine rows are the batches 1 1, 2 2, 3 3, 7 9 and a single row; of the four whole ones, two are taken."""
+    """By length the rows are the batches 1 1, 2 2, 3 3, 7 9 and one row; two of four are taken."""
     rows = training.evenly_spaced_rows(Lengths(), 2)
     assert sorted(Lengths.rows.length[rows].tolist()) == [2, 2, 7, 9]
     assert len(training.evenly_spaced_rows(Lengths(), 100).unique()) == 8

@@ -27,5 +27,5 @@ def test_the_twin_refuses_a_t5_with_other_weights(tiger):
     twin = make_twin(model)
     assert torch.equal(twin.shared.weight, model.token_table.weight)
     model.seq2seq.extra = torch.nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="seq2seq.extra.weight"):
+    with pytest.raises(ValueError, match=r"seq2seq\.extra\.weight"):
         copy_weights(model, twin)

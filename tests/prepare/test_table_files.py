@@ -113,7 +113,7 @@ def test_files_that_are_refused(tmp_path, name, content, words):
     assert "\n" not in message
 
 
-def test_long_texts_that_nobody_asks_for_are_not_held(tmp_path):
+def test_long_texts_in_other_columns_are_not_held(tmp_path):
     table = TableFile(
         write(
             tmp_path / "t.jsonl",
