@@ -6,6 +6,7 @@ import torch
 from benchmarks import decoding
 
 
+@pytest.mark.slow
 def test_ours_and_transformers_find_the_same_items(tiger, quick):
     pytest.importorskip("transformers")
     experiment = tiger(softmax_scope="full", n_beams=20)

@@ -39,6 +39,7 @@ def test_says_how_to_get_transformers(monkeypatch, capsys):
     assert "pip install 'transformers>=4.41,<5'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_whole_run_from_the_command_line(tmp_path, capsys):
     """Use real processes."""
     path = tmp_path / "figures.json"

@@ -40,6 +40,7 @@ def test_contenders_take_turns(monkeypatch, quick):
     }
 
 
+@pytest.mark.slow
 def test_a_contender_that_fails_is_named(quick, capfd):
     with pytest.raises(RuntimeError, match="peak: the process of ours ended with 1"):
         rounds.run_case(Case("no_such_subject", "peak", ("ours",)), quick)

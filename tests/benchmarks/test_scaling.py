@@ -23,6 +23,7 @@ def test_one_thread_leaves_nothing_to_compare(quick):
     ] == [4]
 
 
+@pytest.mark.slow
 def test_processes_train_together(quick):
     """Both report the same rows; the second process is started by the first."""
     (case,) = scaling.cases(quick)
@@ -36,6 +37,7 @@ def test_processes_train_together(quick):
 
 
 @pytest.mark.parametrize("contender, threads", [(scaling.ONE, 1), (scaling.THREADS, 2)])
+@pytest.mark.slow
 def test_threads_of_a_contender(quick, as_before, contender, threads):
     (case,) = scaling.cases(quick)
     scaling.prepare(contender, case, quick)

@@ -4,10 +4,13 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from benchmarks.rounds import environment
 from benchmarks.start import QUICK_SETTINGS
 
 
+@pytest.mark.slow
 def test_a_run_ends_after_its_first_step(tmp_path):
     started = time.time()
     command = [

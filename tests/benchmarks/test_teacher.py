@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmarks import teacher
 
 
+@pytest.mark.slow
 def test_both_train_the_same_targets(quick):
     case = teacher.cases(quick)[0]
     (ours, measure), (theirs, measure_theirs) = (

@@ -7,6 +7,7 @@ from benchmarks.plan import Case, Result
 
 
 @pytest.mark.parametrize("number", range(3))
+@pytest.mark.slow
 def test_contenders_measure_epochs(quick, number):
     case = tokenizer.cases(quick)[number]
     measured = {name: tokenizer.prepare(name, case, quick) for name in case.contenders}
@@ -49,6 +50,7 @@ def test_bfloat16_has_its_own_row():
     assert (whole.met, mixed.met) == (False, True) and mixed.ratio == pytest.approx(3.25)
 
 
+@pytest.mark.slow
 def test_only_bfloat16_contenders_are_mixed(quick, monkeypatch):
     make_config, enabled = tokenizer.make_config, []
     monkeypatch.setattr(

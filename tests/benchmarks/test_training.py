@@ -25,6 +25,7 @@ def test_rows_are_whole_batches_evenly_spaced_by_length():
     assert len(training.evenly_spaced_rows(Lengths(), 100).unique()) == 8
 
 
+@pytest.mark.slow
 def test_ours_trains_every_row_once(tiger):
     experiment = tiger()
     rows = training.evenly_spaced_rows(training.batches_of(experiment, slice(None)), 3)
@@ -37,6 +38,7 @@ def test_ours_trains_every_row_once(tiger):
     assert facts["flops_per_example"] == expected
 
 
+@pytest.mark.slow
 def test_all_positions_trains_whole_sequences(tiger):
     """Two batches are taken: at a quarter and at three quarters of an epoch, by size."""
     experiment = tiger(train_mode="all_positions")
@@ -57,6 +59,7 @@ def test_all_positions_trains_whole_sequences(tiger):
 
 
 @pytest.mark.parametrize("is_mixed", [False, True])
+@pytest.mark.slow
 def test_the_plain_loop_does_the_same_work(tiger, is_mixed):
     pytest.importorskip("transformers")
     experiment = tiger(softmax_scope="full")
