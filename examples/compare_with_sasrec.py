@@ -7,5 +7,7 @@ import sys
 
 from recbole_genrec import compare
 
-for record in compare(["TIGER", "SASRec"], dataset="ml-100k", command_line=sys.argv[1:]):
+records, table = compare(["TIGER", "SASRec"], dataset="ml-100k", command_line=sys.argv[1:])
+for record in records:
     print(record["model"], "test NDCG@10:", record["test_result"]["ndcg@10"])
+print("table:", table)

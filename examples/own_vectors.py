@@ -16,12 +16,13 @@ from recbole_genrec import run
 ITEMS = Path(recbole.__file__).parent / "dataset_example" / "ml-100k" / "ml-100k.item"
 
 with open(ITEMS, encoding="utf-8", newline="") as file:
-    movies = [row for row in csv.DictReader(file, delimiter="\t") if row["release_year:token"]]
+    movies = list(csv.DictReader(file, delimiter="\t"))
 genres = sorted({genre for movie in movies for genre in movie["class:token_seq"].split()})
 vectors = np.zeros((len(movies), len(genres) + 1), dtype=np.float32)
 for row, movie in zip(vectors, movies, strict=True):
     row[[genres.index(genre) for genre in movie["class:token_seq"].split()]] = 1
-    row[-1] = (int(movie["release_year:token"][-4:]) - 1990) / 10
+    year = movie["release_year:token"]
+    row[-1] = (int(year) - 1990) / 10 if year.isdigit() else 0
 
 np.save("movies.npy", vectors)
 Path("movies.tokens").write_text("\n".join(movie["item_id:token"] for movie in movies) + "\n")

@@ -65,7 +65,9 @@ def test_auto_goes_on_from_the_newest_run(small_settings, kill, caplog):
 
 
 @pytest.mark.parametrize("model", ["TIGER", "SASRec"])
-def test_auto_starts_from_scratch_without_an_earlier_run(small_settings, tiny_settings, model, caplog):
+def test_auto_starts_from_scratch_without_an_earlier_run(
+    small_settings, tiny_settings, model, caplog
+):
     settings = small_settings(model) if model == "TIGER" else tiny_settings
     run("Pop", config_dict=tiny_settings)
     with caplog.at_level("INFO"):

@@ -19,7 +19,12 @@ HERE = Path(__file__).parent
 # Columns are found by their names and contents; ColumnNames names those that are not.
 if not Path("dataset/shop").is_dir():
     prepare_own_files(
-        HERE / "visits.csv", HERE / "articles.csv", Path("dataset/shop"), ColumnNames()
+        HERE / "visits.csv",
+        HERE / "articles.csv",
+        Path("dataset/shop"),
+        ColumnNames(),
+        k_core=None,
+        separator=None,
     )
 small = {"codebook_size": 8, "n_beams": 10, "topk": [5, 10], "train_batch_size": 32}
 result = run(model="TIGER", dataset="shop", config_dict=small, command_line=sys.argv[1:])

@@ -14,6 +14,8 @@ SHORT = [
     "--tokenizer_warmup_epochs=0",
     "--counter_size=1024",
     "--show_progress=False",
+    "--MAX_ITEM_LIST_LENGTH=5",
+    "--hidden_size=16",
 ]
 
 
