@@ -12,13 +12,20 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from recbole_genrec.errors import MissingPackageError, UserError, disk_errors
 from recbole_genrec.storage import from_plain, load_plain, save_plain, to_plain
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import SequentialDataset as _SequentialDataset
+    from recbole.evaluator import Collector as _Collector
+    from recbole.trainer import Trainer as _Trainer
+else:  # the mixins below stand in front of these
+    _Collector = _SequentialDataset = _Trainer = object
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +89,7 @@ def add_numpy_aliases() -> None:
             setattr(np, name, numpy_type)
 
 
-class PlainCheckpoints:
+class PlainCheckpoints(_Trainer):
     """Mixin for a RecBole trainer class: checkpoints of tensors and plain Python values.
 
     RecBole pickles its Config object into every checkpoint, with a protocol that torch's safe
@@ -91,16 +98,6 @@ class PlainCheckpoints:
     and the best validation result survives a resume.
     """
 
-    config: Any
-    model: Any
-    optimizer: Any
-    device: torch.device
-    logger: logging.Logger
-    saved_model_file: str
-    start_epoch: int
-    cur_step: int
-    best_valid_score: float
-    best_valid_result: dict[str, float] | None
     _last_result: dict[str, float] | None = None
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs) -> None:
@@ -193,7 +190,7 @@ def plain_settings(config) -> dict[str, Any]:
     return settings
 
 
-class MendedDataset:
+class MendedDataset(_SequentialDataset):
     """Mixin for RecBole's SequentialDataset, whose filters drop wrong rows or lose their order."""
 
     def _from_scratch(self):
@@ -249,14 +246,12 @@ def true_negatives(train_loader, config) -> None:
     loader._sampler = sampler.set_phase("train")
 
 
-class PlainCollector:
+class PlainCollector(_Collector):
     """Mixin for RecBole's Collector, which hands over all collected values, not only tensors.
 
     RecBole calls .cpu() on the number of items and on the item counter, so that ItemCoverage,
     GiniIndex, AveragePopularity and TailPercentage end in an AttributeError.
     """
-
-    data_struct: Any
 
     _RESET = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label")
 

@@ -265,12 +265,13 @@ def _resume(config: GenRecConfig, trainer) -> None:
 def _newest_alike(config: GenRecConfig, is_generative: bool) -> str | None:
     """Return the newest file of a run of this model on this data set with these settings."""
     given = config.settings() if is_generative else plain_settings(config)
+    may_change: frozenset[str] = frozenset() if is_generative else _MAY_GROW
     for file in resume_files(config, ".resume.pth" if is_generative else ".pth"):
         try:
             if is_generative:
-                saved, may_change = load_checkpoint(file, "cpu")["settings"], frozenset()
+                saved = load_checkpoint(file, "cpu")["settings"]
             else:
-                saved, may_change = load_plain(file, "cpu")["config"], _MAY_GROW
+                saved = load_plain(file, "cpu")["config"]
             names = changed_settings(config.with_defaults(saved), given, may_change)
         except (ValueError, TypeError, KeyError):
             names = ["contents than a file of this package has"]

@@ -117,7 +117,7 @@ def test_a_model_of_recbole_without_its_package(refuse, monkeypatch):
     [
         ("go", ["'go'", "prepare, run, ids, compare"]),
         ("ids lost.pth --out=ids.json", ["'lost.pth' does not exist"]),
-        ("compare one.json lost.json", ["'one.json' is no record"]),
+        ("compare one.json lost.json", ["'one.json' is not a record"]),
         ("compare lost.json one.json", ["there is no 'lost.json'"]),
         ("compare one.json", ["second", "--help"]),
         ("prepare lost.csv --name=shop", ["'lost.csv'"]),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,9 @@ def test_a_file_in_place_of_a_folder_is_a_user_error(tmp_path):
     (tmp_path / "taken").touch()
     with pytest.raises(DiskError, match="taken"), storage.replacing(tmp_path / "taken" / "a.txt"):
         pytest.fail("nothing is written")
+
+
+def test_digest_of_a_file_is_sha_256_of_its_bytes(tmp_path):
+    content = bytes(range(256)) * 9000  # more than is read at once
+    (tmp_path / "a").write_bytes(content)
+    assert storage.file_digest(tmp_path / "a") == hashlib.sha256(content).hexdigest()

@@ -1,1 +1,1 @@
-"""What a run leaves: record, users' outcomes, table, significance."""
+"""Results of runs: records, per-user outcomes, tables and significance."""

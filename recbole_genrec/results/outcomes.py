@@ -1,4 +1,4 @@
-"""What a test gave user by user: the file from which two runs can be compared."""
+"""Test results user by user: the file from which two runs can be compared."""
 
 # Shapes: N users, K length of the ranked lists
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recbole_genrec.errors import MissingFileError, UserError
+from recbole_genrec.errors import MissingFileError, UserError, disk_errors
 from recbole_genrec.storage import replacing
 
 HEADER = "user\tn_positives\tranks of hits"
@@ -19,12 +19,13 @@ HEADER = "user\tn_positives\tranks of hits"
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Where the positives of every user stand in its ranked list.
+    """Ranks of every user's positives in its ranked list.
 
     Attributes:
-        users: RecBole's tokens of the users, N.
-        hits: whether a place of the list, best first, holds a positive; bool [N, K].
-        n_positives: positives of every user, those that the list misses included; int64 [N].
+        users: RecBole's user tokens, N.
+        hits: True where a list, best first, holds a positive; bool [N, K].
+        n_positives: number of positives of every user, also of those that the list misses;
+            int64 [N].
     """
 
     users: Sequence[str]
@@ -33,45 +34,62 @@ class Outcomes:
 
 
 def outcomes_path(checkpoint: str | Path) -> Path:
-    """The file beside a checkpoint or record (saved/run.pth, saved/run.json) that holds its outcomes: saved/run.users.tsv."""
+    """Return the path of the outcomes of a checkpoint or record: saved/run.users.tsv."""
     return Path(checkpoint).with_suffix(".users.tsv")
 
 
 def write_outcomes(outcomes: Outcomes, path: Path) -> None:
-    """One line per user: its token, how many positives it has, and the places (from 1) at which they stand."""
+    """Write one line per user: its token, its number of positives, and the ranks (from 1) of hits.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
     lines = [f"{HEADER}\t(of {outcomes.hits.shape[1]})"]
     for user, hits, n_positives in zip(
         outcomes.users, outcomes.hits.tolist(), outcomes.n_positives.tolist()
     ):
-        ranks = " ".join(str(place) for place, is_hit in enumerate(hits, start=1) if is_hit)
+        ranks = " ".join(str(rank) for rank, is_hit in enumerate(hits, start=1) if is_hit)
         lines.append(f"{user}\t{n_positives}\t{ranks}")
     with replacing(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read_outcomes(path: Path) -> Outcomes:
-    """What write_outcomes wrote.
+    """Read a file of write_outcomes.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is none of these files.
+        MissingFileError: there is no such file.
+        UserError: the file has other contents.
     """
     if not path.is_file():
         raise MissingFileError(
-            f"there is no {str(path)!r}, which a run writes beside its checkpoint: run the model again"
+            f"there is no {str(path)!r}, which a run writes beside its checkpoint: "
+            "run the model again"
         )
-    header, *lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    with disk_errors(path):
+        # read_text would change a carriage return in a user token into a line feed.
+        content = path.read_bytes().decode("utf-8", errors="replace")
+    header, *lines = content.removesuffix("\n").split("\n")
     if not header.startswith(HEADER):
         raise UserError(
-            f"{str(path)!r} begins with {header[:40]!r}, but the outcomes of a run begin with {HEADER!r}: name another file"
+            f"{str(path)!r} begins with {header[:40]!r}, but the outcomes of a run begin with "
+            f"{HEADER!r}: name another file"
         )
+    try:
+        return _parse(header, lines)
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            f"{str(path)!r} is damaged ({error}): restore the file, or run the model again"
+        ) from error
+
+
+def _parse(header: str, lines: list[str]) -> Outcomes:
     rows = [line.split("\t") for line in lines]
     hits = torch.zeros(len(rows), int(header.split("(of ")[1].rstrip(")")), dtype=torch.bool)
-    places = [
-        (row, int(place) - 1) for row, (_, _, ranks) in enumerate(rows) for place in ranks.split()
+    indices = [
+        (row, int(rank) - 1) for row, (_, _, ranks) in enumerate(rows) for rank in ranks.split()
     ]
-    if places:
-        hits[tuple(torch.tensor(places).T)] = True
-    return Outcomes(
-        [user for user, _, _ in rows], hits, torch.tensor([int(count) for _, count, _ in rows])
-    )
+    if indices:
+        hits[tuple(torch.tensor(indices).T)] = True
+    n_positives = torch.tensor([int(count) for _, count, _ in rows])
+    return Outcomes([user for user, _, _ in rows], hits, n_positives)

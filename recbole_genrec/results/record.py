@@ -1,4 +1,4 @@
-"""What is kept of a run: its record as JSON beside the checkpoint, and its last lines in the log."""
+"""The record of a run: JSON beside its checkpoint, and the last lines of its log."""
 
 from __future__ import annotations
 
@@ -13,53 +13,76 @@ from typing import Any
 import numpy
 import recbole
 import torch
+from recbole.data.dataset import Dataset
 from recbole.utils import get_local_time
 
 import recbole_genrec
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.errors import disk_errors
 from recbole_genrec.features.sentence_encoder import PREFIX, encoder_identity
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.results.outcomes import Outcomes, outcomes_path, write_outcomes
 from recbole_genrec.results.table import as_csv, as_markdown, table
-from recbole_genrec.storage import replacing
+from recbole_genrec.storage import file_digest, replacing
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.progress import SETTINGS_WITHOUT_EFFECT
 
 logger = logging.getLogger(__name__)
 
 
-def generative_figures(network: torch.nn.Module, trainer) -> dict[str, Any]:
-    """Health of the semantic ids, seconds per stage and the share of the ranked lists proven exact; nothing for a model without them."""
-    if not isinstance(network, GenerativeRecommender):
+def generative_figures(model: torch.nn.Module, trainer) -> dict[str, Any]:
+    """Return the figures that only generative models have.
+
+    These are the statistics of the semantic ids, the seconds of every stage, and the share of
+    ranked lists proven exact.
+    """
+    if not isinstance(model, GenerativeRecommender):
         return {}
-    figures = {"stage_seconds": trainer.progress.seconds, "proven_share": trainer.proven_share}
-    return {"semantic_ids": network.semantic_ids.statistics(), **figures}
+    return {
+        "semantic_ids": model.semantic_ids.statistics(),
+        "stage_seconds": trainer.progress.seconds,
+        "proven_share": trainer.proven_share,
+    }
 
 
 def write_record(
-    config: GenRecConfig, data, n_interactions: int, result: dict[str, Any], seconds: float
+    config: GenRecConfig,
+    dataset: Dataset,
+    n_interactions: int,
+    result: dict[str, Any],
+    seconds: float,
 ) -> None:
-    """Write what is needed to cite or repeat a run beside its checkpoint, as JSON."""
+    """Write all that is needed to cite or repeat a run, as JSON beside its checkpoint.
+
+    Args:
+        config: settings of the run.
+        dataset: its data set.
+        n_interactions: interactions of the data set before they became training rows.
+        result: see quick_start.run.
+        seconds: duration of the run.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    given = {
+        key: value
+        for key, value in config.external_config_dict.items()
+        if key not in ("model", "dataset")
+    }
     record = {
         "model": config["model"],
         "dataset": config["dataset"],
-        "dataset_fingerprint": _fingerprint(data),
-        "n_users": data.user_num - 1,
-        "n_items": data.item_num - 1,
+        "dataset_fingerprint": _fingerprint(dataset),
+        "n_users": dataset.user_num - 1,
+        "n_items": dataset.item_num - 1,
         "n_interactions": n_interactions,
         "seed": config["seed"],
         "seconds": round(seconds, 1),
         "run_digest": run_digest(config),
-        "given_settings": {
-            key: value
-            for key, value in config.external_config_dict.items()
-            if key not in ("model", "dataset")
-        },
+        "given_settings": given,
         "versions": {
-            "recbole_genrec": recbole_genrec.__version__,
-            "recbole": recbole.__version__,
-            "torch": torch.__version__,
+            **_versions(),
             "numpy": numpy.__version__,
             "python": platform.python_version(),
         },
@@ -69,36 +92,43 @@ def write_record(
         temporary.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def write_test_outcomes(collector, data, checkpoint: str) -> None:
-    """Write what the last evaluation gave user by user beside the checkpoint; nothing if no metric of ranked lists was wanted."""
-    if isinstance(collector, TopKCollector) and collector.hits is not None:
-        users = data.id2token(data.uid_field, collector.users.cpu().numpy())
-        write_outcomes(
-            Outcomes(list(users), collector.hits[:, :-1].bool(), collector.hits[:, -1].long()),
-            outcomes_path(checkpoint),
-        )
+def write_test_outcomes(collector, dataset: Dataset, checkpoint: str) -> None:
+    """Write the outcomes of the last evaluation beside the checkpoint.
+
+    Without a metric of ranked lists there are none.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    if not isinstance(collector, TopKCollector) or collector.users is None:
+        return
+    if collector.hits is not None:
+        users = dataset.id2token(dataset.uid_field, collector.users.cpu().numpy())
+        hits, n_positives = collector.hits[:, :-1].bool(), collector.hits[:, -1].long()
+        write_outcomes(Outcomes(list(users), hits, n_positives), outcomes_path(checkpoint))
 
 
 def log_summary(
-    config: GenRecConfig, data, n_interactions: int, result: dict[str, Any], seconds: float
+    config: GenRecConfig,
+    dataset: Dataset,
+    n_interactions: int,
+    result: dict[str, Any],
+    seconds: float,
 ) -> None:
-    """Log the data's counts, the health of the semantic ids, the times and the metrics."""
+    """Log the data's counts, the statistics of the semantic ids, the times and the metrics."""
     logger.info(
         "%s on %s, seed %s, %.1f s", config["model"], config["dataset"], config["seed"], seconds
     )
     logger.info(
         "data: %d users, %d items, %d interactions",
-        data.user_num - 1,
-        data.item_num - 1,
+        dataset.user_num - 1,
+        dataset.item_num - 1,
         n_interactions,
     )
     for name in ("semantic_ids", "stage_seconds", "best_valid_result", "test_result"):
         if result.get(name):
-            logger.info(
-                "%s: %s",
-                name,
-                "    ".join(f"{key} : {round(value, 6)}" for key, value in result[name].items()),
-            )
+            values = [f"{key} : {round(value, 6)}" for key, value in result[name].items()]
+            logger.info("%s: %s", name, "    ".join(values))
     logger.info(
         "checkpoint: %s (its settings and metrics: %s)",
         result["checkpoint"],
@@ -106,69 +136,69 @@ def log_summary(
     )
 
 
-def _fingerprint(data) -> str | None:
-    """What tells a data set from another; RecBole's other data sets and ready-made splits have no such thing."""
-    return (
-        data.fingerprint()
-        if isinstance(data, GenRecDataset) and data.benchmark_filename_list is None
-        else None
-    )
-
-
-def run_digest(config: GenRecConfig) -> str:
-    """SHA-256 (hex) of all that a run's figures follow from: settings, versions, the files of the data set and those that settings name.
-
-    The former are looked for as <data set's folder>/<name>.*, as RecBole does.
-    """
-    settings = {
-        key: value for key, value in config.settings().items() if key not in SETTINGS_WITHOUT_EFFECT
-    }
-    versions = {
+def _versions() -> dict[str, str]:
+    """Return the versions of the packages that a run's figures follow from."""
+    return {
         "recbole_genrec": recbole_genrec.__version__,
         "recbole": recbole.__version__,
         "torch": torch.__version__,
     }
-    digest = hashlib.sha256(
-        json.dumps({**settings, "versions": versions}, sort_keys=True, default=str).encode()
-    )
-    for file in (
-        *sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*")),
-        *_named_files(settings),
-    ):
-        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-        with open(file, "rb") as content:
-            for block in iter(lambda: content.read(1 << 20), b""):
-                digest.update(block)
-    for source in _sources(settings):
-        if source.startswith(PREFIX):
-            digest.update(encoder_identity(source).encode())
-    return digest.hexdigest()
+
+
+def _fingerprint(dataset: Dataset) -> str | None:
+    """Return the data set's fingerprint; RecBole's own and ready-made splits have none."""
+    has_one = isinstance(dataset, GenRecDataset) and dataset.benchmark_filename_list is None
+    return dataset.fingerprint() if has_one else None
+
+
+@disk_errors()
+def run_digest(config: GenRecConfig) -> str:
+    """Return the SHA-256 (hex) of everything that a run's figures follow from.
+
+    This covers settings, versions, the data set's files (<data_path>/<name>.*, as RecBole looks
+    for them) and the files that settings name.
+
+    Raises:
+        DiskError: a file cannot be read.
+    """
+    given = config.settings().items()
+    settings = {key: value for key, value in given if key not in SETTINGS_WITHOUT_EFFECT}
+    files = sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*"))
+    files += _named_files(settings)
+    encoders = [source for source in _sources(settings) if source.startswith(PREFIX)]
+    content = {
+        **settings,
+        "versions": _versions(),
+        "files": [(file.name, file_digest(file)) for file in files],
+        "encoders": [encoder_identity(source) for source in encoders],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _sources(settings: dict[str, Any]) -> list[str]:
     sources = settings.get("item_features")
-    return (
-        [source for source in sources.values() if isinstance(source, str)]
-        if isinstance(sources, dict)
-        else []
-    )
+    values = sources.values() if isinstance(sources, dict) else ()
+    return [source for source in values if isinstance(source, str)]
 
 
 def _named_files(settings: dict[str, Any]) -> list[Path]:
-    """Files of item vectors and of semantic ids."""
-    named = [
+    """Return the files of item vectors and semantic ids that settings name."""
+    names = [
         *_sources(settings),
         settings.get("item_feature_tokens"),
         settings.get("semantic_ids_file"),
     ]
-    paths = [Path(value).expanduser() for value in named if isinstance(value, str)]
-    return [
-        file for path in paths for file in (path, path.with_suffix(".tokens")) if file.is_file()
-    ]
+    paths = [Path(name).expanduser() for name in names if isinstance(name, str)]
+    candidates = [file for path in paths for file in (path, path.with_suffix(".tokens"))]
+    return [file for file in candidates if file.is_file()]
 
 
 def find_record(config: GenRecConfig) -> dict[str, Any] | None:
-    """The record of the newest run in checkpoint_dir that these settings, data and versions would repeat; None if there is none."""
+    """Return the newest record in checkpoint_dir with these settings, data and versions, or None.
+
+    Raises:
+        DiskError: a file of the data cannot be read.
+    """
     digest = run_digest(config)
     files = Path(config["checkpoint_dir"]).glob(f"{config['model']}-{config['dataset']}-*.json")
     for file in sorted(files, key=os.path.getmtime, reverse=True):
@@ -177,18 +207,23 @@ def find_record(config: GenRecConfig) -> dict[str, Any] | None:
             if record["run_digest"] == digest:
                 return record
         except (OSError, ValueError, TypeError, KeyError):
-            continue  # written by an older version, or not a record
+            continue  # from an older version, or not a record
     return None
 
 
 def write_table(records: list[dict[str, Any]], config: GenRecConfig) -> Path:
-    """Write the comparison of several models into checkpoint_dir, as .md and .csv; returns the path of the former."""
+    """Write the table of several models into checkpoint_dir, as .md and .csv.
+
+    Returns:
+        The path of the .md file.
+
+    Raises:
+        DiskError: a file cannot be written.
+    """
     header, rows = table(records)
     path = Path(config["checkpoint_dir"]) / f"comparison-{config['dataset']}-{get_local_time()}.md"
-    for file, content in (
-        (path, as_markdown(header, rows)),
-        (path.with_suffix(".csv"), as_csv(header, rows)),
-    ):
+    contents = {path: as_markdown(header, rows), path.with_suffix(".csv"): as_csv(header, rows)}
+    for file, content in contents.items():
         with replacing(file) as temporary:
             temporary.write_text(content, encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""Whether one run is better than another: the same users, a difference, an interval."""
+"""Comparison of two runs on the same users: differences of metrics with bootstrap intervals."""
 
 # Shapes: N users, K length of the ranked lists, M metrics
 
@@ -17,19 +17,19 @@ from recbole.evaluator.register import metrics_dict
 from scipy.stats import bootstrap
 
 from recbole_genrec.compat import add_numpy_aliases
-from recbole_genrec.errors import MissingFileError, UserError
+from recbole_genrec.errors import MissingFileError, UserError, disk_errors
 from recbole_genrec.results.outcomes import Outcomes, outcomes_path, read_outcomes
 from recbole_genrec.results.table import as_markdown
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 10_000
-RESAMPLES_AT_ONCE = 100  # of N users each, unless these are
-MOST_DRAWN = 2**24  # values at once: a few hundred megabytes
+RESAMPLES_PER_BATCH = 100
+MAX_DRAWN = 2**24  # values per batch of resamples: a few hundred megabytes
 SEED = 0
 
 
 class Difference(NamedTuple):
-    """Means over users of a metric in two runs, second - first, and a 95 % bootstrap interval of that."""
+    """A metric's means over users in two runs, second - first, and its 95 % bootstrap interval."""
 
     metric: str
     first: float
@@ -40,34 +40,29 @@ class Difference(NamedTuple):
 
 
 def user_values(outcomes: Outcomes, metrics: Sequence[str]) -> np.ndarray:
-    """What every user contributes to metrics such as "ndcg@10", as RecBole computes it; float [M, N].
+    """Return every user's contribution to metrics such as "ndcg@10", float [M, N].
+
+    RecBole computes the values.
 
     Raises:
-        ValueError: a metric is no metric of ranked lists, or looks farther than the lists reach.
+        UserError: a metric is not one of ranked lists, or needs longer lists.
     """
     add_numpy_aliases()
     longest = outcomes.hits.shape[1]
+    hits_and_counts = (outcomes.hits.int(), outcomes.n_positives.int().unsqueeze(1))
     collected = DataStruct()
-    collected.set(
-        "rec.topk", torch.cat((outcomes.hits.int(), outcomes.n_positives.int().unsqueeze(1)), dim=1)
-    )
+    collected.set("rec.topk", torch.cat(hits_and_counts, dim=1))
     values = []
     for metric in metrics:
         name, _, k = metric.lower().partition("@")
-        kind = metrics_dict.get(name)
-        if (
-            kind is None
-            or not issubclass(kind, TopkMetric)
-            or not k.isdigit()
-            or not 1 <= int(k) <= longest
-        ):
+        if not _is_of_lists(name) or not k.isdigit() or not 1 <= int(k) <= longest:
             raise UserError(
-                f"the metric {metric!r} has no value for a single user in lists of {longest}: use one such as ndcg@{longest}"
+                f"the metric {metric!r} has no value for a single user in lists of {longest}: "
+                f"use one such as ndcg@{longest}"
             )
-        found = kind({"topk": [longest], "metric_decimal_place": 6})
-        found.topk_result = lambda _, of_users: (
-            of_users
-        )  # all that RecBole does afterwards is to take the mean
+        found = metrics_dict[name]({"topk": [longest], "metric_decimal_place": 6})
+        # RecBole's method of this name takes the mean over users.
+        found.topk_result = lambda _, by_user: by_user
         values.append(found.calculate_metric(collected)[:, int(k) - 1])
     return np.stack(values).astype(np.float64)
 
@@ -75,75 +70,80 @@ def user_values(outcomes: Outcomes, metrics: Sequence[str]) -> np.ndarray:
 def paired_differences(
     first: Outcomes, second: Outcomes, metrics: Sequence[str]
 ) -> list[Difference]:
-    """Differences of metrics with percentile intervals, users drawn with replacement, alike for both runs.
+    """Compute differences of metrics with percentile intervals.
 
-    The interval holds the users' chance only, not that of another seed of the training.
+    Users are drawn with replacement, the same for both runs. The interval covers the chance of
+    the users only, not of another training seed.
 
     Raises:
-        ValueError: the runs ranked for different users.
+        UserError: the runs were tested on different users.
     """
     order = {user: row for row, user in enumerate(second.users)}
     if order.keys() != set(first.users) or len(order) != len(first.users):
         raise UserError(
-            f"the runs were tested on {len(first.users)} and {len(second.users)} users that are not the same: compare runs on one data set"
+            f"the runs were tested on {len(first.users)} and {len(second.users)} users that are "
+            "not the same: compare runs on one data set"
         )
     rows = torch.tensor([order[user] for user in first.users])
     second = Outcomes(first.users, second.hits[rows], second.n_positives[rows])
     before, after = user_values(first, metrics), user_values(second, metrics)
-    drawn = bootstrap(
+    interval = bootstrap(
         (after - before,),
         np.mean,
         axis=-1,
         n_resamples=N_RESAMPLES,
-        batch=max(1, min(RESAMPLES_AT_ONCE, MOST_DRAWN // before.size)),
+        batch=max(1, min(RESAMPLES_PER_BATCH, MAX_DRAWN // before.size)),
         confidence_level=CONFIDENCE,
         method="percentile",
         random_state=np.random.default_rng(SEED),
     ).confidence_interval
     means = before.mean(axis=1), after.mean(axis=1)
-    columns = (*means, means[1] - means[0], drawn.low, drawn.high)
+    columns = (*means, means[1] - means[0], interval.low, interval.high)
     return [
-        Difference(metric, *(float(column[place]) for column in columns))
-        for place, metric in enumerate(metrics)
+        Difference(metric, *(float(column[row]) for column in columns))
+        for row, metric in enumerate(metrics)
     ]
 
 
 def compare_records(first: Path, second: Path, metrics: Sequence[str] | None = None) -> str:
-    """Two runs in a Markdown table, from the records (.json) that they wrote.
+    """Compare two runs by the records (.json) that they wrote.
 
     Args:
-        metrics: such as ["ndcg@10"]; None: all metrics of ranked lists that the first record has.
+        first: record of the first run.
+        second: record of the second run.
+        metrics: such as ["ndcg@10"]; None takes all metrics of ranked lists in the first record.
+
+    Returns:
+        A Markdown table with one row per metric.
 
     Raises:
-        FileNotFoundError: a record or the outcomes beside it are missing.
-        ValueError: a file is no record, or the runs cannot be compared.
+        MissingFileError: a record or the outcomes beside it are missing.
+        UserError: a file is not a record, or the runs cannot be compared.
     """
-    records = [_read(path) for path in (first, second)]
-    if (
-        records[0]["dataset_fingerprint"] != records[1]["dataset_fingerprint"]
-        or records[0]["dataset"] != records[1]["dataset"]
-    ):
+    records = [_read_record(path) for path in (first, second)]
+    if any(records[0][key] != records[1][key] for key in ("dataset_fingerprint", "dataset")):
         names = " and ".join(record["dataset"] for record in records)
         raise UserError(
-            f"the runs are of different data ({names}, by their fingerprints): compare runs on one data set"
+            f"the runs are of different data ({names}, by their fingerprints): "
+            "compare runs on one data set"
         )
-    outcomes = [read_outcomes(outcomes_path(path)) for path in (first, second)]
-    differences = paired_differences(
-        *outcomes, metrics or [name for name in records[0]["test_result"] if _is_of_lists(name)]
-    )
-    header = [
-        "metric",
-        *(f"{record['model']}, {path.stem}" for record, path in zip(records, (first, second))),
-    ]
-    rows = [
-        [each.metric, f"{each.first:.4f}", f"{each.second:.4f}", *_interval(each)]
-        for each in differences
-    ]
-    return as_markdown([*header, "difference", "95 % interval"], rows)
+    before, after = (read_outcomes(outcomes_path(path)) for path in (first, second))
+    if not metrics:
+        metrics = [name for name in records[0]["test_result"] if _is_of_lists(name)]
+    titles = [f"{record['model']}, {path.stem}" for record, path in zip(records, (first, second))]
+    rows = [_cells(each) for each in paired_differences(before, after, metrics)]
+    return as_markdown(["metric", *titles, "difference", "95 % interval"], rows)
 
 
-def _interval(each: Difference) -> tuple[str, str]:
-    return f"{each.difference:+.4f}", f"{each.low:+.4f} to {each.high:+.4f}"
+def _cells(each: Difference) -> list[str]:
+    interval = f"{each.low:+.4f} to {each.high:+.4f}"
+    return [
+        each.metric,
+        f"{each.first:.4f}",
+        f"{each.second:.4f}",
+        f"{each.difference:+.4f}",
+        interval,
+    ]
 
 
 def _is_of_lists(metric: str) -> bool:
@@ -151,17 +151,21 @@ def _is_of_lists(metric: str) -> bool:
     return kind is not None and issubclass(kind, TopkMetric)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingFileError(
-            f"there is no {str(path)!r}: give the .json files that two runs wrote beside their checkpoints"
+            f"there is no {str(path)!r}: give the .json files that two runs wrote beside their "
+            "checkpoints"
         )
+    keys = ("model", "dataset", "dataset_fingerprint", "test_result")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            key: record[key] for key in ("model", "dataset", "dataset_fingerprint", "test_result")
-        }
+        with disk_errors(path):
+            content = path.read_text(encoding="utf-8")
+        record = json.loads(content)
+        return {key: record[key] for key in keys}
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError):
         raise UserError(
-            f"{str(path)!r} is no record of a run: give the .json file that stands beside a checkpoint"
+            f"{str(path)!r} is not a record of a run: give the .json file beside a checkpoint"
         ) from None

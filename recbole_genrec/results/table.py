@@ -9,29 +9,27 @@ from typing import Any
 
 
 def table(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what is compared: test metrics, parameters, seconds of each stage, users ranked per second.
+    """Return header and rows: test metrics, parameters, seconds per stage, users per second.
 
     Args:
-        records: one per model, as record.write_record writes them; or {"model", "refusal"} for a
+        records: one per model, as record.write_record writes them, or {"model", "refusal"} for a
             model that could not run.
     """
-    metrics = next(
-        (list(record["test_result"]) for record in records if "test_result" in record), []
-    )
+    results = [record["test_result"] for record in records if "test_result" in record]
+    metrics = list(results[0]) if results else []
     header = ["model", *metrics, "parameters", "seconds by stage", "test users/s"]
     return header, [_row(record, metrics) for record in records]
 
 
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a bar inside a cell is escaped."""
+    """Return a Markdown table; a bar inside a cell is escaped."""
     lines = [header, ["---"] * len(header), *rows]
-    return "".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines
-    )
+    cells = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def as_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of comma-separated values with a header, lines ended by a line feed."""
+    """Return comma-separated values with a header; every line ends with a line feed."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.results.outcomes import Outcomes, outcomes_path, read_outcomes, write_outcomes
 
 HITS = torch.tensor([[True, False, True], [False, False, False], [False, True, False]])
@@ -34,11 +35,16 @@ def test_round_trip(tmp_path, hits):
     assert torch.equal(found.hits, hits) and torch.equal(found.n_positives, OUTCOMES.n_positives)
 
 
-def test_missing_and_foreign_files_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="which a run writes beside its checkpoint"):
-        read_outcomes(tmp_path / "run.users.tsv")
-    (tmp_path / "run.users.tsv").write_text("user_id:token\n1\n")
-    with pytest.raises(
-        ValueError, match="begins with 'user_id:token', but the outcomes of a run begin with"
-    ):
-        read_outcomes(tmp_path / "run.users.tsv")
+def test_missing_foreign_and_damaged_files_are_refused(tmp_path):
+    path = tmp_path / "run.users.tsv"
+    with pytest.raises(MissingFileError, match="which a run writes beside its checkpoint"):
+        read_outcomes(path)
+    path.write_text("user_id:token\n1\n")
+    with pytest.raises(UserError, match="begins with 'user_id:token', but the outcomes of a run"):
+        read_outcomes(path)
+    write_outcomes(OUTCOMES, path)
+    for damage in ("u1\t2\n", "u1\t2\t9\n", "u1\ttwo\t1\n"):
+        header = path.read_text(encoding="utf-8").split("\n")[0]
+        path.write_text(f"{header}\n{damage}", encoding="utf-8")
+        with pytest.raises(UserError, match="is damaged"):
+            read_outcomes(path)

@@ -125,5 +125,5 @@ def test_other_data_missing_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no .*c.json"):
         compare_records(first, tmp_path / "c.json")
     (tmp_path / "d.json").write_text('{"model": "TIGER"}')
-    with pytest.raises(ValueError, match="d.json' is no record of a run"):
+    with pytest.raises(ValueError, match="d.json' is not a record of a run"):
         compare_records(first, tmp_path / "d.json")
