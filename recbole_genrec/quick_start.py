@@ -24,12 +24,12 @@ from recbole_genrec.compat import (
     recbole_errors,
     without_anomaly_detection,
 )
+from recbole_genrec.config.models import is_generative
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GeneralDataset, GenRecDataset
 from recbole_genrec.data.files import InteractionFile, ensure_folder
 from recbole_genrec.data.loaders import make_evaluation_loaders, make_loaders
 from recbole_genrec.errors import UserError, disk_errors
-from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.results.record import (
     find_record,
     generative_figures,
@@ -95,8 +95,7 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
         dataset = create_dataset(config)
         logger.info("%s", dataset)
         n_interactions = dataset.inter_num  # before they are replaced by training rows
-        is_generative = issubclass(config.model_class, GenerativeRecommender)
-        make = make_evaluation_loaders if is_generative else make_loaders
+        make = make_evaluation_loaders if is_generative(config.model_class) else make_loaders
         train_data, valid_data, test_data = make(config, dataset)
 
         init_seed(config["seed"], config["reproducibility"])
@@ -117,7 +116,7 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
 
 
 def _check_processes(config: GenRecConfig) -> None:
-    if distributed.size() > 1 and not issubclass(config.model_class, GenerativeRecommender):
+    if distributed.size() > 1 and not is_generative(config.model_class):
         raise UserError(
             f"{config['model']} is a model of RecBole, and those are trained by one process here: "
             "start it without torchrun"
@@ -240,9 +239,10 @@ def load(
     dataset = create_dataset(config)
     train_data, valid_data, test_data = make_evaluation_loaders(config, dataset)
     load_checkpoint(path, "cpu", config["model"], train_data.dataset.fingerprint())
-    network = config.model_class(config, train_data.dataset, saved["state_dict"])
-    network.load_state_dict(saved["state_dict"])
-    return config, network.to(config["device"]).eval(), dataset, train_data, valid_data, test_data
+    restored = config.model_class(config, train_data.dataset, saved["state_dict"])
+    restored.load_state_dict(saved["state_dict"])
+    restored.to(config["device"]).eval()
+    return config, restored, dataset, train_data, valid_data, test_data
 
 
 def _resume(config: GenRecConfig, trainer) -> None:
@@ -250,25 +250,25 @@ def _resume(config: GenRecConfig, trainer) -> None:
 
     `auto` finds the newest run with these settings, and starts from scratch if there is none.
     """
-    path, is_generative = config["resume"], isinstance(trainer, GenRecTrainer)
+    path = config["resume"]
     if path == "auto":
-        path = _newest_alike(config, is_generative) if distributed.is_main() else None
-        path = distributed.broadcast(path)
+        path = distributed.broadcast(_newest_alike(config) if distributed.is_main() else None)
     if path is None:
         return
-    if not is_generative:  # GenRecTrainer checks the settings itself
+    if not isinstance(trainer, GenRecTrainer):  # GenRecTrainer checks the settings itself
         saved = config.with_defaults(load_plain(path, "cpu")["config"])
         check_same_settings(saved, plain_settings(config), path, _MAY_GROW)
     trainer.resume_checkpoint(path)
 
 
-def _newest_alike(config: GenRecConfig, is_generative: bool) -> str | None:
+def _newest_alike(config: GenRecConfig) -> str | None:
     """Return the newest file of a run of this model on this data set with these settings."""
-    given = config.settings() if is_generative else plain_settings(config)
-    may_change: frozenset[str] = frozenset() if is_generative else _MAY_GROW
-    for file in resume_files(config, ".resume.pth" if is_generative else ".pth"):
+    is_ours = is_generative(config.model_class)
+    given = config.settings() if is_ours else plain_settings(config)
+    may_change: frozenset[str] = frozenset() if is_ours else _MAY_GROW
+    for file in resume_files(config, ".resume.pth" if is_ours else ".pth"):
         try:
-            if is_generative:
+            if is_ours:
                 saved = load_checkpoint(file, "cpu")["settings"]
             else:
                 saved = load_plain(file, "cpu")["config"]
@@ -327,7 +327,7 @@ def create_model(config: GenRecConfig, dataset: Dataset) -> torch.nn.Module:
     and files are checked; then they are trained, or read from teacher_cache_dir.
     """
     given = {}
-    if issubclass(config.model_class, GenerativeRecommender):
+    if is_generative(config.model_class):
         given = {"teacher_table": partial(teacher_embeddings, config, dataset)}
     with distributed.main_first():
         return config.model_class(config, dataset, **given).to(config["device"])
@@ -338,7 +338,7 @@ def create_trainer(config: GenRecConfig, model: torch.nn.Module):
 
     A model of RecBole gets its own trainer, with checkpoints that a current torch reads.
     """
-    if issubclass(config.model_class, GenerativeRecommender):
+    if is_generative(config.model_class):
         return GenRecTrainer(config, model)
     base = get_trainer(config["MODEL_TYPE"], config["model"])
     if not issubclass(base, Trainer):
