@@ -121,6 +121,7 @@ def test_overfits_a_few_sequences(make_experiment, make_batch):
     assert torch.equal(model.semantic_ids.codes, codes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ablation", ["none", "sia", "psa", "alignment", "alternation", "end_to_end"]
 )

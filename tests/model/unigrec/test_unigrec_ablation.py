@@ -160,6 +160,7 @@ def test_a_run_too_short_to_distill_says_so(make_experiment, caplog, settings, w
     assert ("this run distills nothing, like M3" in caplog.text) == warns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["M0", "M1", "M4"])
 def test_rows_run_to_the_test(small_settings, caplog, row):
     """The log of the second stage has the row's terms."""
