@@ -23,7 +23,6 @@ from recbole_genrec.tokenizer.residual_kmeans import (
 )
 
 REDUCTIONS = ("sum", "mean")
-RESIDUAL_GRADIENTS = ("through", "blocked")
 
 
 class QuantizerTerms(NamedTuple):
@@ -33,8 +32,7 @@ class QuantizerTerms(NamedTuple):
         quantized: Sum of the codewords, with their gradient, [B, C].
         codebook: |sg[r] - e|^2 over the levels, scalar.
         commitment: |r - sg[e]|^2 over the levels, scalar.
-        residuals: Residual before every level, with the gradient that `residual_gradient` allows,
-            [B, L, C].
+        residuals: Residual before every level, with gradient, [B, L, C].
         codes: int64 [B, L].
     """
 
@@ -77,20 +75,16 @@ class RQVAE(ItemTokenizer):
         reduction: `sum` to add squared errors over dimensions and levels (the paper); `mean` to
             average over both (the LC-Rec family), which changes the ratio of reconstruction to
             quantization.
-        residual_gradient: `through` to let the commitment of all levels reach the encoder,
-            r' = r - sg[e]; `blocked` for the first level only, which is the effect of a
-            straight-through value inside the residual.
         restart_every: Epochs between restarts of codes that no item has; 0 for never.
         kmeans_iterations: Maximum number of updates of each initial k-means.
 
     Raises:
-        UserError: Reduction or residual_gradient is unknown.
+        UserError: Reduction is unknown.
     """
 
     settings: ClassVar[Declarations] = {
         "commitment_weight": number(min=0),
         "quantization_reduction": one_of(*REDUCTIONS),
-        "residual_gradient": one_of(*RESIDUAL_GRADIENTS),
         "restart_every": whole(min=0),
     }
 
@@ -104,13 +98,11 @@ class RQVAE(ItemTokenizer):
         codebook_size: int,
         commitment_weight: float,
         reduction: str,
-        residual_gradient: str,
         restart_every: int,
         kmeans_iterations: int,
     ) -> None:
         super().__init__(n_features=n_features, n_levels=n_levels, codebook_size=codebook_size)
         check_choice("reduction", reduction, REDUCTIONS)
-        check_choice("residual_gradient", residual_gradient, RESIDUAL_GRADIENTS)
         sizes = [n_features, *hidden_sizes, code_dim]
         self.encoder = mlp(sizes)
         self.decoder = mlp(sizes[::-1])
@@ -118,7 +110,6 @@ class RQVAE(ItemTokenizer):
         nn.init.normal_(self.codebooks, std=code_dim**-0.5)
         self.commitment_weight = commitment_weight
         self.reduction = reduction
-        self.residual_gradient = residual_gradient
         self.restart_every = restart_every
         self.kmeans_iterations = kmeans_iterations
 
@@ -139,7 +130,6 @@ class RQVAE(ItemTokenizer):
             codebook_size=config["codebook_size"],
             commitment_weight=config["commitment_weight"],
             reduction=config["quantization_reduction"],
-            residual_gradient=config["residual_gradient"],
             restart_every=config["restart_every"],
             kmeans_iterations=config["kmeans_iterations"],
             **more,
@@ -198,30 +188,23 @@ class RQVAE(ItemTokenizer):
             codes=codes,
         )
 
-    def follow(self, latent: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Follow codes through the levels.
+    def follow(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose the codes of latent vectors, level by level: r' = r - sg[e].
 
         Args:
             latent: Latent vectors, [B, C].
-            codes: Codes to follow, int64 [B, L]; None to choose them.
 
         Returns:
             The residual before each level, [B, L, C], and the codes, int64 [B, L]. The gradient of
-            the residuals is the one that `residual_gradient` allows; codewords get none.
+            the residuals reaches the latent vectors at every level, and no codewords.
         """
-        residual, residuals, taken = latent.to(self.codebooks.dtype), [], []
+        residual, residuals, codes = latent.to(self.codebooks.dtype), [], []
         for level, codebook in enumerate(self.codebooks.detach().unbind()):
-            code = (
-                self.choose(level, residual.detach(), codebook)
-                if codes is None
-                else codes[:, level]
-            )
+            code = self.choose(level, residual.detach(), codebook)
             residuals.append(residual)
-            taken.append(code)
+            codes.append(code)
             residual = residual - F.embedding(code, codebook)
-            if self.residual_gradient == "blocked":
-                residual = residual.detach()
-        return torch.stack(residuals, dim=1), torch.stack(taken, dim=1)
+        return torch.stack(residuals, dim=1), torch.stack(codes, dim=1)
 
     def choose(self, level: int, residual: Tensor, codebook: Tensor) -> Tensor:
         """Choose the codes [B] of residuals [B, C] in training: the nearest codewords."""

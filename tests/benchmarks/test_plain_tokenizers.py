@@ -39,7 +39,6 @@ def test_hard_codes_cost_the_same_as_ours():
         **SIZES,
         commitment_weight=0.25,
         reduction="mean",
-        residual_gradient="blocked",
         restart_every=0,
     )
     assert_same_loss_and_gradient(

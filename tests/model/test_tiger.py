@@ -97,17 +97,15 @@ def test_settings_reach_the_tokenizer(make_experiment):
     given = dict(
         commitment_weight=0.4,
         quantization_reduction="mean",
-        residual_gradient="blocked",
         restart_every=3,
     )
     tokenizer = make_experiment("TIGER", **given).model.tokenizer
     found = (
         tokenizer.commitment_weight,
         tokenizer.reduction,
-        tokenizer.residual_gradient,
         tokenizer.restart_every,
     )
-    assert found == (0.4, "mean", "blocked", 3)
+    assert found == (0.4, "mean", 3)
 
 
 def test_stages_train_every_parameter_once(make_experiment):

@@ -23,13 +23,13 @@ N_REPAIRS = 20  # RQ-VAE/generate_indices.py
 class ReleasedLetterRQVAE(LetterRQVAE):
     """LETTER's tokenizer with Sinkhorn at the last level and a gradient through level 1 alone."""
 
-    def follow(self, latent: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def follow(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Return residuals [B, L, C] and codes [B, L] of latent vectors [B, C].
 
         A straight-through value inside the residual cuts the gradient after the first level
         (RQ-VAE/models/rq.py).
         """
-        residuals, codes = super().follow(latent, codes)
+        residuals, codes = super().follow(latent)
         return torch.cat((residuals[:, :1], residuals[:, 1:].detach()), dim=1), codes
 
     def choose(self, level: int, residual: Tensor, codebook: Tensor) -> Tensor:

@@ -205,10 +205,6 @@ def test_a_run_killed_in_a_cycle_resumes_as_if_undisturbed(make_experiment):
             "ablation is 'AT', but has to be one of none, sia, psa, alignment, alternation, ",
         ),
         (
-            {"residual_gradient": "code"},
-            "residual_gradient is 'code', but has to be one of through, blocked: choose one",
-        ),
-        (
             {"quantization_reduction": "max"},
             "quantization_reduction is 'max', but has to be one of sum, mean: choose one",
         ),

@@ -20,7 +20,6 @@ SIZES = dict(
     codebook_size=5,
     commitment_weight=0.25,
     reduction="mean",
-    residual_gradient="through",
     restart_every=0,
     kmeans_iterations=10,
 )

@@ -117,7 +117,6 @@ def test_reduces_to_tiger(make_experiment, make_batch):
     """Codes and losses are equal without regularizers, with a counter and a temperature of 1."""
     shared = dict(
         quantization_reduction="mean",
-        residual_gradient="through",
         restart_every=2,
         counter_size=10,
         softmax_scope="full",

@@ -23,7 +23,7 @@ def make_tokenizer(**settings) -> LetterRQVAE:
         collaborative_weight=0.1, diversity_weight=0.2, n_groups=3, group_sizes=[2, 6],
         regroup_every=2, has_unique_codes=True, n_features=6, hidden_sizes=[8], code_dim=4,
         n_levels=3, codebook_size=12, commitment_weight=0.25, reduction="mean",
-        residual_gradient="through", restart_every=0, kmeans_iterations=10,
+        restart_every=0, kmeans_iterations=10,
     )  # fmt: skip
     return LetterRQVAE(**{**defaults, **settings})
 
@@ -203,7 +203,7 @@ def test_without_weights_it_is_the_rqvae(features, vectors):
     tokenizer = make_tokenizer(collaborative_weight=0.0, diversity_weight=0.0, n_groups=99)
     plain = RQVAE(
         n_features=6, hidden_sizes=[8], code_dim=4, n_levels=3, codebook_size=12,
-        commitment_weight=0.25, reduction="mean", residual_gradient="through", restart_every=0,
+        commitment_weight=0.25, reduction="mean", restart_every=0,
         kmeans_iterations=10,
     )  # fmt: skip
     plain.load_state_dict(

@@ -30,7 +30,7 @@ def make_tokenizer(features):
             collaborative_weight=0.1, diversity_weight=0.2, n_groups=3, group_sizes=[2, 6],
             regroup_every=2, has_unique_codes=False, n_features=6, hidden_sizes=[8], code_dim=4,
             n_levels=3, codebook_size=12, commitment_weight=0.25, reduction="mean",
-            residual_gradient="through", restart_every=0, kmeans_iterations=10,
+            restart_every=0, kmeans_iterations=10,
         )  # fmt: skip
         tokenizer.start(features, 0)
         return tokenizer
