@@ -1,9 +1,9 @@
 """LETTER: "Learnable Item Tokenization for Generative Recommendation".
 
 CIKM 2024, arXiv 2405.07314; on TIGER's generator.
-
-Shapes: B batch, C code width.
 """
+
+# Shapes: B batch, C code width.
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class LETTER(TIGER):
         )
         self.register_buffer("collaborative", collaborative)
 
-    # --- tokenizer ------------------------------------------------------------------------------
+    # --- tokenizer
 
     def has_unique_codes(self) -> bool:
         """Return whether codes are given, or an RQ-VAE has no counter to tell equal ones apart."""
@@ -103,7 +103,7 @@ class LETTER(TIGER):
         )
         return (stage, self.recommender_stage())
 
-    # --- features -------------------------------------------------------------------------------
+    # --- features
 
     def make_features(self, dataset: GenRecDataset, teacher_table: TeacherTable) -> Tensor:
         """Return the semantic features: all item features but `cf`."""
@@ -141,7 +141,7 @@ class LETTER(TIGER):
         )
         return scale * vectors
 
-    # --- checks ---------------------------------------------------------------------------------
+    # --- checks
 
     def _check_catalogue(self) -> None:
         super()._check_catalogue()

@@ -1,9 +1,9 @@
 """The tokenizer of LETTER (arXiv 2405.07314, section 3.2).
 
 It is an RQ-VAE with a collaborative and a diversity regularizer.
-
-Shapes: B batch, N items, L levels, K codebook size, C code width, D feature width, G groups.
 """
+
+# Shapes: B batch, N items, L levels, K codebook size, C code width, D feature width, G groups.
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class LetterRQVAE(RQVAE):
             **more,
         )
 
-    # --- training -------------------------------------------------------------------------------
+    # --- training
 
     def regroup(self, epoch: int, seed: int) -> None:
         """Cluster the codewords of each level before every `regroup_every`-th epoch, from epoch 0.
@@ -133,7 +133,7 @@ class LetterRQVAE(RQVAE):
                 )
         return losses
 
-    # --- codes ----------------------------------------------------------------------------------
+    # --- codes
 
     @torch.no_grad()
     def encode(self, features: Tensor) -> Tensor:

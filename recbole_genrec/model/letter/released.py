@@ -1,9 +1,9 @@
 """LETTER as its released code (HonghuiBao2000/LETTER) runs, for comparisons with it.
 
 `--recipe=code` trains this class. docs/models/letter.md says what differs from the paper.
-
-Shapes: B batch, N items, L levels, K codebook size, C code width, D feature width.
 """
+
+# Shapes: B batch, N items, L levels, K codebook size, C code width, D feature width.
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Sinkhorn's algorithm as the LC-Rec family uses it: a batch uses all codes about equally often.
+"""Sinkhorn's algorithm as the LC-Rec family uses it: a batch uses all codes about equally often."""
 
-Shapes: B rows, K codebook size.
-"""
+# Shapes: B rows, K codebook size.
 
 from __future__ import annotations
 

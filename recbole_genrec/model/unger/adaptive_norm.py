@@ -1,7 +1,6 @@
-"""The layer norm and the adaption layer that carry one modality into the space of another.
+"""The layer norm and the adaption layer that carry one modality into the space of another."""
 
-Shapes: N items, D input width, H hidden width.
-"""
+# Shapes: N items, D input width, H hidden width.
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
 Every item of a history is weighted by its match with the candidate, without a softmax (Zhou et al.,
 "Deep Interest Network for Click-Through Rate Prediction", KDD 2018). The weighted items are summed
 in windows of recency, as in public EAGER code. The item table is trained along.
-
-Shapes: B batch, C candidates, T history length, R history items of a batch without padding, G
-windows, D embedding size, H hidden width.
 """
+
+# Shapes: B batch, C candidates, T history length, R history items of a batch without padding, G
+# windows, D embedding size, H hidden width.
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Distillation of the items' vectors into UNGER's generator (section 3.4.3).
+"""Distillation of the items' vectors into UNGER's generator (section 3.4.3)."""
 
-Shapes: B batch, N items with padding, D hidden size, Z width of an item's vector.
-"""
+# Shapes: B batch, N items with padding, D hidden size, Z width of an item's vector.
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Stage I of UNGER (section 3.3): one vector per item for its text and its interactions.
+"""Stage I of UNGER (section 3.3): one vector per item for its text and its interactions."""
 
-Shapes: B batch, T history length in items, N items with padding, S width of the semantic features,
-D embedding size.
-"""
+# Shapes: B batch, T history length in items, N items with padding, S width of the semantic
+# features, D embedding size.
 
 from __future__ import annotations
 
@@ -95,13 +94,18 @@ class Integration(nn.Module):
             )
         }
         if self.adaption is not None and self.alignment_weight:
-            # Without extra items, an item that is never a target would never be aligned.
-            items = torch.cat((targets, self._draw(targets, self.n_extra_items))).unique()
-            losses["alignment"] = self.alignment_weight * alignment(
-                self.din.table(items), self.adaption(features[items]), self.similarity,
-                self.temperature,
-            )  # fmt: skip
+            aligned = self._align(self.adaption, targets, features)
+            losses["alignment"] = self.alignment_weight * aligned
         return losses
+
+    def _align(self, adaption: ModalityAdaption, targets: Tensor, features: Tensor) -> Tensor:
+        """Align the distinct targets of a batch and some drawn items.
+
+        Without the drawn items, an item that is never a target would never be aligned.
+        """
+        items = torch.cat((targets, self._draw(targets, self.n_extra_items))).unique()
+        adapted = adaption(features[items])
+        return alignment(self.din.table(items), adapted, self.similarity, self.temperature)
 
     def _draw(self, like: Tensor, *shape: int) -> Tensor:
         """Draw item ids uniformly; on the CPU, so that all devices see the same."""

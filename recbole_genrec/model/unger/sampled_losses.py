@@ -1,7 +1,6 @@
-"""Losses that compare the right item with other items, drawn or from the same batch.
+"""Losses that compare the right item with other items, drawn or from the same batch."""
 
-Shapes: B batch, U distinct items, M negatives, D width.
-"""
+# Shapes: B batch, U distinct items, M negatives, D width.
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 Vaswani et al., "Attention Is All You Need" (2017), with ReLU. Positions of a history count from its
 newest token, so the newest item has the same position whatever the length and padding.
-
-Shapes: B batch, S source tokens, T target tokens, W beams, D hidden size, H heads, C head size.
 """
+
+# Shapes: B batch, S source tokens, T target tokens, W beams, D hidden size, H heads, C head size.
 
 from __future__ import annotations
 

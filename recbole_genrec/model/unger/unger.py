@@ -1,9 +1,10 @@
 """UNGER (arXiv 2502.06269).
 
 "Generative Recommendation with A Unified Code via Semantic and Collaborative Integration".
-
-Shapes: B batch, T history length in items, L levels, D hidden size, Z width of an item's vector.
 """
+
+# Shapes: B batch, T history length in items, L levels, D hidden size, Z width of an item's
+# vector.
 
 from __future__ import annotations
 
@@ -120,7 +121,7 @@ class UNGER(GenerativeRecommender):
         """Whether the items' vectors are needed, for codes or for distillation."""
         return self.distills or not self.has_given_codes()
 
-    # --- parts ----------------------------------------------------------------------------------
+    # --- parts
 
     def make_features(self, dataset: GenRecDataset, teacher_table: TeacherTable) -> Tensor:
         """Return the semantic features; no columns where codes need none."""
@@ -199,7 +200,7 @@ class UNGER(GenerativeRecommender):
             )
         )
 
-    # --- stage I: the integrated embedding ------------------------------------------------------
+    # --- stage I: the integrated embedding
 
     @torch.no_grad()
     def integration_recall(self, valid_data: Any) -> float:
@@ -221,7 +222,7 @@ class UNGER(GenerativeRecommender):
             hits.append((ranked == batch[self.ITEM_ID].unsqueeze(1)).any(dim=1))
         return float(torch.cat(hits).double().mean())
 
-    # --- between the stages: codes --------------------------------------------------------------
+    # --- between the stages: codes
 
     @torch.no_grad()
     def start_tokenizer(self) -> None:
@@ -245,7 +246,7 @@ class UNGER(GenerativeRecommender):
             return self.integration.mean(self.item_features)
         return self.integration.table
 
-    # --- stage II: the generator ----------------------------------------------------------------
+    # --- stage II: the generator
 
     def embed_history(self, item_id_list: Tensor) -> Tensor:
         """Embed items [B, T] by a table of their own, or by their codes (section 3.4.1).
@@ -286,7 +287,7 @@ class UNGER(GenerativeRecommender):
         is_mean = self.config["generation_reduction"] == "mean"
         return -(log_probs.mean() if is_mean else log_probs.sum(1).mean())
 
-    # --- stages ---------------------------------------------------------------------------------
+    # --- stages
 
     def stages(self) -> tuple[Stage, ...]:
         """Return integrated embedding (unless codes are semantic or given), codes, generator."""
