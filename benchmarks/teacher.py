@@ -10,8 +10,12 @@ import torch
 from benchmarks.plan import Case, Measure, Options, Result, Row
 from benchmarks.product import make_config, synchronize
 from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.data.loaders import make_evaluation_loaders
 from recbole_genrec.quick_start import create_dataset
-from recbole_genrec.teacher import sasrec as collaborative
+from recbole_genrec.teacher.recbole_model import settings_of_run
+from recbole_genrec.teacher.sasrec import SASRecTeacher, sasrec_settings
+from recbole_genrec.trainer.optimizer import StageOptimizer
+from recbole_genrec.trainer.trainer import GenRecTrainer
 
 MIN_RATIO = 10.0
 QUICK_SETTINGS = {"user_inter_num_interval": "[20,22]"}  # some fifty users
@@ -29,22 +33,22 @@ def prepare(contender: str, case: Case, options: Options) -> tuple[dict[str, Any
 
 def prepare_ours(config: GenRecConfig, settings: dict[str, Any]) -> tuple[dict[str, Any], Measure]:
     """Prepare training epochs without the validation between them."""
-    dataset = create_dataset(config)
-    windows = collaborative.training_windows(dataset.sequences, config["MAX_ITEM_LIST_LENGTH"])
+    loaders = make_evaluation_loaders(config, create_dataset(config))
+    given = {**settings_of_run(config), **sasrec_settings(config)}
+    teacher_config = GenRecConfig("SASRec", config["dataset"], config_dict=given)
     torch.manual_seed(config["seed"])
-    model = collaborative.build_sasrec(config, dataset).train()
-    optimizer = collaborative.make_optimizer(config, model)
+    model = SASRecTeacher(teacher_config, loaders[0].dataset).to(config["device"])
+    trainer, [stage] = GenRecTrainer(teacher_config, model), model.stages()
+    optimizer = StageOptimizer(model, stage, trainer.learner, None, len(model.batches))
 
     def measure(number: int) -> dict[str, float]:
         started = time.perf_counter()
-        collaborative._train_epoch(
-            model, optimizer, windows, config["teacher_batch_size"], config["seed"], number
-        )
+        trainer._train(stage, number, model.batches, [optimizer], False)
         synchronize(config["device"])
         return {"seconds": time.perf_counter() - started}
 
     measure(0)
-    return {"targets": int((windows.targets > 0).sum())}, measure
+    return {"targets": int(model.batches.windows.n_targets.sum())}, measure
 
 
 def prepare_recbole(

@@ -267,6 +267,25 @@ class PlainCollector(_Collector):
         return returned
 
 
+def plain_trainer(config, model: torch.nn.Module) -> Any:
+    """Return RecBole's trainer of a model, with checkpoints and a collector that work.
+
+    See PlainCheckpoints and PlainCollector. A trainer that is no subclass of RecBole's Trainer
+    (for gradient-boosted trees) is returned as it is.
+    """
+    from recbole.trainer import Trainer
+    from recbole.utils import get_trainer
+
+    base = get_trainer(config["MODEL_TYPE"], config["model"])
+    if not issubclass(base, Trainer):
+        return base(config, model)
+    trainer = type(f"Plain{base.__name__}", (PlainCheckpoints, base), {})(config, model)
+    collector = type(trainer.eval_collector)
+    plain = type(f"Plain{collector.__name__}", (PlainCollector, collector), {})
+    trainer.eval_collector = plain(config)
+    return trainer
+
+
 def without_anomaly_detection() -> torch.autograd.set_detect_anomaly:
     """Return a context in which torch does not watch backward passes for NaN.
 
@@ -315,6 +334,9 @@ class NullWriter:
 
     def add_scalar(self, *arguments: Any) -> None:
         """Ignore a value."""
+
+    def add_hparams(self, *arguments: Any) -> None:
+        """Ignore the settings."""
 
     def close(self) -> None:
         """Do nothing."""

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from recbole.data import create_dataset as create_recbole_dataset
 from recbole.data.dataset import Dataset
-from recbole.trainer import Trainer
-from recbole.utils import ModelType, get_trainer, init_seed
+from recbole.utils import ModelType, init_seed
 
 from recbole_genrec.compat import (
     PlainCheckpoints,
     own_log_file,
     plain_settings,
+    plain_trainer,
     recbole_errors,
     without_anomaly_detection,
 )
@@ -41,7 +41,7 @@ from recbole_genrec.results.record import (
 from recbole_genrec.runtime import distributed
 from recbole_genrec.runtime.memory import keep_freed_memory
 from recbole_genrec.storage import load_plain
-from recbole_genrec.teacher.sasrec import teacher_embeddings
+from recbole_genrec.teacher.teacher import teacher_table
 from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, resume_files
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.progress import changed_settings, check_same_settings
@@ -96,14 +96,14 @@ def _run(config: GenRecConfig) -> dict[str, Any]:
         logger.info("%s", dataset)
         n_interactions = dataset.inter_num  # before they are replaced by training rows
         make = make_evaluation_loaders if is_generative(config.model_class) else make_loaders
-        train_data, valid_data, test_data = make(config, dataset)
+        loaders = make(config, dataset)
 
         init_seed(config["seed"], config["reproducibility"])
-        model = create_model(config, train_data.dataset)
+        model = create_model(config, loaders)
         logger.info("%s", model)
         trainer = create_trainer(config, model)
         _resume(config, trainer)
-        result = _train_and_test(trainer, train_data, valid_data, test_data)
+        result = _train_and_test(trainer, *loaders)
         result.update(generative_figures(model, trainer))
 
         seconds = time.time() - started
@@ -320,17 +320,19 @@ def create_dataset(config: GenRecConfig) -> Dataset:
     return dataset
 
 
-def create_model(config: GenRecConfig, dataset: Dataset) -> torch.nn.Module:
+def create_model(config: GenRecConfig, loaders: tuple) -> torch.nn.Module:
     """Create the model of a run on its device; with several processes the main one goes first.
+
+    `loaders` are those of training, validation and test (data/loaders.py).
 
     A generative model is given its teachers' item tables. It asks for them last, when all settings
     and files are checked; then they are trained, or read from teacher_cache_dir.
     """
     given = {}
     if is_generative(config.model_class):
-        given = {"teacher_table": partial(teacher_embeddings, config, dataset)}
+        given = {"teacher_table": partial(teacher_table, config, loaders)}
     with distributed.main_first():
-        return config.model_class(config, dataset, **given).to(config["device"])
+        return config.model_class(config, loaders[0].dataset, **given).to(config["device"])
 
 
 def create_trainer(config: GenRecConfig, model: torch.nn.Module):
@@ -340,10 +342,8 @@ def create_trainer(config: GenRecConfig, model: torch.nn.Module):
     """
     if is_generative(config.model_class):
         return GenRecTrainer(config, model)
-    base = get_trainer(config["MODEL_TYPE"], config["model"])
-    if not issubclass(base, Trainer):
-        return base(config, model)
-    trainer = type(f"Plain{base.__name__}", (PlainCheckpoints, base), {})(config, model)
-    trainer.eval_collector = TopKCollector(config)
-    trainer.saved_model_file = str(new_checkpoint_path(config))
+    trainer = plain_trainer(config, model)
+    if isinstance(trainer, PlainCheckpoints):
+        trainer.eval_collector = TopKCollector(config)
+        trainer.saved_model_file = str(new_checkpoint_path(config))
     return trainer

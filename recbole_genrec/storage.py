@@ -45,12 +45,23 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def file_digest(path: str | os.PathLike) -> str:
-    """Return the SHA-256 (hex) of a file's contents."""
+def sha256(*parts: str | bytes | np.ndarray | torch.Tensor | Path) -> str:
+    """Return the SHA-256 of all parts in a row, 64 hexadecimal digits.
+
+    Text is taken as UTF-8, of an array its values, and of a path the contents of the file.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for part in parts:
+        if isinstance(part, Path):
+            with open(part, "rb") as file:
+                for block in iter(lambda: file.read(1 << 20), b""):
+                    digest.update(block)
+            continue
+        if isinstance(part, torch.Tensor):
+            part = part.detach().cpu().numpy()
+        if isinstance(part, np.ndarray):
+            part = part.tobytes()
+        digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()
 
 

@@ -217,7 +217,7 @@ def make_config(tmp_path, monkeypatch):
 
 @pytest.fixture
 def make_teacher_run(small_settings, tmp_path):
-    """make_teacher_run(model_name, **teacher_settings): settings of a run with this teacher, and its data set."""
+    """make_teacher_run(model_name, **teacher_settings): settings and loaders of a run."""
 
     def make(model_name, seed=1, **teacher_settings):
         teacher = {
@@ -233,7 +233,7 @@ def make_teacher_run(small_settings, tmp_path):
             "seed": seed,
         }
         config = GenRecConfig("TIGER", config_dict={**small_settings("TIGER"), **own})
-        return config, create_dataset(config)
+        return config, make_evaluation_loaders(config, create_dataset(config))
 
     return make
 
@@ -263,7 +263,7 @@ def make_experiment(small_settings):
         init_seed(config["seed"], config["reproducibility"])
         parts = make_evaluation_loaders(config, create_dataset(config))
         init_seed(config["seed"], config["reproducibility"])
-        return Experiment(config, create_model(config, parts[0].dataset), *parts)
+        return Experiment(config, create_model(config, parts), *parts)
 
     return make
 

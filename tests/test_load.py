@@ -42,7 +42,7 @@ def test_a_loaded_model_is_the_model_of_the_run(small_settings, model, monkeypat
     shutil.rmtree(TEACHERS)
     monkeypatch.setattr(abstract, "item_matrix", lambda *given: pytest.fail("features were made"))
     monkeypatch.setattr(
-        quick_start, "teacher_embeddings", lambda *given: pytest.fail("a teacher was trained")
+        quick_start, "teacher_table", lambda *given: pytest.fail("a teacher was trained")
     )
     torch.manual_seed(77)
     config, network, data, train_data, valid_data, test_data = load(result["checkpoint"])

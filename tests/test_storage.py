@@ -63,7 +63,9 @@ def test_a_file_in_place_of_a_folder_is_a_user_error(tmp_path):
         pytest.fail("nothing is written")
 
 
-def test_digest_of_a_file_is_sha_256_of_its_bytes(tmp_path):
-    content = bytes(range(256)) * 9000  # more than is read at once
-    (tmp_path / "a").write_bytes(content)
-    assert storage.file_digest(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+def test_the_hash_is_that_of_all_parts_in_a_row(tmp_path):
+    (tmp_path / "file").write_bytes(b"file" * 10)
+    values = np.array([[1, 2], [3, 4]], dtype=np.int64)
+    found = storage.sha256("\u00e4", b"b", tmp_path / "file", torch.from_numpy(values), values.T)
+    whole = "\u00e4".encode() + b"b" + b"file" * 10 + values.tobytes() + values.T.tobytes()
+    assert found == hashlib.sha256(whole).hexdigest()

@@ -6,7 +6,6 @@ comparison sees the same histories, targets and split.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from recbole_genrec.data.interactions import FilterAxis, keep_by_number, leave_o
 from recbole_genrec.data.prefixes import Prefixes, all_prefixes
 from recbole_genrec.data.sequences import Sequences
 from recbole_genrec.errors import UserError
+from recbole_genrec.storage import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -196,14 +196,13 @@ class GenRecDataset(MendedDataset, SequentialDataset):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (64 hex digits) of tokens in id order, sequences and split."""
-        digest = hashlib.sha256()
-        for field in (self.iid_field, self.uid_field):
-            digest.update(json.dumps([str(token) for token in self.field2id_token[field]]).encode())
-        for tensor in (self.sequences.items, self.sequences.starts):
-            digest.update(tensor.numpy().tobytes())
+        tokens = [
+            json.dumps([str(token) for token in self.field2id_token[field]])
+            for field in (self.iid_field, self.uid_field)
+        ]
         split = {key: self.config["eval_args"][key] for key in ("split", "order", "group_by")}
-        digest.update(json.dumps(split, sort_keys=True).encode())
-        return digest.hexdigest()
+        sequences = (self.sequences.items, self.sequences.starts)
+        return sha256(*tokens, *sequences, json.dumps(split, sort_keys=True))
 
     def data_augmentation(self):
         """Replace the interactions by one row per (history, next item), as RecBole's method does.

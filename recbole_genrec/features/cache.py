@@ -1,95 +1,84 @@
-"""Item features that take long to make, kept on disk under the hash of everything they depend on."""
+"""What takes long to make, kept on disk under the hash of everything that it depends on."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import re
-import zipfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
-import numpy as np
-
-from recbole_genrec.storage import replacing
+from recbole_genrec.errors import MissingFileError, UserError
+from recbole_genrec.storage import load_plain, save_plain, sha256
 
 logger = logging.getLogger(__name__)
 
 
-def cached_features(
-    folder: str | None, name: str, key: Mapping, n_rows: int, make: Callable[[], np.ndarray]
-) -> np.ndarray:
-    """The features of a key: from their file in the folder, or made and written there.
+def cache_path(folder: str, name: str, key: Mapping[str, Any]) -> str:
+    """Return the file of a key: <folder>/<name>-<first 16 digits of the key's SHA-256>.pth."""
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", name)
+    return os.path.join(folder, f"{readable}-{sha256(_as_json(key))[:16]}.pth")
 
-    A file that cannot be read, is damaged (the file has a checksum) or holds other rows is made
-    again, and a folder that cannot be
-    written costs no more than the saved time of the next run; both are warned of.
+
+def cached(
+    folder: str | None,
+    name: str,
+    key: Mapping[str, Any],
+    make: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """Return the content of a key, read from its file or made and written there.
+
+    A file that is unreadable, damaged or of another key is made again. If the file cannot be
+    written, the next run makes the content again. The log warns of both.
 
     Args:
-        folder: where the files are kept, made when missing; None: nothing is read or written.
-        name: the readable part of the file's name.
-        key: everything that the features depend on, of JSON's types.
-        n_rows: the rows that the features must have.
-        make: gives float32 [n_rows, d].
+        folder: folder of the files, created if needed; None: nothing is read or written.
+        name: readable part of the file's name.
+        key: everything that the content depends on, of JSON's types.
+        make: gives tensors and values of JSON's types by name.
 
     Returns:
-        float32 [n_rows, d].
+        what `make` gives, now or earlier; tensors are on the CPU if they are read.
     """
     if folder is None:
         return make()
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = os.path.join(folder, f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}-{digest[:16]}.npz")
-    features = _load(path, digest, n_rows)
-    if features is not None:
-        logger.info("Item features loaded from %s", path)
-        return features
-    features = make()
-    _save(path, digest, features)
-    return features
-
-
-def _load(path: str, digest: str, n_rows: int) -> np.ndarray | None:
-    if not os.path.isfile(path):
-        return None
+    path = cache_path(folder, name, key)
+    content = _load(path, key)
+    if content is not None:
+        logger.info("%s is read from %s", name, path)
+        return content
+    content = make()
     try:
-        with np.load(path, allow_pickle=False) as file:
-            features, saved_digest = file["features"], str(file["key"])
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = f"it cannot be read ({type(error).__name__})"
+        save_plain(path, {"key": _as_json(key), "sha256": _content_hash(content), **content})
+    except OSError as error:
+        logger.warning("%s is not kept, and the next run makes it again: %s", name, error)
     else:
-        if (
-            saved_digest == digest
-            and features.dtype == np.float32
-            and features.ndim == 2
-            and len(features) == n_rows
-        ):
-            return features
-        reason = f"it holds other features, {features.dtype} {list(features.shape)}"
-    logger.warning(
-        "the cached item features %s are not used: %s; they are made again", path, reason
-    )
+        logger.info("%s is kept in %s", name, path)
+    return content
+
+
+def _load(path: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    try:
+        content = load_plain(path, "cpu")
+    except MissingFileError:
+        return None
+    except (UserError, OSError) as error:
+        logger.warning("%s is made again: %s", path, error)
+        return None
+    saved_key, saved_hash = content.pop("key", None), content.pop("sha256", None)
+    if saved_key == _as_json(key) and saved_hash == _content_hash(content):
+        return content
+    logger.warning("%s is made again: it is damaged or was made with other settings", path)
     return None
 
 
-def _save(path: str, digest: str, features: np.ndarray) -> None:
-    try:
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            # The archive's checksum is tested whenever it is read; a bare .npy file has none.
-            np.savez(file, features=features, key=np.array(digest))
-    except OSError as error:
-        logger.warning(
-            "the item features cannot be kept in %s (%s): the next run makes them again",
-            path,
-            error,
-        )
-    else:
-        logger.info("Item features saved to %s", path)
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _content_hash(content: dict[str, Any]) -> str:
+    parts = []
+    for name, value in sorted(content.items()):
+        parts += [name, value if hasattr(value, "numpy") else _as_json(value)]
+    return sha256(*parts)

@@ -1,22 +1,22 @@
-"""Item text -> vectors by a sentence encoder: any model that the package sentence-transformers loads."""
+"""Vectors of item text by a sentence encoder: any model that sentence-transformers loads."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.errors import MissingPackageError, UserError
-from recbole_genrec.features.cache import cached_features
+from recbole_genrec.features.cache import cached
 from recbole_genrec.features.text import item_sentences
+from recbole_genrec.runtime.random_state import own_random_state
+from recbole_genrec.storage import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -24,64 +24,65 @@ PREFIX = "sentence-transformers/"
 
 
 def encoder_features(config, dataset: GenRecDataset, source: str) -> torch.Tensor:
-    """The vectors of the item sentences, as the encoder gives them; kept in feature_cache_dir.
+    """Return the vectors of the item sentences, from feature_cache_dir if they are there.
 
     Args:
-        source: "sentence-transformers/" and then a folder with a model, a name of the hub with its
-            owner (BAAI/bge-small-en-v1.5), or
-            one without (all-MiniLM-L6-v2: a model of the owner sentence-transformers).
+        config: read for the text_* settings, feature_cache_dir, device and show_progress.
+        dataset: the data set of the items.
+        source: "sentence-transformers/" followed by the folder of a model, or by its name on the
+            hub with or without owner (BAAI/bge-small-en-v1.5; all-MiniLM-L6-v2 is a model of the
+            owner sentence-transformers).
 
     Returns:
-        FloatTensor [n_items, width of the encoder] (CPU); row 0 and items without text are zeros,
-        as they are with TF-IDF: an encoder
-        also has a vector for the empty text, but it means nothing.
+        float32 [n_items, width of the encoder] on the CPU. Row 0 and items without text are zeros,
+        as with TF-IDF: the encoder's vector of an empty text means nothing.
 
     Raises:
-        ImportError: the package sentence-transformers is not installed.
-        ValueError: there is no such encoder, or no text.
+        MissingPackageError: the package sentence-transformers is not installed.
+        UserError: there is no such encoder, or no text.
     """
     name = _encoder_name(source)
     sentences = item_sentences(config, dataset)[1:]
-    # No setting beside the texts: batch size and device change no more than the rounding.
-    key = {
-        "format": 1,
-        "encoder": encoder_identity(source),
-        "texts": hashlib.sha256("\n".join(sentences).encode()).hexdigest(),
-    }
+    # No setting beside the texts: batch size and device only change the rounding.
+    texts = sha256("\n".join(sentences))
+    key = {"format": 2, "encoder": encoder_identity(source), "texts": texts}
+    settings = (config["device"], config["text_batch_size"], config["show_progress"])
 
-    def make() -> np.ndarray:
-        return encode(
-            sentences, name, config["device"], config["text_batch_size"], config["show_progress"]
-        )
+    def make() -> dict[str, torch.Tensor]:
+        return {"vectors": torch.from_numpy(encode(sentences, name, *settings))}
 
-    vectors = cached_features(
-        config["feature_cache_dir"], dataset.dataset_name, key, len(sentences), make
-    )
-    features = torch.zeros(len(sentences) + 1, vectors.shape[1])
-    features[1:] = torch.from_numpy(vectors)
-    return features
+    cache_name = f"vectors-{dataset.dataset_name}"
+    vectors = cached(config["feature_cache_dir"], cache_name, key, make)["vectors"]
+    return F.pad(vectors, (0, 0, 1, 0))
 
 
 def encode(
-    sentences: list[str], name: str, device, batch_size: int, show_progress: bool
+    sentences: list[str],
+    name: str,
+    device: torch.device | str,
+    batch_size: int,
+    show_progress: bool,
 ) -> np.ndarray:
-    """The vectors of sentences, float32 [n, width of the encoder]; empty sentences have zeros.
+    """Return the vectors of sentences, float32 [n, width of the encoder].
 
-    Sentences are cut to the encoder's own limit, and share batches with those of about their
-    length. The caller's random states
-    are not touched.
+    Empty sentences have zeros. Sentences are cut to the encoder's own limit and share batches with
+    sentences of similar length. The caller's random state is not touched.
 
     Args:
-        name: a folder with a model, or the name of a model on the hub with its owner.
+        sentences: n sentences.
+        name: the folder of a model, or the name of a model on the hub with its owner.
+        device: where the encoder runs.
+        batch_size: sentences per batch, >= 1.
+        show_progress: show a progress bar.
 
     Raises:
-        ImportError: the package sentence-transformers is not installed.
-        ValueError: there is no such encoder.
+        MissingPackageError: the package sentence-transformers is not installed.
+        UserError: there is no such encoder.
     """
     lengths = np.fromiter(map(len, sentences), dtype=np.int64, count=len(sentences))
     # The longest first: a batch that does not fit into the memory fails at once.
     order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
-    with _own_random_states(torch.device(device)):
+    with own_random_state(device, seed=0):  # for weights that a model's files lack
         encoder = _load_encoder(name, device)
         logger.info("Item text is encoded by %s on %s", name, device)
         batches = tqdm(
@@ -108,36 +109,38 @@ def encode(
 
 
 def _encoder_name(source: str) -> str:
-    """A folder, or the name on the hub with its owner."""
+    """Return a folder, or the name on the hub with its owner."""
     name = os.path.expanduser(source[len(PREFIX) :])
     if os.path.isdir(name):
         return name
     owner, _, model = name.rpartition("/")
     if not model or "/" in owner or name.startswith(".") or os.path.isabs(name):
         raise UserError(
-            f"the item feature source {source!r} names {name!r}, but there is no such folder and a name of the hub is a model or "
-            "owner/model: correct it, or use tfidf"
+            f"the item feature source {source!r} names {name!r}, but there is no such folder and a "
+            "name on the hub is a model or owner/model: correct it, or use tfidf"
         )
     return name if owner else f"{PREFIX}{model}"
 
 
 def encoder_identity(source: str) -> str:
-    """Of an encoder on the hub its name; of a folder the hash of its files, hidden ones left out, wherever it lies."""
+    """Return what tells encoders apart: the name on the hub, or the hash of a folder's files.
+
+    Hidden files are left out. The hash does not depend on where the folder is.
+    """
     name = _encoder_name(source)
     if not os.path.isdir(name):
         return name
-    digest = hashlib.sha256()
-    for folder, subfolders, files in os.walk(name):
-        subfolders[:] = sorted(
-            subfolder for subfolder in subfolders if not subfolder.startswith(".")
-        )
-        for file in sorted(file for file in files if not file.startswith(".")):
-            path = os.path.join(folder, file)
-            digest.update(f"{os.path.relpath(path, name)}\n{os.path.getsize(path)}\n".encode())
-            with open(path, "rb") as content:
-                for block in iter(lambda: content.read(1 << 20), b""):
-                    digest.update(block)
-    return digest.hexdigest()
+    folder = Path(name)
+    files = sorted(
+        file.relative_to(folder)
+        for file in folder.rglob("*")
+        if file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    parts: list[str | Path] = []
+    for file in files:
+        parts += [f"{file.as_posix()}\n{(folder / file).stat().st_size}\n", folder / file]
+    return sha256(*parts)
 
 
 def _load_encoder(name: str, device):
@@ -145,30 +148,31 @@ def _load_encoder(name: str, device):
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise MissingPackageError(
-            f"the encoder {name!r} needs the package sentence-transformers, which cannot be imported ({error}): run "
-            '`pip install "recbole-genrec[text]"` (in a checkout: `pip install -e ".[text]"`), or use the item feature source tfidf'
+            f"the encoder {name!r} needs the package sentence-transformers, which cannot be "
+            f'imported ({error}): run `pip install "recbole-genrec[text]"` (in a checkout: '
+            '`pip install -e ".[text]"`), or use the item feature source tfidf'
         ) from error
     try:
-        # What lies on this disk first: no request, and no minutes of retries where there is no
-        # network.
+        # Files on this disk first: without a network a request costs minutes of retries.
         return SentenceTransformer(
             name if os.path.isdir(name) else _cached_folder(name), device=str(device)
         )
     except Exception as error:
-        # It raises OSError, ValueError, KeyError, SafetensorError ... according to what it finds
-        # instead.
+        # It raises OSError, ValueError, KeyError, SafetensorError and others.
         if os.path.isdir(name):
             raise UserError(
-                f"the folder {name!r} holds no encoder that sentence-transformers can load ({_short(error)}): give the folder of a "
-                "saved model, or use the item feature source tfidf"
+                f"the folder {name!r} holds no encoder that sentence-transformers can load "
+                f"({_short(error)}): give the folder of a saved model, or use the item feature "
+                "source tfidf"
             ) from error
     try:
         _ask_hub(name)
         return SentenceTransformer(name, device=str(device))
     except Exception as error:
         raise UserError(
-            f"the encoder {name!r} is no folder here and cannot be had from the hub ({_short(error)}): correct the name, give "
-            f"{PREFIX}<folder of a saved model>, or use the item feature source tfidf"
+            f"the encoder {name!r} is no folder here and cannot be loaded from the hub "
+            f"({_short(error)}): correct the name, give {PREFIX}<folder of a saved model>, or use "
+            "the item feature source tfidf"
         ) from error
 
 
@@ -181,7 +185,7 @@ def _cached_folder(name: str) -> str:
 
 
 def _ask_hub(name: str) -> None:
-    """One request that fails at once; the loading itself would try every file again and again for a minute."""
+    """Fail at once if there is no network; loading would retry every file for a minute."""
     from huggingface_hub import HfApi
 
     HfApi().model_info(name, timeout=30)
@@ -190,18 +194,3 @@ def _ask_hub(name: str) -> None:
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text if len(text) <= 200 else text[:200] + ' ...'}"
-
-
-@contextmanager
-def _own_random_states(device: torch.device) -> Iterator[None]:
-    """Fixed random states inside, for weights that a model's files lack; those of the caller afterwards."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            random.seed(0)
-            np.random.seed(0)
-            torch.manual_seed(0)
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -42,6 +42,18 @@ class Phase:
     warmup_epochs: float
 
 
+class Batches(Protocol):
+    """The batches of a stage, in an order that depends on the seed and the epoch only."""
+
+    seed: int
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+
+    def epoch(self, epoch: int) -> Iterator[Any]:
+        """Yield the batches of an epoch (>= 0)."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of a model's training.
@@ -53,6 +65,7 @@ class Stage:
         groups: trained parameters; everything else stays bit-identical.
         losses: batch -> named, weighted terms; their sum is minimized.
         epochs: maximum; 0 runs only `start` and `finish`.
+        batches: batches of the model's own, instead of those that `rows` describes.
         batch_size: rows per step; for sequences about as many next items.
         scheduler: schedule of the learning rate (trainer/optimizer.py) after a linear warm-up.
         warmup_epochs: length of the warm-up.
@@ -78,6 +91,7 @@ class Stage:
     batch_size: int
     scheduler: str
     warmup_epochs: float
+    batches: Batches | None = None
     stopping_step: int | None = None
     validate: Callable[[Any], float] | None = None
     phases: tuple[Phase, ...] = ()

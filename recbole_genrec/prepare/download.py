@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.prepare.catalog import MIRROR_VARIABLE, RawFile
-from recbole_genrec.prepare.folder import sha256_of
+from recbole_genrec.storage import sha256
 
 logger = getLogger(__name__)
 
@@ -303,7 +303,7 @@ def _check_beginning(chunk: bytes, file: RawFile) -> None:
 def _fault(path: Path, file: RawFile) -> str | None:
     """Return what is wrong with a complete file: its checksum or, without one, the gzip's own."""
     if file.sha256:
-        found, wanted = sha256_of(path), file.sha256.lower()
+        found, wanted = sha256(path), file.sha256.lower()
         return None if found == wanted else f"its SHA-256 is {found}, not {wanted}"
     if file.name.endswith(".gz"):
         try:

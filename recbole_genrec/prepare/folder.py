@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -21,12 +20,12 @@ import numpy as np
 import pandas as pd
 
 from recbole_genrec.errors import UserError
+from recbole_genrec.storage import sha256
 
 logger = logging.getLogger(__name__)
 
 CARD_NAME = "data_card.json"
 _CHUNK_ROWS = 200_000
-_CHUNK_BYTES = 1 << 20
 # Seconds after which an unfinished folder is taken for one that a killed run has left.
 _STALE_AFTER = 86_400
 _BREAKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
@@ -65,18 +64,9 @@ def require_free(target: Path) -> None:
         )
 
 
-def sha256_of(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for part in iter(lambda: file.read(_CHUNK_BYTES), b""):
-            digest.update(part)
-    return digest.hexdigest()
-
-
 def file_entry(path: Path) -> dict[str, Any]:
     """Return a file's entry of the data card: name, sha256 and bytes."""
-    return {"name": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
+    return {"name": path.name, "sha256": sha256(path), "bytes": path.stat().st_size}
 
 
 def write_data_set(

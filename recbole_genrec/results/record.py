@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -24,7 +23,7 @@ from recbole_genrec.features.sentence_encoder import PREFIX, encoder_identity
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.results.outcomes import Outcomes, outcomes_path, write_outcomes
 from recbole_genrec.results.table import as_csv, as_markdown, table
-from recbole_genrec.storage import file_digest, replacing
+from recbole_genrec.storage import replacing, sha256
 from recbole_genrec.trainer.collector import TopKCollector
 from recbole_genrec.trainer.progress import SETTINGS_WITHOUT_EFFECT
 
@@ -169,10 +168,10 @@ def run_digest(config: GenRecConfig) -> str:
     content = {
         **settings,
         "versions": _versions(),
-        "files": [(file.name, file_digest(file)) for file in files],
+        "files": [(file.name, sha256(file)) for file in files],
         "encoders": [encoder_identity(source) for source in encoders],
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return sha256(json.dumps(content, sort_keys=True, default=str))
 
 
 def _sources(settings: dict[str, Any]) -> list[str]:

@@ -29,6 +29,8 @@ from recbole_genrec.errors import UserError
 # The other ranks may wait while the main process trains a teacher; torchrun ends all if one fails.
 TIMEOUT = timedelta(days=7)
 
+_is_alone = False
+
 
 @contextmanager
 def process_group() -> Iterator[None]:
@@ -55,8 +57,21 @@ def process_group() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this process act as the only one inside, such as while it trains a teacher."""
+    global _is_alone
+    before, _is_alone = _is_alone, True
+    try:
+        yield
+    finally:
+        _is_alone = before
+
+
 def size() -> int:
-    """Return the number of processes."""
+    """Return the number of processes; 1 inside of `alone`."""
+    if _is_alone:
+        return 1
     is_initialized = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if is_initialized else 1
 

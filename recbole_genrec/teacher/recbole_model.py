@@ -1,52 +1,43 @@
-"""Any general or sequential recommender of RecBole as a teacher: trained by RecBole's own trainer, kept as item embeddings.
+"""A general or sequential recommender of RecBole as a teacher, trained by RecBole's own trainer.
 
-The teacher learns from the training part of the run's own leave-one-out split. Its data set is made
-anew from the same files by
-the same rules; before it trains, users, sequences and split are compared with the run's, and items
-are joined by token.
+The teacher learns from the training part of the run's leave-one-out split. Its data set is read
+from the same files by the same rules. Before it trains, users, sequences and split are compared
+with the run's, and items are joined by token.
 """
 
 from __future__ import annotations
 
-import logging
-import random
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import recbole.data.dataset
 import torch
 from recbole.data.interaction import Interaction
-from recbole.utils import get_trainer, init_seed
 from recbole.utils.argument_list import dataset_arguments
-from torch.utils.tensorboard import SummaryWriter
 
-from recbole_genrec.compat import (
-    PlainCheckpoints,
-    PlainCollector,
-    tensorboard_writer,
-    without_anomaly_detection,
-)
+from recbole_genrec.compat import NullWriter, plain_trainer, tensorboard_writer
 from recbole_genrec.config.settings import GenRecConfig, find_model
 from recbole_genrec.data.dataset import GeneralDataset, GenRecDataset
 from recbole_genrec.data.loaders import make_loaders
 from recbole_genrec.errors import UserError
 from recbole_genrec.storage import to_plain
-from recbole_genrec.teacher.cache import Teacher, load_or_train
 
-logger = logging.getLogger(__name__)
-
-# Where and how a teacher is computed, not what it is.
-_PLACE_KEYS = ("data_path", "gpu_id", "use_gpu", "state", "show_progress")
-# Taken over from the run. A teacher with other values would not be a teacher of this run, or writes
-# where it should not.
-_RUN_KEYS = ("seed", "reproducibility", "eval_args", "benchmark_filename", "encoding", *_PLACE_KEYS)
-# Taken over as well, but a teacher may have its own.
+# Folders, devices and display: no result depends on these.
+_WITHOUT_EFFECT = ("data_path", "gpu_id", "use_gpu", "state", "show_progress")
+# A teacher with other values would be no teacher of this run.
+RUN_KEYS = (
+    "seed",
+    "reproducibility",
+    "eval_args",
+    "benchmark_filename",
+    "encoding",
+    *_WITHOUT_EFFECT,
+)
+SETTINGS_WITHOUT_EFFECT = (*_WITHOUT_EFFECT, "checkpoint_dir", "eval_batch_size")
+# Taken over from the run, unless teacher_settings has them.
 _RANKING_KEYS = ("metrics", "topk", "valid_metric", "metric_decimal_place", "repeatable")
-_UNHASHED_KEYS = (*_PLACE_KEYS, "checkpoint_dir", "eval_batch_size")
-# RecBole's names of item tables; the tables of a group lie side by side.
+# RecBole's names of item tables; the tables of a group are joined side by side.
 _ITEM_TABLES = (
     ("item_embedding",),
     ("item_embeddings",),
@@ -59,45 +50,42 @@ _ITEM_TABLES = (
 )
 
 
-def train_recbole_teacher(config: GenRecConfig, dataset: GenRecDataset, model_name: str) -> Teacher:
-    """Train a model of RecBole on the training part of dataset, or load it from teacher_cache_dir when nothing has changed.
+def settings_of_run(config: GenRecConfig, *further: str) -> dict[str, Any]:
+    """Return the settings of the data, split and seed of a run, and some more by name."""
+    settings = config.settings()
+    keys = (*dataset_arguments, *RUN_KEYS, "eval_batch_size", *further)
+    return {key: settings[key] for key in keys if key in settings}
 
-    teacher_settings has the model's settings; data, split, metrics and seed are those of the run,
-    all else RecBole's defaults. The
-    epoch with the best validation metric is kept. The caller's random state is not touched. Models
-    that propagate embeddings over
-    the graph of users and items (LightGCN, NGCF, ...) give the propagated embeddings, with which
-    they rank, not the table that
-    they start from; FPMC, NeuMF, FISM and NAIS give their two or three tables side by side.
+
+def recbole_config(config: GenRecConfig, dataset: GenRecDataset, model_name: str) -> GenRecConfig:
+    """Return the settings of a teacher.
+
+    teacher_settings has the model's settings. Data, split, metrics and seed are the run's, the
+    rest is RecBole's.
 
     Raises:
-        ValueError: no such model, a model without item embeddings or with data of its own, or
-            teacher_settings that it does not
-            know or that are the run's to decide.
+        UserError: no such model, a model with data of its own, or teacher_settings that the model
+            does not know or shares with the run.
     """
     _check_model(model_name)
-    with tempfile.TemporaryDirectory() as folder:
-        teacher_config = _teacher_config(config, dataset, model_name, folder)
-        settings = {
-            key: value
-            for key, value in teacher_config.settings().items()
-            if key not in _UNHASHED_KEYS
-        }
-        meta = {
-            "format": 2,
-            "model": model_name,
-            "dataset": dataset.fingerprint(),
-            "settings": settings,
-        }
-
-        def train() -> dict:
-            with _own_random_state(teacher_config), without_anomaly_detection():
-                return _train(teacher_config, dataset, folder)
-
-        saved, path = load_or_train(
-            config["teacher_cache_dir"], model_name, dataset.dataset_name, meta, train
+    own = config["teacher_settings"]
+    if own is not None and not isinstance(own, Mapping):
+        raise UserError(
+            f"teacher_settings is {own!r}, but has to be a mapping: "
+            "write for example {embedding_size: 32, epochs: 50}"
         )
-    return Teacher(saved["item_embeddings"], saved["metrics"], path)
+    own = dict(own or {})
+    refused = [key for key in own if key in (*RUN_KEYS, "model", "dataset", "checkpoint_dir")]
+    if refused:
+        raise UserError(
+            f"teacher_settings has {refused[0]!r}, but a teacher shares it with its run: "
+            "set it outside of teacher_settings"
+        )
+    given = settings_of_run(config, *_RANKING_KEYS)
+    if _is_general(find_model(model_name)):
+        # RecBole counts histories for a sequential model, but scores for a general one.
+        given["eval_batch_size"] *= dataset.item_num
+    return GenRecConfig(model_name, config["dataset"], config_dict={**given, **own})
 
 
 def _check_model(model_name: str) -> None:
@@ -108,87 +96,65 @@ def _check_model(model_name: str) -> None:
     )
     if not is_plain or hasattr(recbole.data.dataset, f"{model_name}Dataset"):
         raise UserError(
-            f"{model_name} cannot be a teacher, because a teacher learns from interactions alone: use a general or sequential "
-            "recommender of RecBole, such as SASRec, BPR or LightGCN"
+            f"{model_name} cannot be a teacher, because a teacher learns from interactions alone: "
+            "use a general or sequential recommender of RecBole, such as SASRec, BPR or LightGCN"
         )
 
 
-def _teacher_config(
-    config: GenRecConfig, dataset: GenRecDataset, model_name: str, folder: str
-) -> GenRecConfig:
-    own = config["teacher_settings"]
-    if own is not None and not isinstance(own, Mapping):
-        raise UserError(
-            f"teacher_settings is {own!r}, but has to be a mapping: write for example {{embedding_size: 32, epochs: 50}}"
-        )
-    own = dict(own or {})
-    refused = [key for key in own if key in (*_RUN_KEYS, "model", "dataset", "checkpoint_dir")]
-    if refused:
-        raise UserError(
-            f"teacher_settings has {refused[0]!r}, but a teacher shares it with its run: set it outside of teacher_settings"
-        )
-    settings = config.settings()
-    given: dict[str, Any] = {
-        key: settings[key]
-        for key in (*dataset_arguments, *_RUN_KEYS, *_RANKING_KEYS)
-        if key in settings
-    }
-    # RecBole counts histories for its sequential models, and scores (history times item) for its
-    # general ones.
-    is_general = find_model(model_name).__module__.split(".")[2] == "general_recommender"
-    given["eval_batch_size"] = settings["eval_batch_size"] * (dataset.item_num if is_general else 1)
-    return GenRecConfig(
-        model_name, settings["dataset"], config_dict={**given, **own, "checkpoint_dir": folder}
-    )
+def _is_general(model_class: type) -> bool:
+    return model_class.__module__.split(".")[2] == "general_recommender"
 
 
-def _train(config: GenRecConfig, dataset: GenRecDataset, folder: str) -> dict:
-    init_seed(config["seed"], config["reproducibility"])
-    is_general = config.model_class.__module__.split(".")[2] == "general_recommender"
-    data = (GeneralDataset if is_general else GenRecDataset)(config)
+def train_recbole(config: GenRecConfig, dataset: GenRecDataset) -> dict[str, Any]:
+    """Train a teacher and return its item embeddings and metrics.
+
+    Models that propagate embeddings over the graph of users and items (LightGCN, NGCF and others)
+    give the propagated embeddings, with which they rank. FPMC, NeuMF, FISM and NAIS give their two
+    or three tables side by side.
+
+    Args:
+        config: see recbole_config.
+        dataset: the data set of the run.
+
+    Returns:
+        "item_embeddings": float32 [n_items, d] on the CPU, by the run's item ids, row 0 zeros;
+        "metrics": {"valid": {metric: value}, "test": {metric: value}}.
+
+    Raises:
+        UserError: the model has no item embeddings, would see other data than the run, or is never
+            validated.
+    """
+    data = (GeneralDataset if _is_general(config.model_class) else GenRecDataset)(config)
     item_ids = _item_ids(config["model"], dataset, data)
     train_data, valid_data, test_data = make_loaders(config, data)
     model = config.model_class(config, train_data.dataset).to(config["device"])
-    _item_table(model)  # a model without one is refused before it is trained
-    trainer = _create_trainer(config, model, folder)
-    epochs: dict[str, int] = {}
-
-    def log_epoch(epoch: int, valid_score: float) -> None:
-        epochs.update(n_epochs=epoch + 1, **({} if trainer.cur_step else {"best_epoch": epoch}))
-        loss, metric = trainer.train_loss_dict[epoch], config["valid_metric"]
-        logger.info(
-            "Teacher %s epoch %d: loss %.4f, valid %s %.4f",
-            config["model"],
-            epoch,
-            loss,
-            metric,
-            valid_score,
-        )
-
-    _, valid = trainer.fit(
-        train_data,
-        valid_data,
-        verbose=False,
-        show_progress=config["show_progress"],
-        callback_fn=log_epoch,
-    )
-    if valid is None:
-        raise UserError(
-            f"eval_step of the teacher {config['model']} is {config['eval_step']}, but the epoch with the best validation is kept: set it "
-            "to 1 or more in teacher_settings"
-        )
-    test = trainer.evaluate(test_data, show_progress=config["show_progress"])
-    trainer.tensorboard.close()
+    _item_table(model)  # refuses a model without one before it is trained
+    with tempfile.TemporaryDirectory() as folder:
+        config["checkpoint_dir"] = folder
+        # RecBole's names of the figures are those of the run's own TensorBoard.
+        with tensorboard_writer(NullWriter()):
+            trainer = plain_trainer(config, model)
+        _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])
+        if valid is None:
+            raise UserError(
+                f"eval_step of the teacher {config['model']} is {config['eval_step']}, but the "
+                "epoch with the best validation is kept: set it to 1 or more in teacher_settings"
+            )
+        test = trainer.evaluate(test_data, show_progress=config["show_progress"])
     item_embeddings = _item_table(model)[item_ids].float()
     item_embeddings[0] = 0
     return {
         "item_embeddings": item_embeddings,
-        "metrics": {"valid": to_plain(dict(valid)), "test": to_plain(dict(test)), **epochs},
+        "metrics": {"valid": to_plain(dict(valid)), "test": to_plain(dict(test))},
     }
 
 
 def _item_ids(model_name: str, dataset: GenRecDataset, data: GenRecDataset) -> torch.Tensor:
-    """The teacher's id of every item, LongTensor [n_items]; refuses a teacher that would learn from other interactions than the run's."""
+    """Return the teacher's id of every item of the run, int64 [n_items].
+
+    Raises:
+        UserError: the teacher would learn from other interactions than the run.
+    """
     id_of = data.field2token_id[data.iid_field]
     item_ids = torch.tensor(
         [id_of.get(token, 0) for token in dataset.field2id_token[dataset.iid_field]]
@@ -202,30 +168,19 @@ def _item_ids(model_name: str, dataset: GenRecDataset, data: GenRecDataset) -> t
     )
     if not is_same or not bool(item_ids[1:].all()):
         raise UserError(
-            f"the teacher {model_name} would see other users, items or interactions than its run: remove the settings of the data from "
-            "teacher_settings, and leave the files of the data set as they are during a run"
+            f"the teacher {model_name} would see other users, items or interactions than its run: "
+            "remove the settings of the data from teacher_settings, and leave the files of the "
+            "data set as they are during a run"
         )
     return item_ids
 
 
-def _create_trainer(config: GenRecConfig, model: torch.nn.Module, folder: str):
-    """RecBole's trainer of this model; its TensorBoard files go to folder, not among those of the run that it is part of."""
-    base = get_trainer(config["MODEL_TYPE"], config["model"])
-    with tensorboard_writer(SummaryWriter(folder)):
-        trainer = type(f"Plain{base.__name__}", (PlainCheckpoints, base), {})(config, model)
-    collector = type(trainer.eval_collector)
-    trainer.eval_collector = type(f"Plain{collector.__name__}", (PlainCollector, collector), {})(
-        config
-    )
-    return trainer
-
-
 @torch.no_grad()
-def _item_table(model: torch.nn.Module) -> torch.Tensor:
-    """Item embeddings of a model of RecBole, FloatTensor [n_items, D] (CPU), in the model's own item ids.
+def _item_table(model: Any) -> torch.Tensor:
+    """Return a model's item embeddings, float [n_items, d] on the CPU, by its own item ids.
 
     Raises:
-        ValueError: RecBole's names of item embeddings do not occur in the model.
+        UserError: the model has none of RecBole's names of item embeddings.
     """
     name = type(model).__name__
     if hasattr(model, "restore_item_e"):
@@ -239,28 +194,12 @@ def _item_table(model: torch.nn.Module) -> torch.Tensor:
             for module in (getattr(model, table, None) for table in group)
             if isinstance(module, torch.nn.Embedding)
         ]
-        # BERT4Rec has a row more, for its mask.
+        # BERT4Rec has one more row, for its mask.
         if len(tables) == len(group) and all(
             table.num_embeddings >= model.n_items for table in tables
         ):
             return torch.cat([table.weight[: model.n_items] for table in tables], dim=1).cpu()
     raise UserError(
-        f"{name} has the modules {sorted(dict(model.named_children()))}, but a teacher needs item embeddings: use a model with a table of "
-        "items, such as SASRec, BPR, LightGCN or GRU4Rec"
+        f"{name} has the modules {sorted(dict(model.named_children()))}, but a teacher needs item "
+        "embeddings: use a model with a table of items, such as SASRec, BPR, LightGCN or GRU4Rec"
     )
-
-
-@contextmanager
-def _own_random_state(config: GenRecConfig) -> Iterator[None]:
-    """Give every random generator that RecBole uses, and cuDNN's switches, back as they were."""
-    before = random.getstate(), np.random.get_state()
-    cudnn = torch.backends.cudnn
-    switches = cudnn.benchmark, cudnn.deterministic
-    device = torch.device(config["device"])
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        cudnn.benchmark, cudnn.deterministic = switches

@@ -21,7 +21,7 @@ from recbole_genrec.compat import NullWriter, tensorboard_writer, without_anomal
 from recbole_genrec.data.batches import ItemBatches, LengthBatches, to_device
 from recbole_genrec.data.sequence_batches import SequenceBatches
 from recbole_genrec.errors import MissingFileError, UserError
-from recbole_genrec.model.stage import Stage
+from recbole_genrec.model.stage import Batches, Stage
 from recbole_genrec.runtime import distributed
 from recbole_genrec.runtime.precision import mixed_precision
 from recbole_genrec.trainer.checkpoint import load_checkpoint, new_checkpoint_path, save_checkpoint
@@ -167,7 +167,9 @@ class GenRecTrainer(Trainer):
             else epochs
         )
 
-    def _batches(self, stage: Stage, train_data) -> ItemBatches | LengthBatches | SequenceBatches:
+    def _batches(self, stage: Stage, train_data) -> Batches:
+        if stage.batches is not None:
+            return stage.batches
         seed = self.config["seed"] + self.progress.stage
         if stage.rows == "items":
             return ItemBatches(self.model.n_items, stage.batch_size, seed, self.device)

@@ -1,17 +1,21 @@
 import logging
 
-import numpy as np
 import pytest
+import torch
 
-from recbole_genrec.features import cache
-from recbole_genrec.features.cache import cached_features
+from recbole_genrec import storage
+from recbole_genrec.features.cache import cache_path, cached
 
 KEY = {"encoder": "one", "texts": "abc"}
-VALUES = np.array([[1.5, -2.0], [0.0, 4.0], [3.0, 0.25]], dtype=np.float32)
+VALUES = torch.tensor([[1.5, -2.0], [0.0, 4.0], [3.0, 0.25]])
 
 
-def never() -> np.ndarray:
-    raise AssertionError("features were made again")
+def content(add: float = 0.0) -> dict:
+    return {"vectors": VALUES + add, "metrics": {"valid": {"ndcg@10": 0.25}}}
+
+
+def never() -> dict:
+    raise AssertionError("the content was made again")
 
 
 @pytest.fixture
@@ -19,42 +23,45 @@ def folder(tmp_path):
     return tmp_path / "saved" / "features"
 
 
-def keep(folder, key=KEY, make=lambda: VALUES, n_rows=3):
-    return cached_features(str(folder), "shop-org/my model", key, n_rows, make)
+def keep(folder, key=KEY, make=content) -> dict:
+    return cached(str(folder), "shop-org/my model", key, make)
 
 
 def test_the_second_time_the_file_is_read(folder, caplog):
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
-        assert keep(folder) is VALUES
-        loaded = keep(folder, make=never)
-    assert loaded.dtype == np.float32
-    assert (loaded == VALUES).all()
+        assert torch.equal(keep(folder)["vectors"], VALUES)
+        read = keep(folder, make=never)
+    assert read["vectors"].dtype == torch.float32
+    assert torch.equal(read["vectors"], VALUES)
+    assert read.keys() == content().keys() and read["metrics"] == content()["metrics"]
     [file] = folder.iterdir()
-    assert file.name.startswith("shop-org_my_model-") and file.suffix == ".npz"
+    assert str(file) == cache_path(str(folder), "shop-org/my model", KEY)
+    assert file.name.startswith("shop-org_my_model-") and file.suffix == ".pth"
     assert caplog.messages == [
-        f"Item features saved to {file}",
-        f"Item features loaded from {file}",
+        f"shop-org/my model is kept in {file}",
+        f"shop-org/my model is read from {file}",
     ]
 
 
 def test_another_key_has_another_file(folder):
     keep(folder)
-    other = keep(folder, {**KEY, "texts": "abd"}, lambda: VALUES + 1)
-    assert (other == VALUES + 1).all()
-    assert (keep(folder, {"texts": "abc", "encoder": "one"}, never) == VALUES).all()
+    other = keep(folder, {**KEY, "texts": "abd"}, lambda: content(1.0))
+    assert torch.equal(other["vectors"], VALUES + 1)
+    again = keep(folder, {"texts": "abc", "encoder": "one"}, never)
+    assert torch.equal(again["vectors"], VALUES)
     assert len(list(folder.iterdir())) == 2
 
 
 def damage_bit(path):
-    content = bytearray(path.read_bytes())
-    content[content.index(VALUES.tobytes())] ^= 1
-    path.write_bytes(content)
+    written = bytearray(path.read_bytes())
+    written[written.index(VALUES.numpy().tobytes())] ^= 1
+    path.write_bytes(written)
 
 
-def hold(**arrays):
+def change(**changes):
     def write(path):
-        with open(path, "wb") as file:
-            np.savez(file, **arrays)
+        saved = torch.load(path, weights_only=True)
+        torch.save({**saved, **changes}, path)
 
     return write
 
@@ -66,51 +73,42 @@ def hold(**arrays):
         lambda path: path.write_bytes(path.read_bytes()[:-30]),
         lambda path: path.write_text("<html>"),
         damage_bit,
-        hold(features=VALUES),
-        hold(features=VALUES, key=np.array("other")),
-        hold(features=np.array([{}], dtype=object), key=np.array("other")),
+        change(key="{}"),
+        change(metrics={"valid": {"ndcg@10": 0.75}}),
+        lambda path: torch.save({"vectors": VALUES}, path),
     ],
-    ids=["empty", "cut", "html", "bit", "keyless", "other", "pickled"],
+    ids=["empty", "cut", "html", "bit", "other key", "other figures", "keyless"],
 )
 def test_a_damaged_file_is_made_again_with_a_warning(folder, damage, caplog):
     keep(folder)
     [file] = folder.iterdir()
     damage(file)
-    assert (keep(folder, make=lambda: VALUES.copy()) == VALUES).all()
+    assert torch.equal(keep(folder)["vectors"], VALUES)
     [warning] = [
         record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
     ]
-    assert str(file) in warning and "are made again" in warning
-    assert (keep(folder, make=never) == VALUES).all()
-
-
-@pytest.mark.parametrize(
-    "saved", [VALUES[:2], VALUES.astype(np.float64), VALUES[:, 0]], ids=["rows", "type", "vector"]
-)
-def test_features_of_another_shape_or_type_are_not_used(folder, saved, caplog):
-    keep(folder, make=lambda: saved)
-    assert keep(folder) is VALUES
-    assert "it holds other features" in caplog.text
+    assert str(file) in warning and "is made again" in warning
+    assert torch.equal(keep(folder, make=never)["vectors"], VALUES)
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cached_features(None, "shop", KEY, 3, lambda: VALUES) is VALUES
+    assert torch.equal(cached(None, "shop", KEY, content)["vectors"], VALUES)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_made_costs_only_a_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    assert keep(tmp_path / "file" / "features") is VALUES
-    assert "cannot be kept" in caplog.text and "the next run makes them again" in caplog.text
+    assert torch.equal(keep(tmp_path / "file" / "features")["vectors"], VALUES)
+    assert "is not kept, and the next run makes it again" in caplog.text
 
 
 def test_a_full_disk_leaves_no_half_file(folder, monkeypatch, caplog):
-    def write_half(file, **arrays):
+    def write_half(content, file):
         file.write(b"PK\x03\x04")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.np, "savez", write_half)
-    assert keep(folder) is VALUES
+    monkeypatch.setattr(storage.torch, "save", write_half)
+    assert torch.equal(keep(folder)["vectors"], VALUES)
     assert "No space left on device" in caplog.text
     assert not list(folder.iterdir())

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.errors import UserError
 from recbole_genrec.features import sentence_encoder
 from recbole_genrec.features.sentence_encoder import encode, encoder_features
 
@@ -169,7 +170,7 @@ def test_vectors_are_kept_by_texts_and_content_of_the_encoder(
     with caplog.at_level(logging.INFO, logger="recbole_genrec"):
         again = encoder_features(*make_dataset(text_batch_size=3), f"sentence-transformers/{small}")
     assert not encoded and torch.equal(again, first)
-    assert any(message.startswith("Item features loaded from") for message in caplog.messages)
+    assert any(message.startswith("vectors-toy is read from") for message in caplog.messages)
 
     encoder_features(*make_dataset(titles=[*TEXTS[:3], "horns"]), f"sentence-transformers/{small}")
     assert len(encoded) == 1
@@ -239,8 +240,8 @@ def hub(monkeypatch):
 def test_a_name_that_the_hub_does_not_know_is_refused(make_dataset, hub, name, full):
     paths = hub(404, b"{}")
     with pytest.raises(
-        ValueError,
-        match=f"encoder '{full}' is no folder here and cannot be had from the hub .* or use .* tfidf",
+        UserError,
+        match=f"encoder '{full}' is no folder here and cannot be loaded from the hub .* or use .* tfidf",
     ) as caught:
         encoder_features(*make_dataset(), f"sentence-transformers/{name}")
     assert paths == [f"/api/models/{full}"]
@@ -250,8 +251,8 @@ def test_a_name_that_the_hub_does_not_know_is_refused(make_dataset, hub, name, f
 def test_a_hub_that_cannot_be_reached_is_asked_once(make_dataset, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(
-        ValueError,
-        match="'BAAI/bge' is no folder here and cannot be had from the hub .ConnectionError",
+        UserError,
+        match="'BAAI/bge' is no folder here and cannot be loaded from the hub .ConnectionError",
     ):
         encoder_features(*make_dataset(), "sentence-transformers/BAAI/bge")
 
@@ -272,14 +273,14 @@ def test_a_model_that_the_hub_knows_is_loaded_from_there(make_dataset, hub, monk
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./gone", "a/b/c", "", "owner/"])
 def test_a_folder_that_does_not_exist_is_not_looked_for_on_the_hub(make_dataset, name):
-    with pytest.raises(ValueError, match="there is no such folder and a name of the hub is"):
+    with pytest.raises(UserError, match="there is no such folder and a name on the hub is"):
         encoder_features(*make_dataset(), f"sentence-transformers/{name}")
 
 
 def test_a_folder_without_a_model_is_named(make_dataset, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        ValueError,
+        UserError,
         match="empty' holds no encoder that sentence-transformers can load .* or use .* tfidf",
     ):
         encoder_features(*make_dataset(), f"sentence-transformers/{tmp_path / 'empty'}")

@@ -152,8 +152,21 @@ def test_only_the_main_process_writes(two_processes):
     n_runs = len(CASES) + 3  # undisturbed, stopped and resumed with dropout
     assert len(list((folder / "saved").glob("*.users.tsv"))) == len(CASES) + 1
     assert len(list((folder / "log").rglob("*.log"))) == n_runs
-    assert len(list((folder / "log_tensorboard").rglob("events*"))) == n_runs
+    # The teachers of UniGRec and LETTER, trained by the main process alone, write theirs as well.
+    assert len(list((folder / "log_tensorboard").rglob("events*"))) == n_runs + 2
     assert two_processes["output"].count("stage recommender: done") == 6
+
+
+def test_a_process_that_acts_alone_is_the_main_one_of_one(monkeypatch):
+    monkeypatch.setattr(distributed.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed.distributed, "get_rank", lambda: 1)
+    with distributed.alone():
+        assert (distributed.size(), distributed.rank(), distributed.is_main()) == (1, 0, True)
+        with distributed.alone():
+            pass
+        assert distributed.size() == 1
+    assert (distributed.size(), distributed.rank(), distributed.is_main()) == (2, 1, False)
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 import pytest
 
-import recbole_genrec.teacher.recbole_model as recbole_teacher
 from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.data.loaders import make_evaluation_loaders
+from recbole_genrec.errors import UserError
 from recbole_genrec.quick_start import create_dataset
-from recbole_genrec.teacher.sasrec import teacher_embeddings
+from recbole_genrec.teacher import recbole_model
+from recbole_genrec.teacher.teacher import teacher_table
 
 
 @pytest.mark.parametrize(
@@ -45,10 +47,10 @@ from recbole_genrec.teacher.sasrec import teacher_embeddings
 def test_what_cannot_teach_is_refused(
     make_teacher_run, tmp_path, model_name, teacher_settings, message
 ):
-    config, dataset = make_teacher_run(model_name)
+    config, loaders = make_teacher_run(model_name)
     config.final_config_dict["teacher_settings"] = teacher_settings
-    with pytest.raises(ValueError, match=message):
-        teacher_embeddings(config, dataset, model_name)
+    with pytest.raises(UserError, match=message):
+        teacher_table(config, loaders, model_name)
     assert not (tmp_path / "teacher").exists()
 
 
@@ -66,14 +68,14 @@ def test_what_cannot_teach_is_refused(
 def test_files_that_change_during_a_run_are_noticed(
     make_teacher_run, tiny_data, model_name, old, new
 ):
-    config, dataset = make_teacher_run(model_name)
+    config, loaders = make_teacher_run(model_name)
     file = tiny_data / "tiny" / "tiny.inter"
     file.write_text(file.read_text().replace(old, new))
     with pytest.raises(
-        ValueError,
+        UserError,
         match=f"the teacher {model_name} would see other users, items or interactions than its run",
     ):
-        teacher_embeddings(config, dataset, model_name)
+        teacher_table(config, loaders, model_name)
 
 
 def test_every_item_of_the_run_is_needed(make_teacher_run, tiny_data):
@@ -84,22 +86,22 @@ def test_every_item_of_the_run_is_needed(make_teacher_run, tiny_data):
     config = GenRecConfig(
         config_dict={**config.settings(), "load_col": {**fields, "item": ["item_id"]}}
     )
-    with pytest.raises(ValueError, match="the teacher BPR would see other users, items"):
-        teacher_embeddings(config, create_dataset(config), "BPR")
+    with pytest.raises(UserError, match="the teacher BPR would see other users, items"):
+        teacher_table(config, make_evaluation_loaders(config, create_dataset(config)), "BPR")
 
 
 def test_a_model_without_item_embeddings_is_refused_before_it_is_trained(
     make_teacher_run, monkeypatch
 ):
-    monkeypatch.setattr(recbole_teacher, "_create_trainer", None)
-    with pytest.raises(ValueError, match="MultiVAE has the modules"):
-        teacher_embeddings(*make_teacher_run("MultiVAE"), "MultiVAE")
+    monkeypatch.setattr(recbole_model, "plain_trainer", None)
+    with pytest.raises(UserError, match="MultiVAE has the modules"):
+        teacher_table(*make_teacher_run("MultiVAE"), "MultiVAE")
 
 
 def test_teacher_settings_are_a_mapping(make_teacher_run):
-    config, dataset = make_teacher_run("BPR")
+    config, loaders = make_teacher_run("BPR")
     config.final_config_dict["teacher_settings"] = ["epochs"]
     with pytest.raises(
-        ValueError, match=r"teacher_settings is \['epochs'\], but has to be a mapping"
+        UserError, match=r"teacher_settings is \['epochs'\], but has to be a mapping"
     ):
-        teacher_embeddings(config, dataset, "BPR")
+        teacher_table(config, loaders, "BPR")

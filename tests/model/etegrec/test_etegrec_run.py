@@ -239,7 +239,7 @@ def test_what_allows_no_run_is_one_sentence(small_settings, capsys, change, sent
 def test_without_a_counter_nothing_is_trained(small_settings, capsys, monkeypatch):
     """Two items will have the same codes sooner or later, so not even the teacher is trained."""
     monkeypatch.setattr(
-        "recbole_genrec.quick_start.teacher_embeddings",
+        "recbole_genrec.quick_start.teacher_table",
         lambda *given: pytest.fail("a teacher was trained"),
     )
     arguments = [

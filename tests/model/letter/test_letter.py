@@ -300,7 +300,7 @@ def test_bad_settings_are_refused_before_a_teacher_is_trained(
     make_experiment, monkeypatch, settings, message
 ):
     monkeypatch.setattr(
-        "recbole_genrec.quick_start.teacher_embeddings",
+        "recbole_genrec.quick_start.teacher_table",
         lambda *given, **more: pytest.fail("a teacher was trained"),
     )
     with pytest.raises(UserError, match=message):

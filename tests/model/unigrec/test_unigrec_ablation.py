@@ -133,7 +133,7 @@ def test_uniformity_of_the_tokenizer_comes_with_its_row(make_row):
 
 def test_no_teacher_is_trained_where_no_loss_needs_it(make_row, monkeypatch):
     monkeypatch.setattr(
-        quick_start, "teacher_embeddings", lambda *given: pytest.fail("a teacher was made")
+        quick_start, "teacher_table", lambda *given: pytest.fail("a teacher was made")
     )
     for settings in (
         {"ablation": "M0"},
