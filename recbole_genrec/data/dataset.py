@@ -66,8 +66,12 @@ class GenRecDataset(MendedDataset, SequentialDataset):
         """Read the columns to load; None if only RecBole's reader understands them."""
         types = {ftype.value: ftype for ftype in FeatureType}
         header = [name.split(":") for name in file.header]
-        if any(ftype not in types for _, ftype in header):
-            return None
+        for field, ftype in header:
+            if ftype not in types:
+                raise UserError(
+                    f"{file.path!r} declares {field!r} as {ftype!r}, but RecBole's types are "
+                    f"{', '.join(types)}: change its header"
+                )
         wanted, unwanted = self._get_load_and_unload_col(FeatureSource.INTERACTION)
         columns = {
             field: types[ftype]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import shutil
@@ -108,8 +109,8 @@ class InteractionFile(io.TextIOWrapper):
 
     Raises:
         MissingFileError: there is no such file.
-        UserError: its header is malformed, lacks users, items or times, or declares the time as
-            something else than a number.
+        UserError: the encoding is unknown, or the header is malformed, lacks users, items or times,
+            or declares the time as something else than a number.
     """
 
     def __init__(self, path: str, config: Any) -> None:
@@ -119,7 +120,15 @@ class InteractionFile(io.TextIOWrapper):
                 "RecBole's atomic interaction file there, or point --data_path at the folder that "
                 "holds the data set"
             )
-        super().__init__(open(path, "rb"), encoding=config["encoding"], newline="")  # noqa: SIM115
+        encoding = config["encoding"] or "utf-8"  # RecBole sets none; pandas takes UTF-8
+        try:
+            codecs.lookup(encoding)
+        except LookupError as error:
+            raise UserError(
+                f"encoding is {encoding!r}, but Python knows no such encoding: "
+                "name one such as utf-8"
+            ) from error
+        super().__init__(open(path, "rb"), encoding=encoding, newline="")  # noqa: SIM115
         self.path, self.separator = path, config["field_separator"]
         try:
             self.header = super().readline().rstrip("\r\n").split(self.separator)

@@ -13,6 +13,7 @@ from recbole.data.dataset import SequentialDataset
 
 from recbole_genrec.data import files
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.errors import MissingFileError, UserError
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
 
@@ -180,36 +181,36 @@ def test_short_users_are_counted(make_config, caplog):
 
 
 def test_only_short_users_are_an_error(make_config):
-    with pytest.raises(ValueError, match="longest of 2 users of 'toy' has 2 interactions"):
+    with pytest.raises(UserError, match="longest of 2 users of 'toy' has 2 interactions"):
         GenRecDataset(make_config(sequence("a", "xy") + sequence("b", "yz"))).build()
 
 
 def test_unusable_files_are_named(make_config, tmp_path):
     (tmp_path / "toy").mkdir()
-    with pytest.raises(FileNotFoundError, match="has no file 'toy.inter'"):
+    with pytest.raises(MissingFileError, match=r"has no file 'toy.inter'"):
         GenRecDataset(make_config())
-    with pytest.raises(ValueError, match="toy.inter' holds 0 interactions"):
+    with pytest.raises(UserError, match=r"toy.inter' holds 0 interactions"):
         GenRecDataset(make_config([]))
     (tmp_path / "toy" / "toy.inter").write_text("")
-    with pytest.raises(ValueError, match="needs columns named 'name:type'"):
+    with pytest.raises(UserError, match="needs columns named 'name:type'"):
         GenRecDataset(make_config())
-    with pytest.raises(ValueError, match=r"lacks \['timestamp'\]"):
+    with pytest.raises(UserError, match=r"lacks \['timestamp'\]"):
         GenRecDataset(make_config([("a", "x")], header="user_id:token\titem_id:token"))
-    with pytest.raises(ValueError, match="declares 'timestamp' as 'token'"):
+    with pytest.raises(UserError, match="declares 'timestamp' as 'token'"):
         GenRecDataset(make_config(sequence("a", "xyz"), header=HEADER.replace("float", "token")))
-    with pytest.raises(ValueError, match="1 rows of .*toy.inter' have no 'timestamp'"):
+    with pytest.raises(UserError, match=r"1 rows of .*toy.inter' have no 'timestamp'"):
         GenRecDataset(make_config([("a", "x", 1), ("a", "y", ""), ("a", "z", 3)]))
-    with pytest.raises(ValueError, match="does not load"):
+    with pytest.raises(UserError, match="does not load"):
         GenRecDataset(make_config(sequence("a", "xyz"), load_col={"inter": ["user_id", "item_id"]}))
 
 
 def test_filters_that_leave_nothing_are_an_error(make_config):
-    with pytest.raises(ValueError, match="filters leave 0 interactions"):
+    with pytest.raises(UserError, match="filters leave 0 interactions"):
         GenRecDataset(make_config(sequence("a", "xyzw"), val_interval={"timestamp": "[100,inf)"}))
 
 
 def test_a_missing_folder_is_named(make_config, tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"data folder '{tmp_path}/nowhere' does not exist"):
+    with pytest.raises(MissingFileError, match=f"data folder '{tmp_path}/nowhere' does not exist"):
         GenRecDataset(make_config(name="nowhere"))
 
 
@@ -229,7 +230,7 @@ def test_a_failed_download_is_one_sentence_and_leaves_nothing(
 
     monkeypatch.setattr(files, "decide_download", offline)
     with pytest.raises(
-        FileNotFoundError, match=f"ml-1m' does not exist and https.* cannot be downloaded .*{error}"
+        MissingFileError, match=f"ml-1m' does not exist and https.* cannot be downloaded .*{error}"
     ):
         GenRecDataset(make_config(name="ml-1m"))
     assert list(tmp_path.iterdir()) == []
@@ -242,14 +243,14 @@ def test_a_damaged_archive_is_one_sentence_and_leaves_nothing(make_config, tmp_p
 
     monkeypatch.setattr(files, "decide_download", lambda url: True)
     monkeypatch.setattr(files, "download_url", half)
-    with pytest.raises(FileNotFoundError, match="cannot be downloaded .*not a zip file"):
+    with pytest.raises(MissingFileError, match=r"cannot be downloaded .*not a zip file"):
         GenRecDataset(make_config(name="ml-1m"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_download_into_no_folder_is_one_sentence(make_config, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(FileNotFoundError, match="cannot be downloaded .*File exists"):
+    with pytest.raises(MissingFileError, match=r"cannot be downloaded .*File exists"):
         GenRecDataset(make_config(name="ml-1m", data_path=str(tmp_path / "file")))
 
 
@@ -270,7 +271,7 @@ def test_an_inter_file_in_another_encoding_is_one_sentence(make_config, tmp_path
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "odd.inter").write_bytes(HEADER.encode() + b"\n\xfc\tx\t1\n\xfc\ty\t2\n")
     with pytest.raises(
-        ValueError, match="odd.inter' cannot be read .*utf-8.*: check how the file was written"
+        UserError, match=r"odd.inter' cannot be read .*utf-8.*: check how the file was written"
     ):
         GenRecDataset(make_config(name="odd"))
 

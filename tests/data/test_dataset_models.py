@@ -17,6 +17,7 @@ from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data import prefixes
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.data.prefixes import Prefixes
+from recbole_genrec.errors import UserError
 from recbole_genrec.quick_start import create_dataset
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float\trating:float"
@@ -26,7 +27,7 @@ LEAVE_ONE_OUT = {"order": "TO", "group_by": "user", "mode": "full"}
 
 @pytest.fixture
 def rows():
-    """Interactions of 30 users with 4 to 12 of 20 items at times of their own, in the order of a shuffled file."""
+    """Write 30 users with 4 to 12 of 20 items, each at its own time, in shuffled order."""
     generator = np.random.default_rng(5)
     users = [user for user in range(30) for _ in range(generator.integers(4, 13))]
     times = generator.permutation(len(users))
@@ -210,7 +211,7 @@ def batches_and_loss(config, dataset):
     ],
 )
 def test_models_see_the_batches_of_recboles_data_set(config_of, model, settings):
-    """Training batches and their loss are the same; evaluation batches hold the same rows in another order."""
+    """Training batches and losses are equal; evaluation batches hold the same rows."""
     configs = {kind: config_of(model, **settings) for kind in (GenRecDataset, SequentialDataset)}
     runs = [batches_and_loss(config, kind(config)) for kind, config in configs.items()]
     (ours, our_test, our_loss), (theirs, their_test, their_loss) = runs
@@ -309,8 +310,8 @@ def test_without_times_there_is_no_order_and_one_sentence(tmp_path, tiny_setting
         "load_col": {"inter": ["user_id", "item_id"]},
     }
     with pytest.raises(
-        ValueError,
-        match="lacks .'timestamp'.: add them, or name your columns with USER_ID_FIELD, ITEM",
+        UserError,
+        match=r"lacks .'timestamp'.: add them, or name your columns with USER_ID_FIELD, ITEM",
     ):
         create_dataset(GenRecConfig(model, "toy", config_dict=settings))
 

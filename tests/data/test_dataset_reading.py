@@ -13,6 +13,7 @@ from recbole.data.dataset import SequentialDataset
 
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.data.files import InteractionFile
+from recbole_genrec.errors import UserError
 
 ML_100K = Path(recbole.__file__).parent / "dataset_example" / "ml-100k"
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
@@ -68,7 +69,7 @@ def assert_same(config_of):
 
 @pytest.fixture
 def ml_config(make_config, tmp_path):
-    """Settings for the first 20,000 rows of ml-100k, some of them twice, with its users and items."""
+    """Return settings for 20,000 rows of ml-100k, some twice, with its users and items."""
     folder = tmp_path / "ml"
     folder.mkdir()
     header, *rows = (ML_100K / "ml-100k.inter").read_text().splitlines()
@@ -172,7 +173,7 @@ def test_missing_strange_and_repeated_tokens(make_config, reads, settings):
 
 
 def test_rows_without_user_or_item_are_left_out(make_config, caplog):
-    """RecBole itself removes other rows where both occur, or where repeated items stand before them."""
+    """RecBole itself removes wrong rows if both occur or repeated items come before them."""
     rows = [
         ("a", "x", 1),
         ("", "y", 2),
@@ -196,9 +197,9 @@ def test_rows_without_user_or_item_are_left_out(make_config, caplog):
 
 
 def test_items_and_users_of_files(make_config, tmp_path, reads):
-    config_of = lambda **given: make_config(
-        LITERAL, header=HEADER + "\tcolor:token", load_col=None, **given
-    )
+    def config_of(**given):
+        return make_config(LITERAL, header=HEADER + "\tcolor:token", load_col=None, **given)
+
     config_of()
     (tmp_path / "toy" / "toy.item").write_text(
         "item_id:token\tsize:float\ttags:token_seq\nq\t1\ta b\nnew\t2\tb\n\t3\ta\nx\t\t\nq\t5\t\n"
@@ -286,7 +287,9 @@ def test_long_separators_are_read_by_recbole(make_config, reads):
 
 
 def test_a_column_of_a_type_that_recbole_does_not_know(make_config):
-    with pytest.raises(ValueError, match="Type words from field x is not supported"):
+    with pytest.raises(
+        UserError, match=r"declares 'x' as 'words', but RecBole's types are token, "
+    ):
         GenRecDataset(make_config([("a", "x", 1, 2)], header=f"{HEADER}\tx:words"))
 
 

@@ -137,7 +137,7 @@ def test_unreadable_files_are_one_sentence(write):
     ):
         path = write("u:token\ti:token\tt:float\n" + text, encoding)
         with pytest.raises(
-            ValueError,
+            UserError,
             match=f"some.inter' cannot be read .*{reason}.*: check how the file was written",
         ):
             read_columns(path, COLUMNS, "\t", "utf-8")
@@ -153,6 +153,11 @@ def test_unreadable_files_are_one_sentence(write):
 )
 def test_quotes_and_long_separators_are_left_to_recbole(write, text, separator):
     assert read_columns(write(text), COLUMNS, separator) is None
+
+
+def test_an_unknown_encoding_is_refused(write):
+    with pytest.raises(UserError, match="encoding is 'utf-9', but Python knows no such encoding"):
+        read_columns(write("u:token\ti:token\tt:float\n"), COLUMNS, encoding="utf-9")
 
 
 def test_a_quote_at_the_end_of_a_large_file_is_found(write):
@@ -171,7 +176,7 @@ def test_headers_are_checked(write):
     for header, message in wrong.items():
         with pytest.raises(UserError, match=message):
             read_columns(write(header), COLUMNS)
-    with pytest.raises(MissingFileError, match="has no file 'other.inter'"):
+    with pytest.raises(MissingFileError, match=r"has no file 'other.inter'"):
         read_columns(write("").replace("some", "other"), COLUMNS)
 
 

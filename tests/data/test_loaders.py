@@ -63,5 +63,5 @@ def test_a_generative_model_has_recboles_evaluation_loaders_and_no_training_load
 
 def test_loaders_that_do_not_exist_are_not_saved(tiny_settings):
     config = GenRecConfig("TIGER", config_dict={**tiny_settings, "save_dataloaders": True})
-    with pytest.raises(UserError, match="save_dataloaders is set.*: leave it out"):
+    with pytest.raises(UserError, match=r"save_dataloaders is set.*: leave it out"):
         make_evaluation_loaders(config, create_dataset(config))

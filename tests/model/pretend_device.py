@@ -1,4 +1,4 @@
-"""An accelerator that is none: its tensors are computed on the CPU but refuse to meet those of the host, and whoever waits for it is noted.
+"""A pretended accelerator: its tensors live on the CPU, refuse host tensors and note every wait.
 
 torch's own FakeTensorMode has no backward pass for CUDA where torch is built without it, and
 nothing that depends on values; here results
@@ -62,7 +62,7 @@ class OnDevice(torch.Tensor):
         of_host = [leaf for leaf in operands if not isinstance(leaf, OnDevice) and leaf.dim() > 0]
         if of_host:
             raise RuntimeError(
-                f"{func} of a tensor of the device is given one of the host, of shape {list(of_host[0].shape)}"
+                f"{func} of a device tensor got a host tensor of shape {list(of_host[0].shape)}"
             )
         if waits(func, args):
             note(func.overloadpacket.__name__)
@@ -102,7 +102,7 @@ def note(operation: str) -> None:
 
 
 class PretendDevice(TorchFunctionMode):
-    """Within it `device="cuda:0"` gives tensors of the pretended device, and `.to("cuda:0")` brings them there."""
+    """Let `device="cuda:0"` and `.to("cuda:0")` give tensors of the pretended device."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})

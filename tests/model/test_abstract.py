@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_genrec.errors import UserError
+
 HISTORIES = [[1, 2, 3], [4], [5, 6], [10, 9, 8, 7]]
 TARGETS = [4, 5, 7, 1]
 
@@ -14,7 +16,7 @@ def name(request):
 
 
 def test_token_layout(make_experiment, name):
-    """Token 0 is padding; level l's code c is token 1 + 4 l + c; the counter follows: 1 + 3 * 4 + 10 tokens."""
+    """Token 0 is padding; code c of level l is 1 + 4 l + c; then the counter: 1 + 3 * 4 + 10."""
     model = make_experiment(name).name_items()
     assert model.token_table.weight.shape == (23, 16)
     ids = model.semantic_ids
@@ -36,7 +38,7 @@ def test_calculate_loss_is_the_sum_of_the_terms(make_experiment, make_batch, nam
 
 def test_more_beams_than_items_are_refused(make_experiment, name):
     make_experiment(name, n_beams=10)
-    with pytest.raises(ValueError, match="n_beams is 11, but the catalogue has only 10 items"):
+    with pytest.raises(UserError, match="n_beams is 11, but the catalogue has only 10 items"):
         make_experiment(name, n_beams=11)
 
 
@@ -122,7 +124,7 @@ def test_idle_codes_are_warned_of(make_experiment, caplog):
 def test_a_counter_that_may_become_too_small_is_warned_of(
     make_experiment, caplog, n_equal, counter_size, is_warned_of
 ):
-    """Items without a training interaction tend to share their codes; a run whose tokenizer learns on would end when they are too many."""
+    """A tokenizer that learns on may make more items share their codes than the counter allows."""
     model = make_experiment("TIGER", codebook_size=5, counter_size=counter_size).model
     items = (torch.arange(10) - n_equal + 1).clamp(min=0)
     model.tokenizer.encode = lambda features: torch.stack((items % 5, items // 5, items % 3), dim=1)
@@ -146,7 +148,7 @@ def test_codes_that_stay_as_they_are_need_no_warning(make_experiment, caplog):
 
 
 def test_dead_codes_restart_after_an_epoch(make_experiment, monkeypatch, caplog):
-    """All items, the epoch and the seed go to the tokenizer; the last tenth of the epochs is left to train what was restarted."""
+    """The tokenizer gets all items, epoch and seed; the last tenth of the epochs restarts none."""
     model, calls = make_experiment("TIGER", seed=11, tokenizer_epochs=20).model, []
     monkeypatch.setattr(
         model.tokenizer,

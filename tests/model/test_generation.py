@@ -28,7 +28,7 @@ def name(request):
 
 
 def test_decoder_sees_the_tokens_before(make_experiment, make_batch, name):
-    """Level l depends on levels < l of the target alone: token 0 starts, the counter is never an input."""
+    """Level l depends on levels < l alone: token 0 starts, the counter is never an input."""
     model = make_experiment(name).name_items()
     memory, mask = model.encode_history(make_batch([[1, 2]], [3]))
     inputs = torch.cat(
@@ -71,7 +71,7 @@ def test_search_with_a_beam_per_item_is_the_exact_ranking(make_experiment, make_
 
 
 def test_tree_softmax_shares_one_among_the_items(make_experiment, make_batch, name):
-    """By hand, over the children of every prefix; at two levels of temperature and after the ids have changed."""
+    """By hand over the children of every prefix, at two temperatures and after new ids."""
     model = make_experiment(name, softmax_scope="tree", generation_temperature=0.5).name_items()
     for _ in range(2):
         exact = exact_scores(model, make_batch, HISTORIES)
@@ -181,7 +181,7 @@ def test_order_of_the_history_matters(make_experiment, make_batch, name):
 
 
 def test_cross_entropy_by_hand(make_experiment, make_batch, name):
-    """target_log_probs of one level at a time equals torch's cross-entropy on slices of the logits."""
+    """Each level of target_log_probs equals torch's cross-entropy on a slice of the logits."""
     model = make_experiment(name, softmax_scope="level").name_items()
     item_ids, hidden = torch.tensor([3, 8]), torch.randn(2, 4, 16)
     for (row, item), level in itertools.product(enumerate(item_ids.tolist()), range(4)):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.seq2seq.item_masks import item_causal
 
 # What the model reads of a window: its history, and how many of its next items count.
@@ -22,7 +23,7 @@ VARIANTS = [
 
 @pytest.fixture
 def make(make_experiment):
-    """make(model, settings): a model in this mode, with names; its weights are far from a start's."""
+    """make(model, settings): a model in this mode with named items and weights far from a start."""
 
     def make(name: str, settings: dict):
         model = make_experiment(name, train_mode="all_positions", **settings).name_items()
@@ -35,7 +36,7 @@ def make(make_experiment):
 
 
 def sequence_batch(sequences=SEQUENCES, n_targets=N_TARGETS, more: int = 0) -> Interaction:
-    """Windows [..., last next item] as SequenceBatches makes them; `more` pads histories and next items."""
+    """Make a batch as SequenceBatches does; `more` pads histories and next items."""
     histories = [items[:-1] for items in sequences]
     targets = [items[len(items) - count :] for items, count in zip(sequences, n_targets)]
 
@@ -64,7 +65,7 @@ def prefixes() -> list[tuple[int, list[int], int]]:
 
 
 def one_at_a_time(model, make_batch) -> torch.Tensor:
-    """Log-probabilities [N, L] of the codes of every target, each after its own history, without any padding or mask."""
+    """Return log-probabilities [N, L] of every target after its own unpadded history."""
     rows = []
     for user, history, item in prefixes():
         batch = make_batch([history], [item], user_ids=[user])
@@ -158,7 +159,7 @@ def test_padding_is_invisible(make, monkeypatch):
 
 
 def test_the_ranking_has_the_memory_of_the_training(make, make_experiment, make_batch):
-    """The states of a prefix are those within the longer history; not so with an encoder that sees all of it."""
+    """A prefix has its states of the longer history; an encoder that sees all has others."""
     settings = {"n_user_tokens": 7, "n_beams": 10}
     model = make("TIGER", settings)
     long, short = (
@@ -205,8 +206,8 @@ def test_histories_enter_as_they_do_with_prefixes(make_experiment, make_batch):
 @pytest.mark.parametrize("name", ["UniGRec", "ETEGRec", "UNGER"])
 def test_models_that_need_a_row_per_next_item_refuse(make_experiment, name):
     with pytest.raises(
-        ValueError,
-        match=f"train_mode is 'all_positions', but the losses of {name} need a row per next item: leave it out",
+        UserError,
+        match=f"train_mode is 'all_positions', but the losses of {name} need a row per next item",
     ):
         make_experiment(name, train_mode="all_positions")
     assert make_experiment(name).config["train_mode"] == "prefixes"
@@ -214,7 +215,7 @@ def test_models_that_need_a_row_per_next_item_refuse(make_experiment, name):
 
 def test_an_unknown_mode_is_refused(make_experiment):
     with pytest.raises(
-        ValueError,
+        UserError,
         match="train_mode is 'all', but has to be one of prefixes, all_positions: choose one",
     ):
         make_experiment("TIGER", train_mode="all")

@@ -31,12 +31,9 @@ def outcome(experiment, trainer) -> dict:
 
 
 def test_a_stage_trains_as_many_steps_on_the_targets_of_prefixes(make_experiment, monkeypatch):
-    """The same (history, next item) pairs, where all histories fit into one window, in as many steps of about 7 next items."""
-    experiment, steps, step = (
-        make_experiment("TIGER", train_batch_size=7, **SETTINGS),
-        [],
-        StageOptimizer.step,
-    )
+    """Histories that fit into one window give equal pairs, in as many steps of 7 next items."""
+    experiment = make_experiment("TIGER", train_batch_size=7, **SETTINGS)
+    steps, step = [], StageOptimizer.step
     prefixes = make_experiment("TIGER", train_batch_size=7)
     stage = experiment.model.stages()[1]
     assert (stage.rows, prefixes.model.stages()[1].rows) == ("sequences", "interactions")
@@ -65,19 +62,13 @@ def test_a_stage_trains_as_many_steps_on_the_targets_of_prefixes(make_experiment
         lambda optimizer, loss, number: (steps.append(number), step(optimizer, loss, number)),
     )
     experiment.name_items()
-    trainer._train(
-        stage,
-        1,
-        batches,
-        [StageOptimizer(experiment.model, stage, "adamw", None, len(batches))],
-        False,
-    )
+    trainer._train(stage, 1, batches, trainer._optimizers(stage, len(batches)), False)
     assert steps == list(range(len(single), 2 * len(single)))
 
 
 @pytest.mark.parametrize("number", [4, 6])
 def test_a_killed_run_goes_on_as_if_undisturbed(make_experiment, number):
-    """Killed after so many saves: 4 of tokenizer epochs, one of their stage's end, then those of the recommender."""
+    """Saves: 4 of tokenizer epochs, one at the end of that stage, then the recommender's."""
     experiment = make_experiment("TIGER", **SETTINGS)
     undisturbed = outcome(experiment, create_trainer(experiment.config, experiment.model))
     killed, saves = make_experiment("TIGER", **SETTINGS), []

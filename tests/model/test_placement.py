@@ -1,4 +1,4 @@
-"""Every model on an accelerator: all its tensors are there, nothing waits for it, and the results are those of the CPU."""
+"""Every model on an accelerator: no tensor elsewhere, no waiting, the results of the CPU."""
 
 from __future__ import annotations
 
@@ -56,9 +56,11 @@ def device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     # Written in C++, which sees where the tensors really are.
     in_groups = clip_grad._group_tensors_by_device_and_dtype
-    by_device = lambda lists: {
-        (lists[0][0].device, dtype): group for (_, dtype), group in in_groups(lists).items()
-    }
+
+    def by_device(lists):
+        groups = in_groups(lists).items()
+        return {(lists[0][0].device, dtype): group for (_, dtype), group in groups}
+
     monkeypatch.setattr(clip_grad, "_group_tensors_by_device_and_dtype", by_device)
     pretend.noted.clear()
     torch.__future__.set_overwrite_module_params_on_conversion(

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.model import abstract
 from recbole_genrec.model.tiger import TIGER
 from recbole_genrec.quick_start import run
@@ -87,7 +88,7 @@ def test_tokenizers(make_experiment):
     assert experiment.model.tokenizer_stage().epochs == 0, "k-means has nothing to train"
     assert make_experiment("TIGER").model.tokenizer_stage().epochs == 4
     with pytest.raises(
-        ValueError,
+        UserError,
         match="tokenizer is 'vq', but has to be one of rqvae, residual_kmeans, random: choose one",
     ):
         make_experiment("TIGER", tokenizer="vq")
@@ -163,7 +164,7 @@ def test_random_codes_need_no_item_features(small_settings):
 def test_codes_that_may_be_equal_need_a_counter(make_experiment, monkeypatch, model, tokenizer):
     monkeypatch.setattr(abstract, "item_matrix", lambda *given: pytest.fail("features were made"))
     with pytest.raises(
-        ValueError, match="counter_size is 0, but the tokenizer may leave items with equal codes"
+        UserError, match="counter_size is 0, but the tokenizer may leave items with equal codes"
     ):
         make_experiment(model, counter_size=0, **tokenizer)
 

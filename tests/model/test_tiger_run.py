@@ -115,7 +115,7 @@ def test_the_page_names_every_variant_as_it_runs():
     "rank, ndcg", [(1, 1.0), (2, 0.63093), (5, 0.38685), (10, 0.28906), (None, 0.0)]
 )
 def test_what_a_rank_is_worth(make_experiment, rank, ndcg):
-    """Every user's target stands at this rank, or its twin in all codes but the counter stands there, which is no hit."""
+    """Every target has this rank, or its twin in all codes but the counter has it: no hit."""
     experiment = make_experiment(
         "TIGER", topk=[10], n_beams=10, metrics=["NDCG"], valid_metric="NDCG@10"
     )

@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.trainer.checkpoint import (
     load_checkpoint,
     new_checkpoint_path,
@@ -60,26 +61,26 @@ def test_content_that_could_not_be_loaded_is_refused_before_writing(tmp_path):
 
 def test_wrong_files_are_refused(tmp_path):
     path = tmp_path / "model.pth"
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(MissingFileError, match="does not exist"):
         load_checkpoint(path, "cpu")
     path.write_text("no checkpoint")
-    with pytest.raises(ValueError, match="is not a checkpoint of tensors"):
+    with pytest.raises(UserError, match="is not a checkpoint of tensors"):
         load_checkpoint(path, "cpu")
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(ValueError, match="has the format None"):
+    with pytest.raises(UserError, match="has the format None"):
         load_checkpoint(path, "cpu")
     torch.save(torch.zeros(2), path)
-    with pytest.raises(ValueError, match="has the format None"):
+    with pytest.raises(UserError, match="has the format None"):
         load_checkpoint(path, "cpu")
 
 
 def test_other_model_or_data_set_is_refused(tmp_path):
     path = tmp_path / "model.pth"
     save_checkpoint(path, CONTENT)
-    with pytest.raises(ValueError, match="is a checkpoint of UniGRec, not of TIGER"):
+    with pytest.raises(UserError, match="is a checkpoint of UniGRec, not of TIGER"):
         load_checkpoint(path, "cpu", model="TIGER")
     with pytest.raises(
-        ValueError, match="fingerprint aaaaaaaaaaaa, but the data set has bbbbbbbbbbbb"
+        UserError, match="fingerprint aaaaaaaaaaaa, but the data set has bbbbbbbbbbbb"
     ):
         load_checkpoint(path, "cpu", dataset_fingerprint="b" * 64)
 
@@ -95,7 +96,7 @@ def test_new_paths_are_not_taken(tmp_path):
 
 
 def test_the_newest_file_of_this_model_and_data_set(tmp_path):
-    """By time of writing, whatever the names say; not of a data set whose name only begins alike."""
+    """The newest by time of writing, of this data set and none whose name only begins alike."""
     config = {"model": "TIGER", "dataset": "shop[1]", "checkpoint_dir": str(tmp_path / "saved")}
     assert resume_files(config, ".resume.pth") == [], "there is not even a folder"
     others = (

@@ -7,6 +7,7 @@ import torch
 from recbole.evaluator import Collector, Evaluator
 
 from recbole_genrec.compat import add_numpy_aliases
+from recbole_genrec.errors import UserError
 from recbole_genrec.trainer.collector import Ranking, TopKCollector
 
 RANKING = ["Recall", "NDCG", "MRR", "Hit", "Precision", "MAP"]
@@ -40,7 +41,7 @@ def users(n_rows):
 
 
 def batches(n_batches=3, n_rows=40, n_items=30, n_positives=1):
-    """Scores with distinct values and positives, as RecBole's evaluation makes them; every positive of a row is distinct."""
+    """Yield distinct scores and distinct positives of every row, as RecBole's evaluation does."""
     generator = torch.Generator().manual_seed(7)
     for _ in range(n_batches):
         scores = torch.rand(n_rows, n_items, generator=generator)
@@ -99,7 +100,7 @@ def test_a_positive_that_is_named_twice_counts_once():
 
 
 def test_metrics_beyond_accuracy_by_hand():
-    """3 lists over the items 1..4 (RecBole counts the padding as an item): 1 twice, 2 three times, 3 once."""
+    """3 lists over the items 1..4 and the padding: 1 twice, 2 three times, 3 once."""
     config = settings(DIVERSITY, topk=(2,))
     collector = TopKCollector(config)
     collector.data_struct.set("data.num_items", 5)
@@ -124,7 +125,7 @@ def test_metrics_beyond_accuracy_by_hand():
 @pytest.mark.parametrize("metric", ["GAUC", "AUC"])
 def test_metrics_that_need_every_score_are_refused(metric):
     collector = TopKCollector(settings([metric]))
-    with pytest.raises(ValueError, match=f"{metric}.*need the rank or score of every item"):
+    with pytest.raises(UserError, match=f"{metric}.*need the rank or score of every item"):
         collector.eval_batch_collect(
             Ranking(torch.tensor([[1, 2]])), users(1), torch.tensor([0]), torch.tensor([1])
         )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.trainer.optimizer import (
     StageOptimizer,
@@ -78,10 +79,10 @@ def test_a_long_warm_up_never_ends():
 
 def test_unknown_names_are_refused():
     group = Group(("first",), 0.1, 0.0)
-    with pytest.raises(ValueError, match="learner 'lion' is unknown.*adam, adamw, sgd"):
+    with pytest.raises(UserError, match=r"learner 'lion' is unknown.*adam, adamw, sgd"):
         StageOptimizer(make_model(), make_stage(group), "lion", None, 1)
     with pytest.raises(
-        ValueError, match="scheduler 'step' is unknown.*constant, linear, cosine, inverse_sqrt"
+        UserError, match=r"scheduler 'step' is unknown.*constant, linear, cosine, inverse_sqrt"
     ):
         StageOptimizer(make_model(), make_stage(group, scheduler="step"), "adam", None, 1)
 

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.trainer.progress import SETTINGS_WITHOUT_EFFECT, Progress, check_same_settings
 
 
@@ -29,8 +30,8 @@ def test_settings_that_a_result_depends_on_have_to_be_equal():
     saved = {"learning_rate": 0.1, "epochs": 3, "state": "INFO"}
     check_same_settings(saved, {**saved, "state": "DEBUG"}, "a.resume.pth")
     with pytest.raises(
-        ValueError,
-        match=r"epochs is 4, but the run that 'a.resume.pth' belongs to has 3; .*different are: epochs, seed\)",
+        UserError,
+        match=r"epochs is 4, but the run that 'a.resume.pth' belongs to has 3; .*: epochs, seed\)",
     ):
         check_same_settings(saved, {**saved, "epochs": 4, "seed": 1}, "a.resume.pth")
 

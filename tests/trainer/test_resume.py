@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from recbole_genrec.data.batches import ItemBatches
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.trainer.optimizer import StageOptimizer
 from recbole_genrec.trainer.trainer import GenRecTrainer
 
@@ -80,7 +81,7 @@ def killed_after(trainer, method: str, number: int) -> None:
 
 @pytest.mark.parametrize("method", ["_train", "_validate", "_save_progress", "_load_weights"])
 def test_a_killed_run_goes_on_as_if_undisturbed(make_experiment, name, method):
-    """Killed at every moment, in every stage; dropout and optimizer state make each epoch depend on all before it."""
+    """Kill at every moment; dropout and optimizer make each epoch depend on all before it."""
     experiment = make_experiment(name, **SETTINGS, **OWN[name])
     undisturbed = outcome(experiment, new_trainer(experiment))
     number = 0
@@ -210,7 +211,7 @@ def test_equal_seeds_give_equal_runs(make_experiment, name, caplog):
 
 
 def test_the_temperature_anneals_and_is_saved(make_experiment):
-    """0.5 in epoch 0, then down by 0.1 an epoch; the last epoch's stays, also in a later process."""
+    """It falls from 0.5 by 0.1 an epoch; the last one stays, also in a later process."""
     experiment = make_experiment("UniGRec", **SETTINGS)
     trainer, seen = new_trainer(experiment), []
     train = trainer._train
@@ -239,20 +240,20 @@ def test_checkpoints_of_another_model_or_data_set_are_refused(make_experiment):
     trainer = new_trainer(experiment)
     trainer.fit(experiment.train, experiment.valid)
     other = make_experiment("UniGRec")
-    with pytest.raises(ValueError, match="is a checkpoint of TIGER, not of UniGRec"):
+    with pytest.raises(UserError, match="is a checkpoint of TIGER, not of UniGRec"):
         new_trainer(other).resume_checkpoint(trainer.resume_file)
-    with pytest.raises(ValueError, match="is a checkpoint of TIGER, not of UniGRec"):
+    with pytest.raises(UserError, match="is a checkpoint of TIGER, not of UniGRec"):
         new_trainer(other).evaluate(other.test, model_file=trainer.saved_model_file)
     fewer = make_experiment("TIGER", user_inter_num_interval="[6,inf)", n_beams=5)
     before = {key: value.clone() for key, value in fewer.model.state_dict().items()}
-    with pytest.raises(ValueError, match="was trained on data with the fingerprint"):
+    with pytest.raises(UserError, match="was trained on data with the fingerprint"):
         new_trainer(fewer).resume_checkpoint(trainer.resume_file)
-    with pytest.raises(ValueError, match="was trained on data with the fingerprint"):
+    with pytest.raises(UserError, match="was trained on data with the fingerprint"):
         new_trainer(fewer).evaluate(fewer.test, model_file=trainer.saved_model_file)
     assert all(
         torch.equal(value, before[key]) for key, value in fewer.model.state_dict().items()
     ), "refused before anything changed"
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(MissingFileError, match="does not exist"):
         new_trainer(fewer).resume_checkpoint("nowhere.resume.pth")
 
 

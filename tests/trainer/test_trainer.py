@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from recbole_genrec.errors import UserError
 from recbole_genrec.model.stage import Group, Stage
 from recbole_genrec.trainer.optimizer import named_parameters
 from recbole_genrec.trainer.trainer import GenRecTrainer
@@ -331,8 +332,8 @@ def test_a_loss_that_is_not_finite_is_refused(make_experiment, value):
         scripted_stage(trainer.model, losses, epochs=5, batch_size=10, **hooks),
     )
     with pytest.raises(
-        ValueError,
-        match="stage scripted, epoch 2: a loss is not finite .*broken.*; lower its learning rate",
+        UserError,
+        match=r"stage scripted, epoch 2: a loss is not finite .*broken.*; lower its learning rate",
     ):
         trainer.fit(experiment.train)
     assert hooked == [0, 1]
