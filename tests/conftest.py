@@ -194,7 +194,7 @@ TEACHER_SIZES = {
 
 @pytest.fixture
 def make_config(tmp_path, monkeypatch):
-    """make_config(rows, ...): RecBole's settings of a data set, which is written if rows are given."""
+    """make_config(rows, ...): RecBole's settings of a data set, written if rows are given."""
     monkeypatch.setattr(sys, "argv", ["pytest"])
 
     def make(rows=None, name="toy", model="SASRec", header=HEADER, **settings):
@@ -256,7 +256,7 @@ class Experiment(NamedTuple):
 
 @pytest.fixture
 def make_experiment(small_settings):
-    """Build `model` on the data set `tiny` as a run does; settings given by name win over the small ones."""
+    """Build `model` on the data set `tiny` as a run does; named settings override small ones."""
 
     def make(model: str, **settings) -> Experiment:
         config = GenRecConfig(model, config_dict={**small_settings(model), **settings})
@@ -270,7 +270,7 @@ def make_experiment(small_settings):
 
 @pytest.fixture
 def make_batch():
-    """Histories, their next items and users 1, 2, ... as a batch; `width` pads the histories on the right with item 0."""
+    """Make a batch of histories, their next items and users 1, 2, ...; padded to `width` with 0."""
 
     def make(histories, targets, width: int | None = None, user_ids=None) -> Interaction:
         width = max(map(len, histories)) if width is None else width
@@ -337,7 +337,10 @@ def released_unigrec() -> dict[str, object]:
 
 @pytest.fixture
 def five_steps_an_epoch():
-    """five_steps_an_epoch(model, stage, batch, n_epochs): every term of the first step of all and of the last step of each epoch."""
+    """five_steps_an_epoch(model, stage, batch, n_epochs): loss terms of some training steps.
+
+    They are those of the very first step and of the last step of every epoch.
+    """
 
     def train(model, stage, batch, n_epochs: int) -> list[dict[str, float]]:
         optimizer, found = StageOptimizer(model, stage, "adamw", 1.0, 5), []

@@ -45,7 +45,7 @@ def test_prepare_says_what_it_did_and_what_comes_next(shop, capsys):
     assert (shop / "dataset" / "shop" / "shop.inter").is_file()
 
 
-def test_the_next_command_fits_the_place(shop, capsys):
+def test_the_next_command_fits_the_folder(shop, capsys):
     (shop / "run_recbole_genrec.py").touch()
     assert main(["prepare", "my.csv", "--name=shop", "--data_path=my data"]) == 0
     out = capsys.readouterr().out
@@ -69,11 +69,14 @@ def test_what_is_prepared_runs(shop, capsys):
     ] == [(6, 5, 30)]
 
 
-def test_every_flag_reaches_its_place(shop, monkeypatch):
+def test_every_flag_reaches_its_argument(shop, monkeypatch):
     called = []
     monkeypatch.setattr(own_files, "prepare_own_files", lambda *given: called.append(given))
     monkeypatch.setattr(cli, "_report", lambda *given: None)
-    flags = "--items=i.csv --name=n --user_column=a --item_column=b --time_column=c --rating_column=d --item_id_column=e --k_core=3"
+    flags = (
+        "--items=i.csv --name=n --user_column=a --item_column=b --time_column=c "
+        "--rating_column=d --item_id_column=e --k_core=3"
+    )
     assert main(["prepare", "my.csv", *flags.split(), "--data_path=p", "--separator=;"]) == 0
     assert called == [
         (Path("my.csv"), Path("i.csv"), Path("p/n"), ("a", "b", "c", "d", "e"), 3, ";")
@@ -199,18 +202,22 @@ def test_the_installed_command_is_this_one():
 
 def test_prepare_leaves_models_and_trainers_out():
     heavy = (
+        "torch",
         "recbole_genrec.quick_start",
         "recbole_genrec.model",
         "recbole_genrec.trainer",
         "recbole_genrec.data.dataset",
     )
-    code = f"import sys, recbole_genrec.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    code = (
+        "import sys; from recbole_genrec import cli; cli._prepare_parser(); "
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
 def test_the_page_on_data_does_what_it_says(tmp_path, monkeypatch, capsys):
-    """The files of docs/data.md are written, its commands on them are run, and what it shows is what comes out."""
+    """Its commands, run on its files, give the output that it shows."""
     monkeypatch.chdir(tmp_path)
     files = re.findall(r"`([\w.]+)`:\n\n```(?:csv|json)\n(.*?)```", PAGE, re.DOTALL)
     assert [name for name, _ in files] == [

@@ -155,7 +155,7 @@ def test_refusals_of_recbole_are_user_errors():
     sentence = r"^RecBole refuses this run \(.*is not supported.*: correct the setting or file$"
     with pytest.raises(UserError, match=sentence), compat.recbole_errors():
         Interaction([1])
-    with pytest.raises(UserError, match="^ours$"), compat.recbole_errors():
+    with pytest.raises(UserError, match=r"^ours$"), compat.recbole_errors():
         raise UserError("ours")
     for error in (ValueError("a bug"), ImportError("a bug"), KeyError("a bug")):
         with pytest.raises(type(error)) as caught, compat.recbole_errors():

@@ -49,7 +49,7 @@ def test_every_kind_is_a_user_error_that_says_its_sentence(kind, also):
     ids=lambda file: str(file.relative_to(PACKAGE)),
 )
 def test_no_other_exception_is_raised_for_a_fault_of_a_user(file):
-    """NotImplementedError marks what a subclass has to write; classes of a module's own are caught there."""
+    """NotImplementedError marks an abstract method; a module catches exceptions of its own."""
     allowed = ALLOWED.get(str(file.relative_to(PACKAGE)), set()) | {"NotImplementedError"}
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Raise) or node.exc is None:
@@ -61,7 +61,10 @@ def test_no_other_exception_is_raised_for_a_fault_of_a_user(file):
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS, errno.ENOTDIR])
 def test_a_refusal_of_the_disk_names_the_file(number):
-    with pytest.raises(DiskError, match="^'a.txt' cannot be read or written"), disk_errors("b.txt"):
+    with (
+        pytest.raises(DiskError, match=r"^'a\.txt' cannot be read or written"),
+        disk_errors("b.txt"),
+    ):
         raise OSError(number, "reason", "a.txt")
     with pytest.raises(DiskError, match=r"^'b.txt' .*\(reason\): make room"), disk_errors("b.txt"):
         raise OSError(number, "reason")

@@ -171,7 +171,7 @@ def string_constants() -> set[str]:
 
 
 def test_every_setting_is_read_somewhere():
-    """A key of a property file is a string constant of this package, or RecBole reads it as config["key"]; sources.yaml has no settings."""
+    """The package has it as a string constant, or RecBole reads it as config["key"]."""
     source = "\n".join(
         file.read_text(encoding="utf-8") for file in Path(recbole.__file__).parent.rglob("*.py")
     )

@@ -12,8 +12,9 @@ import recbole_genrec
 from recbole_genrec import quick_start
 
 
+@pytest.mark.slow
 def test_the_door_opens_on_first_use():
-    """The names are those of quick_start; before one is used, neither torch nor RecBole is imported."""
+    """Neither torch nor RecBole is imported before a name of quick_start is used."""
     code = (
         "import sys, recbole_genrec; assert not {'torch', 'recbole'} & set(sys.modules); "
         "from recbole_genrec import compare, load, run; assert 'torch' in sys.modules"

@@ -10,7 +10,7 @@ import torch
 
 from recbole_genrec import quick_start
 from recbole_genrec.config.settings import GenRecConfig
-from recbole_genrec.errors import UserError
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.model import abstract
 from recbole_genrec.quick_start import create_trainer, load, run
 
@@ -22,9 +22,10 @@ def ranked(network, test_data) -> list:
     return network.eval().search(batch, 5).item_ids[:, :5].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["TIGER", "UniGRec"])
 def test_a_loaded_model_is_the_model_of_the_run(small_settings, model, monkeypatch):
-    """With neither the teacher's cache nor the features: all that was learned travels in the checkpoint."""
+    """The checkpoint holds all that was learned: no features are made and no teacher is trained."""
     networks, trainer_of = [], quick_start.create_trainer
     given = {
         **small_settings(model),
@@ -70,7 +71,7 @@ def test_a_loaded_model_has_the_settings_of_the_run(small_settings, tmp_path):
     changes = {"hidden_size": 24, "seed": 9, "n_user_tokens": 6, "separator_token": True}
     result = run("TIGER", config_dict={**small_settings("TIGER"), **changes})
     shutil.move(small_settings("TIGER")["data_path"], tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match="tiny"):
+    with pytest.raises(MissingFileError, match="tiny"):
         load(result["checkpoint"])
     config, network, *_, test_data = load(
         result["checkpoint"], {"data_path": str(tmp_path / "elsewhere"), "n_beams": 7}
@@ -93,31 +94,32 @@ def test_another_data_set_is_refused(small_settings, tmp_path):
     rows = (folder / "tiny.inter").read_text()
     (folder / "tiny.inter").write_text(rows.replace("u1\ti1\t1400000000", "u1\ti1\t1400000009"))
     assert (folder / "tiny.inter").read_text() != rows
-    with pytest.raises(ValueError, match="was trained on data with the fingerprint"):
+    with pytest.raises(UserError, match="was trained on data with the fingerprint"):
         load(result["checkpoint"], {"data_path": str(folder.parent)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pth", ".resume.pth"])
 def test_files_of_0_1_are_refused(small_settings, suffix):
     settings = {**small_settings("TIGER"), "epochs": 1, "tokenizer_epochs": 1}
     path = Path(run("TIGER", config_dict=settings)["checkpoint"]).with_suffix(suffix)
     content = torch.load(path, weights_only=True)
     torch.save({**content, "format": "recbole_genrec checkpoint 1"}, path)
-    with pytest.raises(UserError, match="was written by recbole_genrec 0.1, .* train the model"):
+    with pytest.raises(UserError, match=r"was written by recbole_genrec 0\.1, .* train the model"):
         load(str(path))
     if suffix == ".resume.pth":
-        with pytest.raises(UserError, match="was written by recbole_genrec 0.1"):
+        with pytest.raises(UserError, match=r"was written by recbole_genrec 0\.1"):
             run("TIGER", config_dict={**settings, "resume": str(path)})
         again = run("TIGER", config_dict={**settings, "resume": "auto"})
         assert again["checkpoint"] != str(path).replace(".resume", "")
 
 
 def test_files_that_hold_no_model_are_refused(tiny_settings):
-    with pytest.raises(FileNotFoundError, match="'nowhere.pth' does not exist"):
+    with pytest.raises(MissingFileError, match=r"'nowhere\.pth' does not exist"):
         load("nowhere.pth")
     result = run("SASRec", config_dict=tiny_settings)
     with pytest.raises(
-        ValueError, match="has the format None.*that a generative model has written"
+        UserError, match=r"has the format None.*that a generative model has written"
     ):
         load(result["checkpoint"])
 

@@ -19,7 +19,7 @@ from recbole_genrec.quick_start import create_dataset, run
 
 
 def test_popularity_by_hand(tiny_settings, tiny_sequences):
-    """Recall, NDCG and MRR of the test part, from the literal sequences; ties are avoided by a margin of popularity."""
+    """Compute recall and NDCG from the literal sequences; ties give a lower and an upper bound."""
     result = run(
         "Pop",
         config_dict={
@@ -205,6 +205,7 @@ def test_a_disk_that_refuses_is_one_sentence_and_a_broken_import_a_traceback(
     assert not isinstance(caught.value, UserError)
 
 
+@pytest.mark.slow
 def test_script_runs(tiny_settings):
     script = Path(__file__).parent.parent / "run_recbole_genrec.py"
     given = {**tiny_settings, "model": "Pop"}
@@ -220,12 +221,13 @@ def test_script_runs(tiny_settings):
     assert done.stderr.count("\n") == 1 and "'Popp'" in done.stderr and "'Pop'" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["TIGER", "UniGRec"])
 @pytest.mark.parametrize(
     "load_col", ["{inter: [uid, iid, t]}", "{inter: [uid, iid, t], item: [iid, title]}"]
 )
 def test_columns_may_have_other_names(small_settings, model, load_col):
-    """As dataset/README.md says it is done; the result is that of the usual names, text features included."""
+    """Settings as in dataset/README.md; results are the same as with the usual names."""
     expected = run(model, config_dict=small_settings(model))
     folder = Path(small_settings(model)["data_path"]) / "tiny"
     names = {"user_id:": "uid:", "item_id:": "iid:", "timestamp:": "t:"}

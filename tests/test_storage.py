@@ -10,7 +10,7 @@ import torch
 
 from recbole_genrec import storage
 from recbole_genrec.config.settings import GenRecConfig
-from recbole_genrec.errors import DiskError
+from recbole_genrec.errors import DiskError, UserError
 
 
 def test_stock_checkpoints_are_refused_and_not_executed(tmp_path, tiny_settings):
@@ -18,7 +18,7 @@ def test_stock_checkpoints_are_refused_and_not_executed(tmp_path, tiny_settings)
     torch.save(
         {"config": GenRecConfig("SASRec", config_dict=tiny_settings)}, path, pickle_protocol=4
     )
-    with pytest.raises(ValueError, match="is not a checkpoint of tensors and plain values"):
+    with pytest.raises(UserError, match="is not a checkpoint of tensors and plain values"):
         storage.load_plain(path, "cpu")
 
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.results.outcomes import Outcomes, outcomes_path, write_outcomes
 from recbole_genrec.results.significance import compare_records, paired_differences, user_values
 
 
 def outcomes_of(ranks, k=5, users=None) -> Outcomes:
-    """One positive per user at these places (from 1); 0: not in the list."""
+    """Make outcomes with one positive per user at these ranks (from 1); 0 is not in the list."""
     hits = torch.zeros(len(ranks), k, dtype=torch.bool)
     for row, rank in enumerate(ranks):
         if rank:
@@ -45,7 +46,7 @@ def test_values_of_several_positives():
 @pytest.mark.parametrize("metric", ["ndcg@6", "ndcg", "itemcoverage@5", "moon@5", "ndcg@0"])
 def test_metrics_without_a_value_for_a_user_are_refused(metric):
     with pytest.raises(
-        ValueError, match=f"the metric '{metric}' has no value for a single user in lists of 5"
+        UserError, match=f"the metric '{metric}' has no value for a single user in lists of 5"
     ):
         user_values(outcomes_of([1]), [metric])
 
@@ -58,12 +59,10 @@ def test_users_are_joined_by_their_tokens():
     assert found.first == found.second == pytest.approx((1 + 1 / log2(3)) / 3)
 
 
-def test_interval_is_that_of_the_mean_of_paired_differences():
-    """900 users, a third of which gains 1 and a sixth of which loses 1: mean 1/6, and the variance of a sum of independent draws."""
-    first, second = (
-        outcomes_of([0] * 300 + [1] * 150 + [1] * 450),
-        outcomes_of([1] * 300 + [0] * 150 + [1] * 450),
-    )
+def test_interval_covers_the_mean_of_paired_differences():
+    """Of 900 users a third gains 1 and a sixth loses 1; the width is the normal one."""
+    first = outcomes_of([0] * 300 + [1] * 150 + [1] * 450)
+    second = outcomes_of([1] * 300 + [0] * 150 + [1] * 450)
     (found,) = paired_differences(first, second, ["recall@1"])
     assert (
         found.first == pytest.approx(2 / 3)
@@ -76,19 +75,16 @@ def test_interval_is_that_of_the_mean_of_paired_differences():
 
 
 def test_pairing_shrinks_the_interval():
-    """Both runs hit the same half of the users: the difference has no variance, though each mean has."""
+    """Both runs hit the same half of the users: each mean varies, their difference does not."""
     (found,) = paired_differences(outcomes_of([1, 0] * 50), outcomes_of([1, 0] * 50), ["recall@1"])
     assert (found.low, found.high) == (0, 0)
 
 
 @pytest.mark.parametrize("users", [["u0", "u2"], ["u0", "u1", "u2"], ["u0", "u0"]])
 def test_other_users_are_refused(users):
-    with pytest.raises(
-        ValueError, match=f"tested on 2 and {len(users)} users that are not the same"
-    ):
-        paired_differences(
-            outcomes_of([1, 2]), outcomes_of([1] * len(users), users=users), ["ndcg@5"]
-        )
+    other = outcomes_of([1] * len(users), users=users)
+    with pytest.raises(UserError, match=f"on 2 and {len(users)} users that are not the same"):
+        paired_differences(outcomes_of([1, 2]), other, ["ndcg@5"])
 
 
 def write_run(path, model, ranks, **changes):
@@ -118,12 +114,11 @@ def test_table_of_two_records(tmp_path):
 
 def test_other_data_missing_and_foreign_files_are_refused(tmp_path):
     first = write_run(tmp_path / "a.json", "TIGER", [1, 0])
-    with pytest.raises(ValueError, match="the runs are of different data"):
-        compare_records(
-            first, write_run(tmp_path / "b.json", "TIGER", [1, 0], dataset_fingerprint="g")
-        )
-    with pytest.raises(FileNotFoundError, match="there is no .*c.json"):
+    other = write_run(tmp_path / "b.json", "TIGER", [1, 0], dataset_fingerprint="g")
+    with pytest.raises(UserError, match="the runs are of different data"):
+        compare_records(first, other)
+    with pytest.raises(MissingFileError, match=r"there is no .*c\.json"):
         compare_records(first, tmp_path / "c.json")
     (tmp_path / "d.json").write_text('{"model": "TIGER"}')
-    with pytest.raises(ValueError, match="d.json' is not a record of a run"):
+    with pytest.raises(UserError, match=r"d\.json' is not a record of a run"):
         compare_records(first, tmp_path / "d.json")

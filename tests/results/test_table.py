@@ -11,6 +11,7 @@ import pytest
 from recbole_genrec import quick_start
 from recbole_genrec.cli import main
 from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.errors import UserError
 from recbole_genrec.quick_start import compare
 from recbole_genrec.results.record import find_record, run_digest
 from recbole_genrec.results.table import as_csv, as_markdown, table
@@ -84,7 +85,7 @@ def test_a_record_is_found_for_the_same_settings_and_data(tiny_settings, tiny_da
 
 
 def test_a_record_is_of_the_files_that_settings_name(small_settings, tmp_path):
-    """A file of semantic ids and one of item vectors with other content under the same path make another run."""
+    """Other semantic ids or item vectors under the same path make another run."""
     ids, vectors = tmp_path / "ids.json", tmp_path / "vectors.npy"
     settings = {
         **small_settings("TIGER"),
@@ -154,5 +155,5 @@ def test_a_recipe_goes_to_the_models_that_have_it(tiny_settings):
     assert (own["recipe"], own["n_beams"], own.left_out) == ("cpu", 50, set())
     assert foreign["recipe"] is None
     assert foreign.left_out == {"recipe", "n_beams"}
-    with pytest.raises(ValueError, match="the recipe 'cpu' of GRU4Rec does not exist"):
+    with pytest.raises(UserError, match="the recipe 'cpu' of GRU4Rec does not exist"):
         GenRecConfig("GRU4Rec", config_dict=shared["config_dict"])
