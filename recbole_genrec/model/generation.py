@@ -109,15 +109,11 @@ class Generation:
         published code) or the codes of the level (`level`). `tree` starts like `level`; search and
         `target_log_probs` then renormalize among the children of a prefix.
         """
-        table = self.token_table.weight
+        table, temperature = self.token_table.weight, self.config["generation_temperature"]
         own = self.semantic_ids.level_tokens(level)
         if self.config["softmax_scope"] == "full":
-            return (self._scaled(hidden @ table.T) / self.temperature()).log_softmax(-1)[..., own]
-        return (self._scaled(hidden @ table[own].T) / self.temperature()).log_softmax(-1)
-
-    def temperature(self) -> float:
-        """Return the divisor of the logits of codes."""
-        return self.config["generation_temperature"]
+            return (self._scaled(hidden @ table.T) / temperature).log_softmax(-1)[..., own]
+        return (self._scaled(hidden @ table[own].T) / temperature).log_softmax(-1)
 
     def _scaled(self, logits: Tensor) -> Tensor:
         """Scale logits by 1/sqrt(D), as T5 does for a table shared with the input."""

@@ -69,8 +69,6 @@ class LETTER(TIGER):
         )
         self.register_buffer("collaborative", collaborative)
 
-    # --- tokenizer
-
     def has_unique_codes(self) -> bool:
         """Return whether codes are given, or an RQ-VAE has no counter to tell equal ones apart."""
         is_rqvae = self.config["tokenizer"] == "rqvae"
@@ -81,27 +79,6 @@ class LETTER(TIGER):
 
     def _is_aligned(self) -> bool:
         return self._is_regularized() and bool(self.config["collaborative_weight"])
-
-    def make_tokenizer(self, n_features: int) -> ItemTokenizer:
-        """Return the regularized RQ-VAE (section 3.2), or one of TIGER's other tokenizers."""
-        if not self._is_regularized():
-            return super().make_tokenizer(n_features)
-        return self.tokenizer_class.from_config(
-            self.config, n_features, has_unique_codes=self.has_unique_codes()
-        )
-
-    def stages(self) -> tuple[Stage, ...]:
-        """Return the tokenizer with L_LETTER (section 3.2), then TIGER's recommender."""
-        tokenizer = self.tokenizer
-        if not isinstance(tokenizer, LetterRQVAE):
-            return super().stages()
-        stage = replace(
-            self.tokenizer_stage(lambda epoch: tokenizer.regroup(epoch, self.config["seed"])),
-            losses=lambda item_ids: tokenizer.regularized_losses(
-                self.item_features[item_ids], self.collaborative[item_ids]
-            ),
-        )
-        return (stage, self.recommender_stage())
 
     # --- features
 
@@ -140,6 +117,29 @@ class LETTER(TIGER):
             scale,
         )
         return scale * vectors
+
+    # --- tokenizer and stages
+
+    def make_tokenizer(self, n_features: int) -> ItemTokenizer:
+        """Return the regularized RQ-VAE (section 3.2), or one of TIGER's other tokenizers."""
+        if not self._is_regularized():
+            return super().make_tokenizer(n_features)
+        return self.tokenizer_class.from_config(
+            self.config, n_features, has_unique_codes=self.has_unique_codes()
+        )
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the tokenizer with L_LETTER (section 3.2), then TIGER's recommender."""
+        tokenizer = self.tokenizer
+        if not isinstance(tokenizer, LetterRQVAE):
+            return super().stages()
+        stage = replace(
+            self.tokenizer_stage(lambda epoch: tokenizer.regroup(epoch, self.config["seed"])),
+            losses=lambda item_ids: tokenizer.regularized_losses(
+                self.item_features[item_ids], self.collaborative[item_ids]
+            ),
+        )
+        return (stage, self.recommender_stage())
 
     # --- checks
 

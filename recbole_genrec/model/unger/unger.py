@@ -113,12 +113,12 @@ class UNGER(GenerativeRecommender):
 
     @property
     def distills(self) -> bool:
-        """Whether the generator learns the items' vectors too."""
+        """True if the generator learns the items' vectors too."""
         return ABLATIONS[self.config["ablation"]][1] and self.config["distillation_weight"] > 0
 
     @property
     def uses_vectors(self) -> bool:
-        """Whether the items' vectors are needed, for codes or for distillation."""
+        """True if the items' vectors are needed, for codes or for distillation."""
         return self.distills or not self.has_given_codes()
 
     # --- parts
