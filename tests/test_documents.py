@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recbole_genrec.config.settings import GenRecConfig, parse_command_line
+from recbole_genrec.config.reading import parse_command_line
+from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.quick_start import compare
 
 ROOT = Path(__file__).parent.parent

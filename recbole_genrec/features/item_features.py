@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from recbole_genrec.config.settings import find_model
+from recbole_genrec.config.models import find_model
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.features.preloaded import preloaded_embeddings

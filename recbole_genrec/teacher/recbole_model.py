@@ -17,7 +17,8 @@ from recbole.data.interaction import Interaction
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_genrec.compat import NullWriter, plain_trainer, tensorboard_writer
-from recbole_genrec.config.settings import GenRecConfig, find_model
+from recbole_genrec.config.models import find_model
+from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GeneralDataset, GenRecDataset
 from recbole_genrec.data.loaders import make_loaders
 from recbole_genrec.errors import UserError

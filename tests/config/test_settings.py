@@ -4,6 +4,7 @@ import ast
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import recbole
 import yaml
@@ -143,6 +144,24 @@ def test_settings_give_the_same_config_again():
     first = GenRecConfig("SASRec", config_dict={"seed": 5, "topk": [3], "valid_metric": "MRR@3"})
     second = GenRecConfig(config_dict=first.settings())
     assert second.final_config_dict == first.final_config_dict
+
+
+def test_values_of_numpy_whole_floats_and_paths_are_plain_settings(tmp_path):
+    given = {
+        "epochs": np.int64(3),
+        "n_beams": 20.0,
+        "topk": np.array([5]),
+        "checkpoint_dir": tmp_path,
+    }
+    config = GenRecConfig("TIGER", config_dict={**given, "valid_metric": "NDCG@5"})
+    found = [config.settings()[key] for key in given]
+    assert found == [3, 20, [5], str(tmp_path)]
+    assert [type(value) for value in found] == [int, int, list, str]
+
+
+@pytest.mark.parametrize("model", ["ETEGRec", "UNGER"])
+def test_none_on_the_command_line_is_the_choice_none(model):
+    assert GenRecConfig(model, command_line=["--ablation=none"])["ablation"] == "none"
 
 
 def test_nothing_of_the_callers_or_of_recbole_is_changed(monkeypatch):

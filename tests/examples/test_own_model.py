@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.quick_start import load, run
+from recbole_genrec.quick_start import compare, load
 
 MODEL = "forgetful:ForgetfulTIGER"  # of examples/own_model/forgetful.py
 
@@ -20,9 +20,10 @@ def settings(small_settings, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_class_trains_and_is_loaded_only_if_it_is_named_again(settings):
-    result = run(MODEL, config_dict=settings)
-    checkpoint = result["checkpoint"]
+def test_the_class_trains_beside_tiger_and_is_loaded_only_if_it_is_named_again(settings):
+    records, _ = compare(["TIGER", MODEL], config_dict={**settings, "item_dropout_prob": 0.2})
+    assert [record["model"] for record in records] == ["TIGER", "ForgetfulTIGER"]
+    checkpoint = records[1]["checkpoint"]
     assert Path(checkpoint).name.startswith("ForgetfulTIGER-tiny-")
     assert torch.load(checkpoint, weights_only=True)["settings"]["model"] == MODEL
     with pytest.raises(UserError, match=f"only if you name it: give model={MODEL}"):
@@ -30,7 +31,7 @@ def test_the_class_trains_and_is_loaded_only_if_it_is_named_again(settings):
     for named in ({"model": MODEL}, {"config_dict": {"model": MODEL}}):
         config, model, *_ = load(checkpoint, **named)
         assert type(model).__name__ == config["model"] == "ForgetfulTIGER"
-        assert (config["item_dropout_prob"], config["n_user_tokens"]) == (0.1, 0)
+        assert (config["item_dropout_prob"], config["n_user_tokens"]) == (0.2, 0)
     with pytest.raises(UserError, match="is a checkpoint of ForgetfulTIGER, not of TIGER"):
         load(checkpoint, model="TIGER")
 

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from recbole_genrec.config.settings import properties_folder
+from recbole_genrec.config.reading import properties_folder
 from recbole_genrec.prepare import catalog
 from recbole_genrec.prepare.catalog import RawFile, dump_names, find_dump, suggest_dump
 
