@@ -46,9 +46,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def sha256(*parts: str | bytes | np.ndarray | torch.Tensor | Path) -> str:
-    """Return the SHA-256 of all parts in a row, 64 hexadecimal digits.
+    """Return the SHA-256 of all parts, one after another, 64 hexadecimal digits.
 
-    Text is taken as UTF-8, of an array its values, and of a path the contents of the file.
+    Text is hashed as UTF-8, an array by its values and a path by the contents of its file.
     """
     digest = hashlib.sha256()
     for part in parts:
