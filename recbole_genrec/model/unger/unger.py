@@ -59,6 +59,7 @@ class UNGER(GenerativeRecommender):
         **CHOSEN_TOKENIZER,
         **RQVAE.settings,
         **Integration.settings,
+        **Distillation.settings,
         "ablation": one_of(*ABLATIONS),
         "integrated_embedding": one_of("anchor", "mean"),
         "integration_epochs": whole(min=0),
@@ -72,9 +73,6 @@ class UNGER(GenerativeRecommender):
         "encoder_input": one_of("item_id", "code_sum", "code_flat"),
         "n_decoder_layers": whole(min=1),
         "generation_reduction": one_of("mean", "sum"),
-        "distillation_weight": number(min=0),
-        "distillation_negatives": whole(min=1),
-        "distillation_temperature": number(above=0),
     }
     seq2seq: Transformer
 
@@ -98,13 +96,7 @@ class UNGER(GenerativeRecommender):
             self.item_table = nn.Embedding(self.n_items, config["hidden_size"])
             nn.init.normal_(self.item_table.weight, std=INITIAL_DEVIATION)
         if self.distills:
-            self.distillation = Distillation(
-                config["hidden_size"],
-                self._vector_size(),
-                deviation=INITIAL_DEVIATION,
-                n_negatives=config["distillation_negatives"],
-                temperature=config["distillation_temperature"],
-            )
+            self.distillation = Distillation(config, self._vector_size())
 
     @property
     def source(self) -> str:
@@ -277,8 +269,7 @@ class UNGER(GenerativeRecommender):
         hidden = self.seq2seq.decode(inputs, memory, mask)
         losses = {"generation": self.generation_loss(hidden, targets)}
         if self.distillation is not None:
-            loss = self.distillation.loss(hidden[:, -1], self.integrated, targets)
-            losses["distillation"] = self.config["distillation_weight"] * loss
+            losses["distillation"] = self.distillation.loss(hidden[:, -1], self.integrated, targets)
         return losses
 
     def generation_loss(self, hidden: Tensor, item_ids: Tensor) -> Tensor:

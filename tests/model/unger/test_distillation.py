@@ -11,20 +11,27 @@ from recbole_genrec.model.unger.distillation import Distillation
 TARGETS = torch.tensor([4, 5, 7])
 
 
-def make_distillation(n_negatives: int, temperature: float = 1.0) -> Distillation:
+def make_distillation(n_negatives: int, temperature: float = 1.0, weight=1.0) -> Distillation:
     torch.manual_seed(0)
-    return Distillation(8, 5, deviation=0.02, n_negatives=n_negatives, temperature=temperature)
+    settings = {
+        "hidden_size": 8,
+        "distillation_weight": weight,
+        "distillation_negatives": n_negatives,
+        "distillation_temperature": temperature,
+    }
+    return Distillation(settings, 5)
 
 
 def test_loss_against_a_loop_over_the_catalogue():
     """All ten items are drawn; a row's own target does not count twice."""
-    module, states, vectors = make_distillation(99, 0.7), torch.randn(3, 8), torch.randn(11, 5)
+    module, states = make_distillation(99, 0.7, weight=0.3), torch.randn(3, 8)
+    vectors = torch.randn(11, 5)
     terms = []
     for state, target in zip(states, TARGETS.tolist()):
         query = F.normalize(module.map(F.normalize(state, dim=0)), dim=0)
         logits = F.normalize(vectors[1:], dim=1) @ query / 0.7
         terms.append(logits.logsumexp(0) - logits[target - 1])
-    expected = torch.stack(terms).mean().item()
+    expected = 0.3 * torch.stack(terms).mean().item()
     assert module.loss(states, vectors, TARGETS).item() == pytest.approx(expected, abs=1e-5)
 
 
