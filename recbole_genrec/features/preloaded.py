@@ -1,4 +1,4 @@
-"""Item vectors that come RecBole's own way: a file NAME.<suffix> beside NAME.inter, read as preload_weight."""
+"""Item vectors in RecBole's own form: a file NAME.<suffix> beside NAME.inter (preload_weight)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ logger = logging.getLogger(__name__)
 
 
 def preloaded_embeddings(config, dataset: GenRecDataset) -> torch.Tensor:
-    """The vectors of preload_weight: FloatTensor [n_items, d], row i = internal item id i, row 0 zeros.
+    """Return the vectors of preload_weight.
 
     With `additional_feat_suffix: [ent]`, `load_col: {inter: [...], ent: [ent_id, ent_emb]}`,
-    `preload_weight: {ent_id: ent_emb}` and
-    `alias_of_item_id: [ent_id]` RecBole reads NAME.ent, whose header is
-        `ent_id:token<TAB>ent_emb:float_seq`, and gives the tokens of
-    ent_id the ids of the items. Tokens that only this file has become items of the catalogue; their
-    number is logged.
+    `preload_weight: {ent_id: ent_emb}` and `alias_of_item_id: [ent_id]`, RecBole reads NAME.ent
+    with the header `ent_id:token<TAB>ent_emb:float_seq` and gives the tokens of ent_id the ids of
+    the items. Tokens that only this file has become items of the catalogue; the log counts them.
+
+    Returns:
+        float32 [n_items, d], row i = internal item id i, row 0 zeros.
 
     Raises:
-        ValueError: no field of preload_weight is in alias_of_item_id, or several are; an item
-            without a vector or with several.
+        UserError: no field of preload_weight is in alias_of_item_id, or several are; an item has
+            no vector, or several.
     """
     field = _id_field(config)
     vectors = torch.from_numpy(dataset.get_preload_weight(field)).float()
@@ -42,7 +43,8 @@ def preloaded_embeddings(config, dataset: GenRecDataset) -> torch.Tensor:
     n_unseen = int((torch.bincount(dataset.sequences.items, minlength=len(vectors))[1:] == 0).sum())
     if n_unseen:
         logger.warning(
-            "%d of %d items of %r occur in no interaction but can be recommended: remove them from the file of %r if they should not",
+            "%d of %d items of %r occur in no interaction but can be recommended: remove them from "
+            "the file of %r if they should not",
             n_unseen,
             len(vectors) - 1,
             dataset.dataset_name,
@@ -59,8 +61,9 @@ def _id_field(config) -> str:
     ]
     if len(fields) != 1:
         raise UserError(
-            f"preload_weight is {config['preload_weight']} and alias_of_item_id is {config['alias_of_item_id']}, but item vectors need "
-            "one id field that is in both: write for example preload_weight: {ent_id: ent_emb} and alias_of_item_id: [ent_id]"
+            f"preload_weight is {config['preload_weight']} and alias_of_item_id is "
+            f"{config['alias_of_item_id']}, but item vectors need one id field that is in both: "
+            "write for example preload_weight: {ent_id: ent_emb} and alias_of_item_id: [ent_id]"
         )
     return fields[0]
 
@@ -68,10 +71,10 @@ def _id_field(config) -> str:
 def _refuse(
     dataset: GenRecDataset, is_wrong: torch.Tensor, field: str, what: str, way_out: str
 ) -> None:
-    """Raise for the items, of ids 1, 2, ..., that are wrong, if there are any."""
+    """Refuse the vectors if any item is wrong; is_wrong is for the ids 1, 2, ..."""
     wrong = np.asarray(dataset.field2id_token[field])[1:][is_wrong.numpy()]
     if len(wrong):
         raise UserError(
-            f"{len(wrong)} of {len(is_wrong)} items (such as {', '.join(wrong[:3])}) have {what} in the file of {field!r}, which "
-            f"preload_weight names: {way_out}"
+            f"{len(wrong)} of {len(is_wrong)} items (such as {', '.join(wrong[:3])}) have {what} "
+            f"in the file of {field!r}, which preload_weight names: {way_out}"
         )

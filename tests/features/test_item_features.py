@@ -138,7 +138,7 @@ def test_an_unknown_source_is_refused_before_any_is_read(make_dataset):
 
 def test_a_teacher_comes_after_all_other_sources_are_read(make_dataset):
     run = make_dataset(item_features={"cf": "SASRec", "more": "gone.npy"})
-    with pytest.raises(MissingFileError, match="there is no file 'gone.npy'"):
+    with pytest.raises(MissingFileError, match=r"there is no file 'gone\.npy'"):
         item_matrix(*run, refuse_teacher)
 
 
@@ -299,11 +299,11 @@ def test_unusable_files_are_named(make_dataset, write, values, tokens, message):
 
 
 def test_missing_and_pickled_files_are_named(make_dataset, write, tmp_path):
-    with pytest.raises(MissingFileError, match="no file 'gone.npy'"):
+    with pytest.raises(MissingFileError, match=r"no file 'gone\.npy'"):
         item_matrix(*make_dataset(item_features={"mine": "gone.npy"}))
     path = write(VALUES)
     (tmp_path / "mine.tokens").unlink()
-    with pytest.raises(MissingFileError, match="mine.tokens"):
+    with pytest.raises(MissingFileError, match=r"mine\.tokens"):
         item_matrix(*make_dataset(item_features={"mine": path}))
     with pytest.raises(UserError, match="not a plain numpy array"):
         item_matrix(*make_dataset(item_features={"mine": write(np.array([{}], dtype=object))}))
@@ -319,7 +319,7 @@ def test_tokens_of_rows_in_other_encodings(make_dataset, write, tmp_path):
     tokens.write_bytes(b"\xef\xbb\xbf" + tokens.read_bytes())  # as Windows begins a file
     assert torch.equal(item_matrix(*run), expected)
     tokens.write_bytes(b"\xfc\n" * 4)
-    with pytest.raises(UserError, match="mine.tokens' is not UTF-8"):
+    with pytest.raises(UserError, match=r"mine\.tokens' is not UTF-8"):
         item_matrix(*run)
 
 

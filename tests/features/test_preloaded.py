@@ -5,6 +5,7 @@ import torch
 from recbole.data import data_preparation
 
 from recbole_genrec.config.settings import GenRecConfig
+from recbole_genrec.errors import UserError
 from recbole_genrec.features.preloaded import preloaded_embeddings
 from recbole_genrec.quick_start import create_dataset
 
@@ -14,7 +15,7 @@ LOAD_COL = {"inter": ["user_id", "item_id", "timestamp"], "ent": ["ent_id", "ent
 
 @pytest.fixture
 def make(small_settings, tiny_data):
-    """make(rows, header, **settings): write tiny.ent, by default in reverse order, and read the data set with it."""
+    """make(rows, header, **settings): write tiny.ent, in reverse order, and read the data."""
 
     def make(rows=None, header="ent_id:token\tent_emb:float_seq", **settings):
         rows = list(reversed(VECTORS.items())) if rows is None else rows
@@ -79,7 +80,7 @@ def test_a_single_number_per_item(make):
 def test_items_without_a_vector_are_counted_and_named(make):
     config, dataset = make([row for row in VECTORS.items() if row[0] not in ("i4", "i9")])
     with pytest.raises(
-        ValueError,
+        UserError,
         match=r"^2 of 10 items \(such as i4, i9\) have no vector in the file of 'ent_id', ",
     ):
         preloaded_embeddings(config, dataset)
@@ -88,7 +89,7 @@ def test_items_without_a_vector_are_counted_and_named(make):
 def test_items_with_two_vectors_are_named(make):
     config, dataset = make([*VECTORS.items(), ("i3", [0.0, 0.0, 0.0])])
     with pytest.raises(
-        ValueError,
+        UserError,
         match=r"^1 of 10 items \(such as i3\) have more than one vector in the file of 'ent_id', ",
     ):
         preloaded_embeddings(config, dataset)
@@ -113,5 +114,5 @@ def test_the_alias_says_which_field_has_the_items(make, tiny_data):
     [{"preload_weight": None}, {"alias_of_item_id": None, "alias_of_user_id": ["ent_id"]}],
 )
 def test_without_a_field_of_items_the_settings_are_shown(make, settings):
-    with pytest.raises(ValueError, match="need one id field that is in both"):
+    with pytest.raises(UserError, match="need one id field that is in both"):
         preloaded_embeddings(*make(**settings))

