@@ -101,6 +101,13 @@ def test_equal_ids_need_a_counter(written):
             read_semantic_ids(path, tokens, n_levels=2, codebook_size=3, counter_size=counter_size)
 
 
+@pytest.mark.parametrize("counter_size", [0, 1])
+def test_two_equal_ids_are_refused_without_a_counter(written, counter_size):
+    path = written({"0": [1, 2], "1": [1, 2]})
+    with pytest.raises(UserError, match="1 items have the id of another item, up to 2"):
+        read_semantic_ids(path, ["0", "1"], n_levels=2, codebook_size=3, counter_size=counter_size)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from recbole_genrec.errors import UserError
+from recbole_genrec.tokenizer.clustering import kmeans
 from recbole_genrec.tokenizer.residual_kmeans import (
     ResidualKMeans,
     fit_codebooks,
@@ -76,3 +77,12 @@ def test_seed_decides_the_codes():
 def test_small_catalogue_is_an_error():
     with pytest.raises(UserError, match="catalogue of 3 items is smaller than codebook_size 4"):
         tokenizer(codebook_size=4).start(torch.randn(3, 2), seed=0)
+
+
+def test_level_l_is_fitted_with_seed_plus_l():
+    points = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    codebooks = fit_codebooks(points, n_levels=2, codebook_size=8, seed=5, n_iterations=1)
+    first, assignments = kmeans(points, 8, seed=5, n_iterations=1)
+    residual = points - first[assignments]
+    assert torch.equal(codebooks[1], kmeans(residual, 8, seed=6, n_iterations=1)[0])
+    assert not torch.equal(codebooks[1], kmeans(residual, 8, seed=4, n_iterations=1)[0])

@@ -245,6 +245,7 @@ def test_paper_sizes():
         768,
     ]
     assert model.codebooks.shape == (3, 256, 32)
+    assert model.codebooks.std().item() == pytest.approx(32**-0.5, rel=0.02)
 
 
 def test_autocast_runs_only_the_layers_in_bfloat16():
