@@ -66,6 +66,7 @@ def test_a_stage_trains_as_many_steps_on_the_targets_of_prefixes(make_experiment
     assert steps == list(range(len(single), 2 * len(single)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [4, 6])
 def test_a_killed_run_goes_on_as_if_undisturbed(make_experiment, number):
     """Saves: 4 of tokenizer epochs, one at the end of that stage, then the recommender's."""
@@ -104,6 +105,7 @@ def test_a_loaded_model_ranks_as_the_model_of_the_run(small_settings, model):
     assert dict(trainer.evaluate(test_data, load_best_model=False)) == dict(result["test_result"])
 
 
+@pytest.mark.slow
 def test_learns_a_few_sequences_by_heart(make_experiment, make_batch):
     """All next items are learned at once, and ranked first."""
     settings = {

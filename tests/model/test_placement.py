@@ -132,6 +132,7 @@ def search(trainer, experiment):
     return ranked, list(pretend.noted)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 @pytest.mark.parametrize("model, settings", CASES, ids=str)
 def test_training_and_search_stay_on_the_device_and_do_not_wait(model, settings, device, on):

@@ -52,6 +52,7 @@ GOLDEN_CODES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_golden_losses(fixed_model, five_steps_an_epoch, make_batch, preset):
     """Twenty steps on fixed data, ten of each stage."""

@@ -92,6 +92,7 @@ def test_exact_scoring_proves_every_list(make_experiment):
     assert shares == {"beam": 0.0, "exact": 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["TIGER", "UNGER"])
 def test_exact_scoring_of_a_trained_model_is_the_order_of_all_items_by_their_scores(
     make_experiment, name

@@ -79,6 +79,7 @@ def killed_after(trainer, method: str, number: int) -> None:
     setattr(trainer, method, call)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["_train", "_validate", "_save_progress", "_load_weights"])
 def test_a_killed_run_goes_on_as_if_undisturbed(make_experiment, name, method):
     """Kill at every moment; dropout and optimizer make each epoch depend on all before it."""
@@ -111,6 +112,7 @@ def test_a_killed_run_goes_on_as_if_undisturbed(make_experiment, name, method):
     assert number == N_MOMENTS[method][name]
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice(make_experiment, name):
     experiment = make_experiment(name, **SETTINGS, **OWN[name])
     undisturbed = outcome(experiment, new_trainer(experiment))
@@ -192,6 +194,7 @@ def test_a_finished_run_has_nothing_left_to_do(make_experiment, name, monkeypatc
     assert_same(outcome(experiment, again), first)
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_runs(make_experiment, name, caplog):
     """Losses, validation scores, codes and rankings; another seed gives others."""
     runs = []

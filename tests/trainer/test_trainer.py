@@ -195,7 +195,7 @@ def test_a_metric_may_be_better_when_smaller(make_experiment):
 
 @pytest.mark.parametrize(
     "eval_step, epochs",
-    [(2, [1, 3, 4]), (5, [4]), (9, [4]), (1, [0, 1, 2, 3, 4]), (0, []), (-1, [])],
+    [(2, [1, 3, 4]), (5, [4]), (9, [4]), (1, [0, 1, 2, 3, 4]), (0, [])],
 )
 def test_validation_every_few_epochs_and_after_the_last(make_experiment, eval_step, epochs):
     """Without any, as eval_step 0 has it in RecBole, the last weights are the run's."""
@@ -364,6 +364,7 @@ def test_metrics_equal_a_loop_over_users(make_experiment, tiny_sequences):
     assert 0 < result["recall@5"] < 1, "neither everything nor nothing is a hit"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["TIGER", "UniGRec"])
 def test_evaluation_does_not_depend_on_the_batch_size(make_experiment, name):
     results, state = [], None

@@ -31,6 +31,7 @@ def test_mixed_precision_shortens_products_of_training_only(make_experiment, ena
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["TIGER", "LETTER", "UniGRec", "ETEGRec", "UNGER"])
 def test_every_model_runs_in_mixed_precision(small_settings, model):
     result = run(model, config_dict={**small_settings(model), "enable_amp": True})
