@@ -136,3 +136,13 @@ def test_bad_settings_are_refused_before_anything_is_written(make_toy_run, tmp_p
     with pytest.raises(UserError, match="teacher_epochs is 0"):
         train_teacher(*make_toy_run(teacher_epochs=0), "SASRec")
     assert not (tmp_path / "teacher").exists()
+
+
+def test_mixed_precision_changes_the_rounding_alone(make_toy_run):
+    settings = {"teacher_epochs": 1, "teacher_cache_dir": None}
+    full, mixed = (
+        teacher_table(*make_toy_run(**settings, enable_amp=enable_amp), "SASRec")
+        for enable_amp in (False, True)
+    )
+    assert not torch.equal(full, mixed)
+    assert (full - mixed).abs().mean() < 0.1 * full.abs().mean()
