@@ -160,6 +160,7 @@ def test_restart_happens_after_restart_every_epochs(restart_every, restarting_ep
     assert seen == restarting_epochs
 
 
+@pytest.mark.slow
 def test_training_lowers_the_reconstruction_error():
     model, points = tokenizer(codebook_size=16, code_dim=4), features(300)
     model.start(points, seed=0)
