@@ -112,6 +112,7 @@ GENERATIVE = {
     "text_fields": optional(either(list_of(text(), example="[title, brand]"), text())),
     "text_template": optional(text()),
     "text_dim": whole(min=1),
+    "text_min_df": whole(min=1),
     "text_batch_size": whole(min=1),
     "feature_pca": optional(whole(min=1)),
     "feature_scaling": one_of("standardize", "unit_norm", "centered", "raw"),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_matrix
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -157,26 +158,21 @@ def item_sentences(config, dataset: GenRecDataset) -> list[str]:
 def tfidf_features(config, dataset: GenRecDataset) -> torch.Tensor:
     """Return the TF-IDF vectors of the item sentences, reduced by truncated SVD.
 
+    Words that fewer than text_min_df items have are left out.
+
     Returns:
-        float32 [n_items, d], d = min(text_dim, words, items); row 0 and items without text are
+        float32 [n_items, d], d = min(text_dim, words, items); row 0 and items without a word are
         zeros.
 
     Raises:
-        UserError: text_dim < 1, no text, or no word in it.
+        UserError: text_dim < 1, no text, or no word is left.
     """
     if config["text_dim"] < 1:
         raise UserError(
             f"text_dim is {config['text_dim']}, but a feature needs at least 1 column: raise it"
         )
     sentences = item_sentences(config, dataset)[1:]
-    try:
-        # Logarithmic counts: a long description says more than a title, but not ten times more.
-        weights = TfidfVectorizer(sublinear_tf=True, dtype=np.float64).fit_transform(sentences)
-    except ValueError as error:
-        raise UserError(
-            f"the text of {dataset.dataset_name!r} has no word of two or more letters or digits: "
-            "choose other text_fields or another item_features source"
-        ) from error
+    weights = _tfidf(sentences, config["text_min_df"], dataset.dataset_name)
     n_columns = min(config["text_dim"], *weights.shape)
     if weights.shape[1] == 1:
         reduced = weights.toarray()
@@ -186,6 +182,22 @@ def tfidf_features(config, dataset: GenRecDataset) -> torch.Tensor:
     features = torch.zeros(len(sentences) + 1, n_columns)
     features[1:] = torch.from_numpy(reduced)
     return features
+
+
+def _tfidf(sentences: list[str], min_df: int, dataset_name: str) -> csr_matrix:
+    # Logarithmic counts: a long description says more than a title, but not ten times more.
+    vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=min_df, dtype=np.float64)
+    try:
+        weights = vectorizer.fit_transform(sentences)
+    except ValueError as error:
+        raise UserError(
+            f"the text of {dataset_name!r} has no word of two or more letters or digits that "
+            f"text_min_df ({min_df}) or more items have: lower text_min_df, or choose other "
+            "text_fields or another item_features source"
+        ) from error
+    n_wordless = int((np.diff(weights.indptr) == 0).sum())
+    logger.info("TF-IDF: words %d, items without a word %d", weights.shape[1], n_wordless)
+    return weights
 
 
 def _wanted_fields(config) -> tuple[str, list[str]]:

@@ -43,6 +43,7 @@ def make_dataset(tmp_path, monkeypatch):
             "text_template": None,
             "feature_pca": None,
             "text_dim": 8,
+            "text_min_df": 1,
             "feature_scaling": "raw",
         }
         config = Config(model="SASRec", dataset="toy", config_dict={**base, **settings})

@@ -35,6 +35,7 @@ def make_dataset(tmp_path, monkeypatch):
         base.update(
             {"MAX_ITEM_LIST_LENGTH": 3, "text_fields": None, "text_template": None, "text_dim": 128}
         )
+        base["text_min_df"] = 1
         if name == "toy":
             (tmp_path / name).mkdir(exist_ok=True)
             lines = [f"a\t{token}\t{step}" for step, token in enumerate(tokens)]
@@ -216,6 +217,31 @@ def test_a_single_word_is_a_feature(make_dataset):
         *make_dataset(items="item_id:token\ttitle:token_seq\nx\tdrum\nz\tdrum\n")
     )
     assert features.tolist() == [[0], [1], [0], [1], [0], [0]]
+
+
+@pytest.mark.parametrize(("min_df", "words"), [(1, 5), (2, 2), (3, 1)])
+def test_words_of_few_items_are_left_out(make_dataset, caplog, min_df, words):
+    """drum occurs in three items, red in two, and flute twice, but in one item."""
+    titles = {"x": "red drum", "y": "drum", "z": "flute flute", "w": "small red drum", "v": "horn"}
+    items = "\n".join(["item_id:token\ttitle:token_seq", *map("\t".join, titles.items())])
+    with caplog.at_level(logging.INFO, logger="recbole_genrec"):
+        features = tfidf_features(*make_dataset(items=items, text_min_df=min_df))
+    left = {1: titles, 2: {"x": "red drum", "y": "drum", "w": "red drum"}}
+    left[3] = {"x": "drum", "y": "drum", "w": "drum"}
+    kept = [left[min_df].get(token, "") for token in "xyzwv"]
+    weights = TfidfVectorizer(sublinear_tf=True).fit_transform(kept).toarray()
+    assert weights.shape[1] == words
+    np.testing.assert_allclose(
+        (features[1:] @ features[1:].T).numpy(), weights @ weights.T, atol=1e-6
+    )
+    assert caplog.messages[-1] == f"TF-IDF: words {words}, items without a word {kept.count('')}"
+
+
+@pytest.mark.parametrize("min_df", [2, 9])
+def test_no_word_is_left_is_one_sentence(make_dataset, min_df):
+    items = "item_id:token\ttitle:token_seq\nx\tdrum\ny\thorn horn\n"
+    with pytest.raises(UserError, match=rf"text_min_df \({min_df}\) or more items have: lower"):
+        tfidf_features(*make_dataset(items=items, text_min_df=min_df))
 
 
 @pytest.mark.parametrize(
