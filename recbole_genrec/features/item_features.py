@@ -14,7 +14,7 @@ from recbole_genrec.config.models import find_model
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.errors import MissingFileError, UserError
 from recbole_genrec.features.preloaded import preloaded_embeddings
-from recbole_genrec.features.sentence_encoder import PREFIX, encoder_features
+from recbole_genrec.features.sentence_encoder import PREFIX, encoder_features, is_encoder
 from recbole_genrec.features.text import text_fields, tfidf_features
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def item_matrix(
         UserError: an unknown source, vectors that do not fit the data set, or a feature_pca above
             the number of items or columns.
         MissingFileError: a file does not exist.
-        MissingPackageError: sentence-transformers is not installed.
+        MissingPackageError: a sentence encoder needs a package that is not installed.
     """
     sources = choose_sources(config, dataset) if sources is None else sources
     features = {}
@@ -113,16 +113,14 @@ def is_teacher(source: str) -> bool:
     Raises:
         UserError: it is no source at all.
     """
-    is_text = isinstance(source, str)
-    if source in ("tfidf", "preloaded") or (
-        is_text and (source.startswith(PREFIX) or source.endswith(".npy"))
-    ):
+    is_file = isinstance(source, str) and source.endswith(".npy")
+    if source in ("tfidf", "preloaded") or is_encoder(source) or is_file:
         return False
     try:
         find_model(str(source))
     except UserError as error:
         raise UserError(
-            f"item_features names the source {source!r}, but a source is tfidf, "
+            f"item_features names the source {source!r}, but a source is tfidf, minilm, "
             f"{PREFIX}<name or folder>, the path of a .npy file, preloaded or the name of a "
             "RecBole model such as SASRec: use one of these"
         ) from error
@@ -136,9 +134,9 @@ def read_feature(
 
     Args:
         name: the feature's name, for messages.
-        source: "tfidf", "sentence-transformers/<name or folder>", the path of a .npy file with
-            rows named by item_feature_tokens, "preloaded" (RecBole's preload_weight) or the name
-            of a RecBole model.
+        source: "tfidf", "minilm", "sentence-transformers/<name or folder>", the path of a .npy
+            file with rows named by item_feature_tokens, "preloaded" (RecBole's preload_weight) or
+            the name of a RecBole model.
         config: see item_matrix.
         dataset: the data set of the items.
         teacher_table: gives a model's item embeddings.
@@ -153,7 +151,7 @@ def read_feature(
         values = tfidf_features(config, dataset)
     elif source == "preloaded":
         values = preloaded_embeddings(config, dataset)
-    elif source.startswith(PREFIX):
+    elif is_encoder(source):
         values = encoder_features(config, dataset, source)
     else:
         values = _read_file(source, config, dataset)

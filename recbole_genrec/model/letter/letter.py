@@ -26,7 +26,7 @@ from recbole_genrec.features.item_features import (
     no_teacher,
     read_feature,
 )
-from recbole_genrec.features.sentence_encoder import PREFIX
+from recbole_genrec.features.sentence_encoder import is_encoder
 from recbole_genrec.features.text import text_fields
 from recbole_genrec.model.letter.letter_rqvae import LetterRQVAE
 from recbole_genrec.model.stage import Stage
@@ -160,9 +160,7 @@ class LETTER(TIGER):
         return AUTO if wanted == "auto" else wanted
 
     def _check_semantic(self, sources: Mapping[str, str], dataset: GenRecDataset) -> None:
-        needs_text = any(
-            source == "tfidf" or str(source).startswith(PREFIX) for source in sources.values()
-        )
+        needs_text = any(source == "tfidf" or is_encoder(source) for source in sources.values())
         if sources and not (needs_text and not text_fields(self.config, dataset)):
             return
         lack = (
