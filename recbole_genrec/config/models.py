@@ -73,7 +73,8 @@ def find_variant(path: object, model_class: type) -> type:
         model_class: the model.
 
     Raises:
-        UserError: the path is no class of this package, or no subclass of the model.
+        UserError: the path is no class of this package, or no subclass that has the model's
+            settings.
     """
     module, _, name = str(path).partition(":")
     is_own = module.split(".")[0] == "recbole_genrec"
@@ -81,9 +82,11 @@ def find_variant(path: object, model_class: type) -> type:
         found = getattr(importlib.import_module(module), name, None) if is_own else None
     except ModuleNotFoundError:
         found = None
-    if not isinstance(found, type) or not issubclass(found, model_class):
+    is_subclass = isinstance(found, type) and issubclass(found, model_class)
+    # A variant of LETTER is a subclass of TIGER too, but needs LETTER's settings.
+    if not is_subclass or name_of_defaults(found) != name_of_defaults(model_class):
         raise UserError(
-            f"model_class is {path!r}, but has to name a subclass of {model_class.__name__} in "
+            f"model_class is {path!r}, but has to name a variant of {model_class.__name__} in "
             "this package, as in recbole_genrec.module:Class: correct it, or give your own class "
             "by --model=module:Class"
         )

@@ -69,6 +69,16 @@ def import_model(path: str) -> type:
     return found
 
 
+def module_files(model_class: type) -> list[Path]:
+    """Return the files of the modules of a class and its bases outside this package."""
+    files = [
+        getattr(sys.modules.get(base.__module__), "__file__", None)
+        for base in model_class.__mro__
+        if issubclass(base, AbstractRecommender) and is_outside(base)
+    ]
+    return [Path(file) for file in dict.fromkeys(files) if file is not None]
+
+
 def property_files(model_class: type) -> list[Path]:
     """Return the property files of a class and its bases outside this package, bases first."""
     files = [

@@ -9,13 +9,13 @@ from recbole.utils import EvaluatorType
 
 from recbole_genrec.config.declare import Rule, declared
 from recbole_genrec.config.models import is_generative
-from recbole_genrec.config.shared import EVERY_MODEL, GENERATIVE
+from recbole_genrec.config.shared import EVERY_MODEL, GENERATIVE, RECBOLE
 from recbole_genrec.errors import UserError
 
 
 def rules_of(model_class: type) -> dict[str, Rule]:
     """Return the rules of a model's settings; its own win over the shared ones."""
-    shared = {**EVERY_MODEL, **(GENERATIVE if is_generative(model_class) else {})}
+    shared = {**EVERY_MODEL, **(GENERATIVE if is_generative(model_class) else RECBOLE)}
     return {**shared, **declared(model_class)}
 
 

@@ -72,6 +72,7 @@ def _gpus() -> Rule:
     return Rule("the number of a GPU, or several as in 0,1", "give one, as in --gpu_id=0", read)
 
 
+_FIELDS = list_of(text(), example="[ent_id]", min_length=0)
 EVERY_MODEL = {
     "model": text(),
     "dataset": text(),
@@ -105,7 +106,13 @@ EVERY_MODEL = {
     "use_gpu": flag(),
     "gpu_id": _gpus(),
     "enable_amp": flag(),
+    "worker": whole(min=0),
+    "additional_feat_suffix": optional(either(_FIELDS, text())),
+    "preload_weight": optional(mapping()),
+    **{f"alias_of_{name}_id": optional(_FIELDS) for name in ("user", "item", "entity", "relation")},
 }
+# Of models of RecBole that are trained in two parts.
+RECBOLE = {"pretrain_epochs": whole(min=0)}
 GENERATIVE = {
     "item_features": either(text(), mapping()),
     "item_feature_tokens": optional(text()),

@@ -6,10 +6,11 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock
 from recbole.utils import init_seed
 
 from recbole_genrec.compat import without_anomaly_detection
@@ -103,24 +104,36 @@ def train_teacher(config: GenRecConfig, loaders: tuple, model_name: str) -> Teac
 def _training_file(path: str | None) -> Iterator[str]:
     """Yield the path of the weights while a teacher trains.
 
-    The file lies in a temporary folder if the teacher's own cannot be written: that costs no more
-    than the training of the next run. It is removed after the training, unless that fails.
+    The file lies in a temporary folder if the teacher's own cannot be written, or if another run
+    trains the same teacher: that costs no more than the resume of a killed training. It is removed
+    after the training, unless that fails.
     """
-    try:
-        if path is None:
-            raise OSError
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with tempfile.TemporaryFile(dir=os.path.dirname(path)):
-            pass
-    except OSError:
+    stem = None if path is None else f"{path.removesuffix('.pth')}.training"
+    lock = None if stem is None else _lock(f"{stem}.lock")
+    if lock is None:
         with tempfile.TemporaryDirectory() as folder:
             yield os.path.join(folder, "training.pth")
         return
-    stem = f"{path.removesuffix('.pth')}.training"
-    yield f"{stem}.pth"
-    for file in (f"{stem}.pth", f"{stem}.resume.pth"):
-        if os.path.exists(file):
-            os.remove(file)
+    try:
+        yield f"{stem}.pth"
+        for file in (f"{stem}.pth", f"{stem}.resume.pth"):
+            if os.path.exists(file):
+                os.remove(file)
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            os.remove(lock.lock_file)
+        lock.release()
+
+
+def _lock(path: str) -> FileLock | None:
+    """Return a lock that this process now holds, or None if it cannot have it."""
+    lock = FileLock(path)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        lock.acquire(blocking=False)
+    except (OSError, NotImplementedError):  # filelock's Timeout is an OSError
+        return None
+    return lock
 
 
 def _train_sasrec(config: GenRecConfig, loaders: tuple, file: str) -> dict[str, Any]:

@@ -20,15 +20,17 @@ def test_what_is_no_model_is_refused(name):
 
 
 def test_a_variant_is_a_subclass_from_this_package():
-    tiger = find_model("TIGER")
-    letter = find_variant("recbole_genrec.model.letter.letter:LETTER", tiger)
-    assert letter is find_model("LETTER")
+    letter = find_model("LETTER")
+    variant = find_variant("recbole_genrec.model.letter.released:ReleasedLETTER", letter)
+    assert issubclass(variant, letter) and variant is not letter
 
 
 @pytest.mark.parametrize(
     "path",
     [
         "recbole_genrec.model.unger.unger:UNGER",
+        "recbole_genrec.model.letter.letter:LETTER",
+        "recbole_genrec.model.letter.released:ReleasedLETTER",
         "recbole_genrec.model.tiger:Nothing",
         "recbole_genrec.model.tiger:hashed_users",
         "recbole_genrec.model.nowhere:TIGER",
@@ -40,7 +42,7 @@ def test_a_variant_is_a_subclass_from_this_package():
     ],
 )
 def test_what_is_no_variant_is_refused_with_the_way_out(path):
-    with pytest.raises(UserError, match=r"subclass of TIGER in this package.*--model=module:Class"):
+    with pytest.raises(UserError, match=r"variant of TIGER in this package.*--model=module:Class"):
         find_variant(path, find_model("TIGER"))
 
 
@@ -52,13 +54,10 @@ def test_modules_elsewhere_are_not_imported_as_variants(tmp_path, monkeypatch):
 
 
 def test_a_recipe_or_a_saved_setting_picks_the_variant():
-    path = "recbole_genrec.model.letter.letter:LETTER"
-    settings = {"model": "TIGER", "model_class": path, "group_sizes": [1, 2]}
-    with pytest.raises(UserError, match="'group_sizes' is not known to TIGER"):
-        GenRecConfig(config_dict=settings)
-    del settings["group_sizes"]
-    config = GenRecConfig(config_dict=settings)
-    assert config.model_class is find_model("LETTER")
-    assert config["model"] == "TIGER", "files and property files keep the name of the model"
+    path = "recbole_genrec.model.letter.released:ReleasedLETTER"
+    config = GenRecConfig(config_dict={"model": "LETTER", "model_class": path})
+    assert config.model_class.__name__ == "ReleasedLETTER"
+    assert config["model"] == "LETTER", "files and property files keep the name of the model"
     assert GenRecConfig(config_dict=config.settings()).model_class is config.model_class
-    assert GenRecConfig("TIGER").model_class is find_model("TIGER")
+    assert GenRecConfig("LETTER", config_dict={"recipe": "code"}).model_class is config.model_class
+    assert GenRecConfig("LETTER").model_class is find_model("LETTER")

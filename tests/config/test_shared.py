@@ -19,6 +19,9 @@ from recbole_genrec.trainer.optimizer import LEARNERS
         ("gpu_id", (0, 1), "0,1"),
         ("clip_grad_norm", None, None),
         ("clip_grad_norm", {"max_norm": 2}, {"max_norm": 2}),
+        ("additional_feat_suffix", "ent", "ent"),
+        ("additional_feat_suffix", ["ent"], ["ent"]),
+        ("alias_of_item_id", [], []),
     ],
 )
 def test_settings_of_recbole_are_read_in_all_their_forms(key, value, plain):
@@ -39,6 +42,9 @@ def test_settings_of_recbole_are_read_in_all_their_forms(key, value, plain):
         ("gpu_id", None),
         ("clip_grad_norm", {"max_norm": 0}),
         ("clip_grad_norm", []),
+        ("additional_feat_suffix", True),
+        ("alias_of_item_id", 5),
+        ("preload_weight", "ent_id"),
     ],
 )
 def test_all_other_forms_are_refused(key, value):

@@ -12,7 +12,12 @@ import torch
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.quick_start import create_dataset, run
 from recbole_genrec.results.outcomes import outcomes_path, read_outcomes
-from recbole_genrec.results.record import generative_figures, log_summary, write_record
+from recbole_genrec.results.record import (
+    generative_figures,
+    log_summary,
+    run_digest,
+    write_record,
+)
 from recbole_genrec.results.significance import user_values
 
 
@@ -104,3 +109,16 @@ def test_no_outcomes_without_metrics_of_lists(tiny_settings):
         },
     )
     assert not outcomes_path(result["checkpoint"]).exists()
+
+
+def test_other_code_of_a_model_of_your_own_is_another_run(tmp_path, monkeypatch):
+    (tmp_path / "digested.py").write_text(
+        "from recbole_genrec.model.tiger import TIGER\nclass Mine(TIGER):\n    pass\n"
+    )
+    (tmp_path / "Mine.yaml").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    config = GenRecConfig("digested:Mine", config_dict={"data_path": str(tmp_path)})
+    before = run_digest(config)
+    assert run_digest(config) == before
+    (tmp_path / "digested.py").write_text("# another class\n")
+    assert run_digest(config) != before

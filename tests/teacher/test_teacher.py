@@ -116,6 +116,23 @@ def test_a_damaged_resume_file_costs_only_the_training(make_toy_run, monkeypatch
     assert torch.equal(trained.item_embeddings, undisturbed.item_embeddings)
 
 
+def test_two_runs_may_train_one_teacher_at_a_time(make_toy_run, monkeypatch, tmp_path):
+    """The second trains in a temporary folder, so the first finds its files at its end."""
+    run, inner = make_toy_run(), []
+    finish = GenRecTrainer._finish
+
+    def train_the_other_and_finish(trainer, stage):
+        if not inner:
+            inner.append(None)
+            inner[0] = train_teacher(*run, "SASRec")
+        finish(trainer, stage)
+
+    monkeypatch.setattr(GenRecTrainer, "_finish", train_the_other_and_finish)
+    outer = train_teacher(*run, "SASRec")
+    assert torch.equal(outer.item_embeddings, inner[0].item_embeddings)
+    assert not [file for file in os.listdir(tmp_path / "teacher") if "training" in file]
+
+
 def test_without_a_folder_nothing_is_left(make_toy_run, tmp_path):
     run = make_toy_run(teacher_cache_dir=None)
     train_teacher(*run, "SASRec")
