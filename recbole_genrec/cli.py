@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: the command and its arguments; None takes those of the process.
+        arguments: the command and its arguments; None takes the arguments of the process.
 
     Returns:
         0; 2 after one sentence on stderr if the input does not allow it, or if one of several

@@ -256,7 +256,7 @@ class PlainCollector(_Collector):
     _RESET = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label")
 
     def get_data_struct(self):
-        """Return all collected values on the CPU, and drop those of a single evaluation."""
+        """Return all collected values on the CPU, and drop the values of this evaluation."""
         returned = copy.deepcopy(self.data_struct)
         for name, value in list(returned._data_dict.items()):
             if isinstance(value, torch.Tensor):

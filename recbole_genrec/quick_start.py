@@ -323,7 +323,7 @@ def create_dataset(config: GenRecConfig) -> Dataset:
 def create_model(config: GenRecConfig, loaders: tuple) -> torch.nn.Module:
     """Create the model of a run on its device; with several processes the main one goes first.
 
-    `loaders` are those of training, validation and test (data/loaders.py).
+    `loaders` are the loaders of training, validation and test (data/loaders.py).
 
     A generative model is given its teachers' item tables. It asks for them last, when all settings
     and files are checked; then they are trained, or read from teacher_cache_dir.

@@ -239,7 +239,7 @@ def make_teacher_run(small_settings, tmp_path):
 
 
 class Experiment(NamedTuple):
-    """What a run consists of, before its first step."""
+    """The parts of a run before its first step."""
 
     config: GenRecConfig
     model: torch.nn.Module
@@ -339,7 +339,7 @@ def released_unigrec() -> dict[str, object]:
 def five_steps_an_epoch():
     """five_steps_an_epoch(model, stage, batch, n_epochs): loss terms of some training steps.
 
-    They are those of the very first step and of the last step of every epoch.
+    They belong to the very first step and to the last step of every epoch.
     """
 
     def train(model, stage, batch, n_epochs: int) -> list[dict[str, float]]:

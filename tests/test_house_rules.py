@@ -21,7 +21,7 @@ SCRIPTS = [
     *sorted((ROOT / "benchmarks").glob("*.py")),
 ]
 FILES = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), *SCRIPTS]
-# Who may import whom: only modules of a lower rank, or of the same folder.
+# The order of imports: a module imports modules of a lower rank, or of its own folder.
 RANKS = {
     name: rank
     for rank, names in enumerate(
@@ -33,12 +33,10 @@ RANKS = {
             ("config",),
             ("data", "semantic_ids"),
             ("prepare",),
-            ("tokenizer", "seq2seq"),
-            ("features",),
+            ("tokenizer", "seq2seq", "features"),
             ("model",),
             ("trainer",),
-            ("teacher",),
-            ("results",),
+            ("teacher", "results"),
             ("quick_start",),
             ("cli",),
         )
@@ -87,7 +85,7 @@ def test_imports_point_one_way(file):
     own = file.relative_to(PACKAGE).with_suffix("").parts[0]
     if own == "__init__":
         return
-    assert own in RANKS, f"{own} has no place in the order of imports"
+    assert own in RANKS, f"{own} is missing in the order of imports"
     for module in imports_of(file):
         part = part_of(module)
         if module.split(".")[0] != "recbole_genrec" or not part or part == own:

@@ -67,7 +67,7 @@ def test_a_loaded_model_is_the_model_of_the_run(small_settings, model, monkeypat
 
 
 def test_a_loaded_model_has_the_settings_of_the_run(small_settings, tmp_path):
-    """But for those given anew: the data may have moved."""
+    """Settings given to `load` win: the data may have moved."""
     changes = {"hidden_size": 24, "seed": 9, "n_user_tokens": 6, "separator_token": True}
     result = run("TIGER", config_dict={**small_settings("TIGER"), **changes})
     shutil.move(small_settings("TIGER")["data_path"], tmp_path / "elsewhere")

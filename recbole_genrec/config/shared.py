@@ -111,8 +111,17 @@ EVERY_MODEL = {
     "preload_weight": optional(mapping()),
     **{f"alias_of_{name}_id": optional(_FIELDS) for name in ("user", "item", "entity", "relation")},
 }
-# Of models of RecBole that are trained in two parts.
-RECBOLE = {"pretrain_epochs": whole(min=0)}
+# Of models of RecBole, which check none.
+RECBOLE = {
+    "pretrain_epochs": whole(min=0),
+    "hidden_size": whole(min=1),
+    "inner_size": whole(min=1),
+    "embedding_size": whole(min=1),
+    "n_layers": whole(min=1),
+    "n_heads": whole(min=1),
+    "hidden_dropout_prob": number(min=0, below=1),
+    "attn_dropout_prob": number(min=0, below=1),
+}
 GENERATIVE = {
     "item_features": either(text(), mapping()),
     "item_feature_tokens": optional(text()),

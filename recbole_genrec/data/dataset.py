@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 class GenRecDataset(MendedDataset, SequentialDataset):
     """Sequential data set: histories in exact time order, one row per (history, next item).
 
-    Rows, columns, values, ids and counts equal those of RecBole's SequentialDataset, except that
+    Rows, columns, values, ids and counts are as in RecBole's SequentialDataset, except that
     - interactions are sorted by (user, time) in float64, ties in file order, before RecBole turns
       times into float32;
     - validation and test rows are ordered by history length, so evaluation batches need little
@@ -291,7 +291,7 @@ class GenRecDataset(MendedDataset, SequentialDataset):
 class GeneralDataset(GenRecDataset):
     """Data set of RecBole's general recommenders: rows (user, item) instead of histories.
 
-    Ids and order are those of GenRecDataset.
+    Ids and order are as in GenRecDataset.
     """
 
     _change_feat_format = Dataset._change_feat_format

@@ -149,7 +149,7 @@ class InteractionFile(io.TextIOWrapper):
     def read_columns(self, columns: dict[str, bool]) -> pd.DataFrame | None:
         """Read columns in blocks.
 
-        Values equal those of RecBole's reader and take a fraction of its time and memory. Tokens
+        Values are as read by RecBole, in a fraction of its time and memory. Tokens
         stay the strings of the file, except where pandas sees a missing value, such as an empty
         string, NA or null. Numbers are exact; RecBole's reader may lose digits after the 15th.
         Fields beyond the header's are ignored.

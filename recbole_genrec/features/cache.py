@@ -1,4 +1,4 @@
-"""What takes long to make, kept on disk under the hash of everything that it depends on."""
+"""Keep slow results on disk, each under the hash of everything that it depends on."""
 
 from __future__ import annotations
 

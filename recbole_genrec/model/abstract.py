@@ -122,7 +122,7 @@ class GenerativeRecommender(Generation, SequentialRecommender):
         if codebook_size > n_items and not self.has_given_codes():
             raise UserError(
                 f"codebook_size is {codebook_size}, but the catalogue has only {n_items} items to "
-                "place the codes on; lower codebook_size."
+                "initialize the codes with; lower codebook_size."
             )
         if config["counter_size"]:
             return

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 def one_at_a_time(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, which is created; wait while another process holds it.
 
-    The system releases the lock when its process ends, however it ends. Where the file cannot be
+    The system releases the lock when its process ends, however it ends. If the file cannot be
     created or locked, the body runs without a lock after a warning.
     """
     lock = FileLock(path)

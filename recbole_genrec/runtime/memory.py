@@ -1,4 +1,4 @@
-"""How a run's process uses memory."""
+"""Keep the freed memory of a run's process."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def counter_level(codes: Tensor) -> Tensor:
 def match_last_codes(codes: Tensor, costs: Callable[[Tensor], Tensor]) -> Tensor:
     """Make codes unique by changing last codes at the lowest total cost.
 
-    Where items share all their codes, every item with the same codes before the last gets a new
+    If items share all their codes, every item with the same codes before the last gets a new
     last code, and these are all different.
 
     Args:

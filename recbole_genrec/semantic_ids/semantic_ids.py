@@ -51,12 +51,12 @@ class SemanticIDs(nn.Module):
 
     @property
     def is_assigned(self) -> bool:
-        """True once the items have codes."""
+        """Return True once the items have codes."""
         return self._trie is not None
 
     @property
     def trie(self) -> Trie:
-        """The trie of all semantic ids; only after the first assignment."""
+        """Return the trie of all semantic ids; only after the first assignment."""
         if self._trie is None:
             raise RuntimeError("the items have no semantic ids yet: call assign first")
         return self._trie

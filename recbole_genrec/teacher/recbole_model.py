@@ -132,7 +132,7 @@ def train_recbole(config: GenRecConfig, dataset: GenRecDataset) -> dict[str, Any
     _item_table(model)  # refuses a model without one before it is trained
     with tempfile.TemporaryDirectory() as folder:
         config["checkpoint_dir"] = folder
-        # RecBole's names of the figures are those of the run's own TensorBoard.
+        # RecBole would write the teacher's figures under the names of the run's own.
         with tensorboard_writer(NullWriter()):
             trainer = plain_trainer(config, model)
         _, valid = trainer.fit(train_data, valid_data, show_progress=config["show_progress"])

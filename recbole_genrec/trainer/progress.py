@@ -78,5 +78,5 @@ def check_same_settings(
         raise UserError(
             f"{key} is {given.get(key)!r}, but the run that {str(resume_file)!r} belongs to has "
             f"{saved.get(key)!r}; resume with the same settings (different are: "
-            f"{', '.join(changed)}), or start anew."
+            f"{', '.join(changed)}), or start from scratch."
         )

@@ -143,6 +143,7 @@ def test_shared_settings_of_a_generative_model_are_refused(change, sentence):
         ("UniGRec", {"contrastive_temperature": "low"}, "contrastive_temperature is 'low'"),
         ("ETEGRec", {"finetune_learning_rate": -0.1}, "finetune_learning_rate is -0.1, but"),
         ("ETEGRec", {"finetune_scheduler": "Cosine"}, "finetune_scheduler is 'Cosine', but"),
+        ("SASRec", {"hidden_size": "abc"}, "hidden_size is 'abc', but has to be a whole number"),
         ("S3Rec", {"pretrain_epochs": 1.5}, "pretrain_epochs is 1.5, but has to be a whole number"),
         ("ETEGRec", {"cycle_epochs": 1}, "cycle_epochs is 1, but has to be .* at least 2"),
         (

@@ -2,7 +2,7 @@
 
 torch's own FakeTensorMode has no backward pass for CUDA where torch is built without it, and
 nothing that depends on values; here results
-are those of the CPU, so that they can be compared with them.
+are the CPU's, so that they can be compared with them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("cuda", 0)
-# What needs a value of the device, or as much memory as a value says.
+# Operations that need a value of the device, or as much memory as a value says.
 WAITING = {
     "_local_scalar_dense",
     "nonzero",
@@ -81,7 +81,7 @@ class OnDevice(torch.Tensor):
 
 
 def waits(func, args) -> bool:
-    """Whether an operation makes the host wait on a real device."""
+    """Return True if an operation makes the host wait on a real device."""
     name = func.overloadpacket.__name__
     if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
         return any(
@@ -123,7 +123,7 @@ class PretendDevice(TorchFunctionMode):
 
 
 def moved(func, args, kwargs):
-    """A tensor or its numbers at another place, or of another type."""
+    """A tensor or its numbers on another device, or of another type."""
     tensor, *how = args
     if func is not torch.Tensor.to:
         if isinstance(tensor, OnDevice):

@@ -185,8 +185,8 @@ def test_cross_entropy_by_hand(make_experiment, make_batch, name):
     model = make_experiment(name, softmax_scope="level").name_items()
     item_ids, hidden = torch.tensor([3, 8]), torch.randn(2, 4, 16)
     for (row, item), level in itertools.product(enumerate(item_ids.tolist()), range(4)):
-        place = model.semantic_ids.level_tokens(level)
-        logits = model.token_table.weight[place] @ hidden[row, level] / 4
+        tokens = model.semantic_ids.level_tokens(level)
+        logits = model.token_table.weight[tokens] @ hidden[row, level] / 4
         expected = -F.cross_entropy(logits, model.semantic_ids.codes[item, level])
         assert model.target_log_probs(hidden, item_ids)[row, level].item() == pytest.approx(
             expected.item(), abs=1e-5

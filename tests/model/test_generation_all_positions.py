@@ -9,7 +9,7 @@ from recbole.data.interaction import Interaction
 from recbole_genrec.errors import UserError
 from recbole_genrec.seq2seq.item_masks import item_causal
 
-# What the model reads of a window: its history, and how many of its next items count.
+# Windows as the model reads them: a history, and how many of its next items count.
 SEQUENCES = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 10, 1, 1, 2], [3, 4, 3]]
 N_TARGETS = [4, 1, 2, 2]
 USERS = [1, 2, 3, 4]

@@ -14,7 +14,7 @@ from recbole_genrec.quick_start import create_dataset, run
 
 
 def literal_counts(sequences) -> tuple[Counter, Counter]:
-    """How often every item occurs, and every pair follows, in all but the last two items."""
+    """Count the items, and the pairs that follow, in all but the last two items."""
     training = [sequence[:-2] for sequence in sequences]
     popularity = Counter(item for sequence in training for item in sequence)
     pairs = Counter(pair for sequence in training for pair in itertools.pairwise(sequence))

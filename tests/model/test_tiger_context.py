@@ -19,7 +19,7 @@ FIRST_USER, SEPARATOR = 23, 30
 
 
 def entered_tokens(model, batch) -> list[torch.Tensor]:
-    """What is looked up in the token table when a history is encoded."""
+    """Return the tokens that are looked up when a history is encoded."""
     seen = []
     handle = model.token_table.register_forward_pre_hook(
         lambda module, given: seen.append(given[0])

@@ -70,7 +70,7 @@ def test_golden_losses(fixed_model, five_steps_an_epoch, make_batch, preset):
     assert codes == GOLDEN_CODES[preset]
 
 
-# What the state of a finished run says of a variant. Without any: 23 tokens, six text features, an
+# Expected state of a finished run of a variant. Without any: 23 tokens, six text features, an
 # auto-encoder.
 VARIANTS = {
     "--train_mode=prefixes": {"features": 6, "tokens": 23, "autoencodes": True},

@@ -69,19 +69,19 @@ def test_models_run_side_by_side_once(tiny_settings, caplog):
     assert sum("is done already" in message for message in caplog.messages) == 2
 
 
-@pytest.mark.parametrize("change", ["setting", "data", "nothing", "place"])
+@pytest.mark.parametrize("change", ["setting", "data", "nothing", "no effect"])
 def test_a_record_is_found_for_the_same_settings_and_data(tiny_settings, tiny_data, change):
     (record,), _ = compare(["Pop"], config_dict=tiny_settings)
     settings = {**tiny_settings}
     if change == "setting":
         settings["seed"] = 1
-    elif change == "place":
+    elif change == "no effect":
         settings["show_progress"] = True
     elif change == "data":
         with open(tiny_data / "tiny" / "tiny.item", "a") as file:
             file.write("i99\tnew\n")
     found = find_record(GenRecConfig("Pop", config_dict=settings))
-    assert found == (record if change in ("nothing", "place") else None)
+    assert found == (record if change in ("nothing", "no effect") else None)
 
 
 def test_a_record_is_of_the_files_that_settings_name(small_settings, tmp_path):

@@ -126,15 +126,15 @@ def test_held_out_targets_change_nothing(make_teacher_run, tiny_data, tiny_seque
     tables = []
     # The first user names all items in order, so that the ids stay; the others' test, validation or
     # last training item changes.
-    for place in (None, -1, -2, -3):
+    for position in (None, -1, -2, -3):
         lines = [
             "user_id:token\titem_id:token\ttimestamp:float",
             *(f"u0\ti{item}\t{item}" for item in range(1, 11)),
         ]
         for user, items in enumerate(tiny_sequences, start=1):
             changed = list(items)
-            if place is not None:
-                changed[place] = items[place] % 10 + 1
+            if position is not None:
+                changed[position] = items[position] % 10 + 1
             lines += [f"u{user}\ti{item}\t{step}" for step, item in enumerate(changed)]
         (tiny_data / "tiny" / "tiny.inter").write_text("\n".join(lines) + "\n")
         tables.append(teacher_table(*make_teacher_run(model_name, epochs=1), model_name))

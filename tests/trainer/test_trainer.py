@@ -161,7 +161,7 @@ def test_the_best_weights_of_all_stages_are_kept(make_experiment, scores, best):
             1,
             3,
         ),  # as RecBole: the stage ends when bad validations exceed the step
-        ((0.5, 0.4, 0.6, 0.3, 0.2, 0.1), 1, 5),  # an improvement starts the count anew
+        ((0.5, 0.4, 0.6, 0.3, 0.2, 0.1), 1, 5),  # an improvement resets the count
         ((0.5, 0.4, 0.5, 0.4, 0.5, 0.4), 1, 6),  # a tie is an improvement
         ((0.5, 0.4, 0.3, 0.2, 0.1, 0.0), 0, 2),
     ],

@@ -72,7 +72,7 @@ class Integration(nn.Module):
 
     @property
     def table(self) -> Tensor:
-        """The collaborative embedding [N, D]; row 0 belongs to no item."""
+        """Return the collaborative embedding [N, D]; row 0 belongs to no item."""
         return self.din.table.weight
 
     def losses(self, histories: Tensor, targets: Tensor, features: Tensor) -> dict[str, Tensor]:

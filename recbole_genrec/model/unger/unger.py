@@ -100,17 +100,17 @@ class UNGER(GenerativeRecommender):
 
     @property
     def source(self) -> str:
-        """The source of the codes: `semantic`, `collaborative`, `concat` or `integrated`."""
+        """Return the source of the codes: `semantic`, `collaborative`, `concat` or `integrated`."""
         return ABLATIONS[self.config["ablation"]][0]
 
     @property
     def distills(self) -> bool:
-        """True if the generator learns the items' vectors too."""
+        """Return True if the generator learns the items' vectors too."""
         return ABLATIONS[self.config["ablation"]][1] and self.config["distillation_weight"] > 0
 
     @property
     def uses_vectors(self) -> bool:
-        """True if the items' vectors are needed, for codes or for distillation."""
+        """Return True if the items' vectors are needed, for codes or for distillation."""
         return self.distills or not self.has_given_codes()
 
     # --- parts

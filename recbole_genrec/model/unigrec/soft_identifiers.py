@@ -52,7 +52,7 @@ class SoftIdentifiers(GenerativeRecommender):
 
     @property
     def is_soft(self) -> bool:
-        """Whether histories are soft identifiers, not codes."""
+        """Return True if histories are soft identifiers, not codes."""
         return True
 
     def soft_embeddings(self, probabilities: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ ROWS = {
     "M5": ("soft", "joint", "uniformity", "recommender_distillation"),
     "M6": ("soft", "joint", "uniformity", "tokenizer_distillation", "recommender_distillation"),
 }
-# What a row adds to the row before; with a weight of 0 the run would be that row's.
+# Setting that a row adds to the row before; at 0 the run would equal the row before.
 ADDED_BY_ROW = {
     "M2": "joint_tokenizer_learning_rate",
     "M3": "tokenizer_uniformity_weight",
@@ -151,12 +151,12 @@ class UniGRec(SoftIdentifiers):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts of the chosen row of the ablation table."""
+        """Return the parts of the chosen row of the ablation table."""
         return ROWS[self.config["ablation"]]
 
     @property
     def is_soft(self) -> bool:
-        """Whether histories are soft identifiers."""
+        """Return True if histories are soft identifiers."""
         return "soft" in self.parts
 
     def needs_teacher(self) -> bool:

@@ -256,7 +256,7 @@ def test_more_codes_than_items_are_refused_unless_they_are_given(make_experiment
     )
     with pytest.raises(
         UserError,
-        match="codebook_size is 11, but the catalogue has only 10 items to place the codes on",
+        match="codebook_size is 11, but the catalogue has only 10 items to initialize",
     ):
         make_experiment("UNGER", codebook_size=11)
 
