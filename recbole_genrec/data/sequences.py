@@ -31,6 +31,11 @@ class Sequences(NamedTuple):
         """Return the number of interactions of every user, int64 [U]; entry 0 is 0."""
         return self.starts[1:] - self.starts[:-1]
 
+    def is_training(self) -> Tensor:
+        """Return which interactions are in the training part, bool [N]: no user's last two."""
+        ends = self.starts[1:].repeat_interleave(self.lengths())
+        return torch.arange(len(self.items)) < ends - 2
+
     def n_training_targets(self) -> Tensor:
         """Return how many next items of every user are training targets, int64 [U].
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from recbole_genrec.config.models import find_model
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.errors import MissingFileError, UserError
+from recbole_genrec.features.ppmi import ppmi_features
 from recbole_genrec.features.preloaded import preloaded_embeddings
 from recbole_genrec.features.sentence_encoder import PREFIX, encoder_features, is_encoder
 from recbole_genrec.features.text import text_fields, tfidf_features
@@ -47,7 +48,7 @@ def item_matrix(
 
     Args:
         config: read for item_features, item_feature_tokens, feature_pca, feature_scaling, the
-            text_* settings and feature_cache_dir.
+            text_* and ppmi_* settings and feature_cache_dir.
         dataset: the data set of the items.
         teacher_table: gives a teacher's item embeddings. It is called last: training takes
             longest, and faults of the other sources should show before.
@@ -114,13 +115,13 @@ def is_teacher(source: str) -> bool:
         UserError: it is no source at all.
     """
     is_file = isinstance(source, str) and source.endswith(".npy")
-    if source in ("tfidf", "preloaded") or is_encoder(source) or is_file:
+    if source in ("tfidf", "ppmi", "preloaded") or is_encoder(source) or is_file:
         return False
     try:
         find_model(str(source))
     except UserError as error:
         raise UserError(
-            f"item_features names the source {source!r}, but a source is tfidf, minilm, "
+            f"item_features names the source {source!r}, but a source is tfidf, ppmi, minilm, "
             f"{PREFIX}<name or folder>, the path of a .npy file, preloaded or the name of a "
             "RecBole model such as SASRec: use one of these"
         ) from error
@@ -134,8 +135,8 @@ def read_feature(
 
     Args:
         name: the feature's name, for messages.
-        source: "tfidf", "minilm", "sentence-transformers/<name or folder>", the path of a .npy
-            file with rows named by item_feature_tokens, "preloaded" (RecBole's preload_weight) or
+        source: "tfidf", "ppmi", "minilm", "sentence-transformers/<name or folder>", the path of a
+            .npy file with rows named by item_feature_tokens, "preloaded" (preload_weight) or
             the name of a RecBole model.
         config: see item_matrix.
         dataset: the data set of the items.
@@ -149,6 +150,8 @@ def read_feature(
         values = teacher_table(source)
     elif source == "tfidf":
         values = tfidf_features(config, dataset)
+    elif source == "ppmi":
+        values = ppmi_features(config, dataset)
     elif source == "preloaded":
         values = preloaded_embeddings(config, dataset)
     elif is_encoder(source):

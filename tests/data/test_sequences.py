@@ -37,6 +37,16 @@ def expected_targets(lengths: list[int], width: int) -> dict[int, tuple[int, lis
     return expected
 
 
+def test_the_last_two_items_of_a_user_are_held_out():
+    sequences = sequences_of(LENGTHS)
+    training = [
+        100 * user + 1 + step
+        for user, length in enumerate(LENGTHS, 1)
+        for step in range(length - 2)
+    ]
+    assert sequences.items[sequences.is_training()].tolist() == training
+
+
 @pytest.mark.parametrize("width", [1, 2, 5, 40])
 def test_every_row_against_lists(width):
     sequences = sequences_of(LENGTHS)

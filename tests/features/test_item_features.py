@@ -109,6 +109,7 @@ def test_every_source_has_its_own_reader(make_dataset, write, monkeypatch):
         return torch.tensor([[0.0], [first], [3], [4], [5]])
 
     monkeypatch.setattr(item_features, "tfidf_features", lambda config, dataset: give(1))
+    monkeypatch.setattr(item_features, "ppmi_features", lambda config, dataset: give(7))
     monkeypatch.setattr(item_features, "preloaded_embeddings", lambda config, dataset: give(2))
     monkeypatch.setattr(
         item_features, "encoder_features", lambda config, dataset, source: give(len(source))
@@ -121,10 +122,11 @@ def test_every_source_has_its_own_reader(make_dataset, write, monkeypatch):
         "e": write(VALUES),
         "f": "tfidf",
         "g": "minilm",
+        "h": "ppmi",
     }
     tables = {"BPR": give(3), "SASRec": give(4)}
     matrix = item_matrix(*make_dataset(item_features=sources), tables.__getitem__)
-    assert matrix[1].tolist() == [4, 3, 2, 24, 1, 10, 1, 6]
+    assert matrix[1].tolist() == [4, 3, 2, 24, 1, 10, 1, 6, 7]
 
 
 def test_given_sources_replace_the_setting(make_dataset, write):

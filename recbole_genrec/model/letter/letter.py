@@ -189,15 +189,10 @@ class LETTER(TIGER):
             raise UserError(
                 f"the vectors of cf have {width} dimensions, but code_dim is "
                 f"{self.config['code_dim']} and the loss multiplies both: make them equal (the "
-                "width of a SASRec is teacher_hidden_size)."
+                "width of a SASRec is teacher_hidden_size, of ppmi ppmi_dim)."
             )
 
 
 def trained_items(sequences: Sequences, n_items: int) -> Tensor:
-    """Return which items occur in the training part of any user, bool [n_items].
-
-    The training part of a sequence is all but its last two items.
-    """
-    ends = sequences.starts[1:].repeat_interleave(sequences.lengths())
-    is_training = torch.arange(len(sequences.items)) < ends - 2
-    return torch.bincount(sequences.items[is_training], minlength=n_items) > 0
+    """Return which items occur in the training part of any user, bool [n_items]."""
+    return torch.bincount(sequences.items[sequences.is_training()], minlength=n_items) > 0
