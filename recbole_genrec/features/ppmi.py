@@ -71,8 +71,8 @@ def cooccurrences(sequences: Sequences, n_items: int, window: int) -> csr_matrix
         float64 [n_items, n_items].
     """
     is_training = sequences.is_training()
-    users = torch.arange(len(sequences.lengths())).repeat_interleave(sequences.lengths())
-    items, users = sequences.items[is_training].numpy(), users[is_training].numpy()
+    owners = torch.arange(len(sequences.lengths())).repeat_interleave(sequences.lengths())
+    items, users = sequences.items[is_training].numpy(), owners[is_training].numpy()
     counts = csr_matrix((n_items, n_items))
     for distance in range(1, window + 1):
         is_pair = users[distance:] == users[:-distance]
