@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GeneralDataset, GenRecDataset
 from recbole_genrec.data.files import InteractionFile, ensure_folder
 from recbole_genrec.data.loaders import make_evaluation_loaders, make_loaders
-from recbole_genrec.errors import UserError, disk_errors
+from recbole_genrec.errors import DiskError, UserError, disk_errors
 from recbole_genrec.results.record import (
     find_record,
     generative_figures,
@@ -339,7 +340,11 @@ def create_trainer(config: GenRecConfig, model: torch.nn.Module):
     """Create a GenRecTrainer for a generative model.
 
     A model of RecBole gets its own trainer, with checkpoints that a current torch reads.
+
+    Raises:
+        DiskError: no file can be written to checkpoint_dir.
     """
+    _check_writable(config["checkpoint_dir"])
     if is_generative(config.model_class):
         return GenRecTrainer(config, model)
     trainer = plain_trainer(config, model)
@@ -347,3 +352,16 @@ def create_trainer(config: GenRecConfig, model: torch.nn.Module):
         trainer.eval_collector = TopKCollector(config)
         trainer.saved_model_file = str(new_checkpoint_path(config))
     return trainer
+
+
+def _check_writable(folder: str) -> None:
+    """Refuse a folder of checkpoints before the training, not at its first checkpoint."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DiskError(
+            f"checkpoint_dir is {folder!r}, where no file can be written ({error.strerror}): "
+            "choose another folder, as with --checkpoint_dir=saved"
+        ) from error

@@ -101,10 +101,11 @@ def test_resume_files(refuse, model, content):
     assert "'broken.pth' is not a checkpoint" in sentence
 
 
-def test_a_file_in_place_of_the_folder_of_checkpoints(refuse):
+@pytest.mark.parametrize("folder", ["taken", "taken/below"])
+def test_a_file_in_place_of_the_folder_of_checkpoints(refuse, folder):
     Path("taken").touch()
-    sentence = refuse("--model=SASRec", "--checkpoint_dir=taken/below")
-    assert "'taken" in sentence and "cannot be read or written" in sentence
+    sentence = refuse("--model=SASRec", f"--checkpoint_dir={folder}")
+    assert f"checkpoint_dir is '{folder}', where no file can be written" in sentence
 
 
 def test_a_model_of_recbole_without_its_package(refuse, monkeypatch):

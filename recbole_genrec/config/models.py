@@ -82,9 +82,12 @@ def find_variant(path: object, model_class: type) -> type:
         found = getattr(importlib.import_module(module), name, None) if is_own else None
     except ModuleNotFoundError:
         found = None
-    is_subclass = isinstance(found, type) and issubclass(found, model_class)
     # A variant of LETTER is a subclass of TIGER too, but needs LETTER's settings.
-    if not is_subclass or name_of_defaults(found) != name_of_defaults(model_class):
+    if (
+        not isinstance(found, type)
+        or not issubclass(found, model_class)
+        or name_of_defaults(found) != name_of_defaults(model_class)
+    ):
         raise UserError(
             f"model_class is {path!r}, but has to name a variant of {model_class.__name__} in "
             "this package, as in recbole_genrec.module:Class: correct it, or give your own class "
