@@ -71,11 +71,12 @@ def test_golden_losses(fixed_model, five_steps_an_epoch, make_batch, preset):
 
 
 # Expected state of a finished run of a variant. Without any: 23 tokens, six text features, an
-# auto-encoder.
+# auto-encoder. PPMI has a column per item, of which there are ten.
 VARIANTS = {
     "--train_mode=prefixes": {"features": 6, "tokens": 23, "autoencodes": True},
     "--item_features={text: tfidf}": {"features": 6, "tokens": 23, "autoencodes": True},
     "--item_features={cf: SASRec}": {"features": 8, "tokens": 23, "autoencodes": True},
+    "--item_features={text: tfidf, cf: ppmi}": {"features": 16, "tokens": 23, "autoencodes": True},
     "--tokenizer=random": {"features": 1, "tokens": 23, "autoencodes": False},
     "--tokenizer=residual_kmeans": {"features": 6, "tokens": 23, "autoencodes": False},
     "--n_user_tokens=2000": {"features": 6, "tokens": 2023, "autoencodes": True},
