@@ -15,6 +15,7 @@ SHORT = [
     "--counter_size=1024",
     "--show_progress=False",
     "--MAX_ITEM_LIST_LENGTH=5",
+    "--train_batch_size=1024",
     "--hidden_size=16",
 ]
 
