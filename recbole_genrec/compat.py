@@ -295,6 +295,21 @@ def without_anomaly_detection() -> torch.autograd.set_detect_anomaly:
     return torch.autograd.set_detect_anomaly(False)
 
 
+def add_metric(name: str, metric: Any) -> None:
+    """Give RecBole's evaluator a metric by the name that the setting `metrics` has for it.
+
+    RecBole fills its tables from one module of its own, and has no way to add to them. It names
+    results by the class, and looks there for whether smaller is better.
+    """
+    from recbole.evaluator import register
+
+    register.metrics_dict[name.lower()] = metric
+    register.metric_information[name.lower()] = metric.metric_need
+    register.metric_types[name.lower()] = metric.metric_type
+    if metric.smaller and metric.__name__.lower() not in register.smaller_metrics:
+        register.smaller_metrics.append(metric.__name__.lower())
+
+
 @contextmanager
 def own_log_file(config) -> Iterator[None]:
     """Log one run to a file of its own below ./log, and to the console if nothing else does.

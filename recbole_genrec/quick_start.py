@@ -214,7 +214,8 @@ def load(
         path: the .pth file that a run of a generative model has written.
         config_dict: settings that differ here, such as data_path.
         model: the class of a model outside this package, or its path module:Class. A checkpoint
-            only stores the path, so that no file decides which code is imported.
+            only stores the path, so that no file decides which code is imported; its metrics from
+            outside this package are left out unless `metrics` of config_dict names them.
 
     Returns:
         config, model, dataset, train_data, valid_data, test_data, as RecBole's
@@ -227,6 +228,8 @@ def load(
     named = (config_dict or {}).get("model") if model is None else model
     class_name = named.rpartition(":")[2] if isinstance(named, str) else None
     saved = load_checkpoint(path, "cpu", class_name)
+    if "metrics" not in (config_dict or {}):
+        _leave_own_metrics_out(saved["settings"])
     # The GPU of the training machine; here CUDA_VISIBLE_DEVICES and config_dict choose.
     saved["settings"].pop("gpu_id")
     saved_model = saved["settings"]["model"]
@@ -244,6 +247,17 @@ def load(
     restored.load_state_dict(saved["state_dict"])
     restored.to(config["device"]).eval()
     return config, restored, dataset, train_data, valid_data, test_data
+
+
+def _leave_own_metrics_out(saved: dict[str, Any]) -> None:
+    """Take the metrics that are paths of classes out of saved settings."""
+    paths = [name for name in saved["metrics"] if ":" in name]
+    if paths:
+        logger.warning(
+            "the checkpoint's metrics %s are left out, because config_dict does not name them",
+            ", ".join(paths),
+        )
+        saved["metrics"] = [name for name in saved["metrics"] if name not in paths]
 
 
 def _resume(config: GenRecConfig, trainer) -> None:

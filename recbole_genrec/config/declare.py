@@ -50,6 +50,8 @@ class Rule:
         """
         try:
             return self.read(_plain(value))
+        except UserError:  # a sentence of its own
+            raise
         except (_Mismatch, TypeError, ValueError):
             way_out = self.way_out.replace("{key}", key)
             raise UserError(f"{key} is {value!r}, but has to be {self.wanted}: {way_out}") from None

@@ -37,19 +37,7 @@ def import_model(path: str) -> type:
         UserError: the path leads to no class, the class is no recommender or belongs to this
             package or to RecBole, or it has no property file.
     """
-    module_name, _, name = path.partition(":")
-    if not name.isidentifier() or not all(map(str.isidentifier, module_name.split("."))):
-        raise UserError(
-            f"the model {path!r} is not a path: write module:Class, as in my_models:MyTIGER"
-        )
-    module = _import_module(module_name, path)
-    found = getattr(module, name, None)
-    if not isinstance(found, type):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise UserError(
-            f"the model {path!r} does not exist, because {module_name} has no class "
-            f"{name!r}{nearest(name, classes)}: correct its name"
-        )
+    found = import_class("model", path)
     if not issubclass(found, AbstractRecommender):
         raise UserError(
             f"the model {path!r} is no recommender: derive the class from a model of this package "
@@ -77,6 +65,32 @@ def module_files(model_class: type) -> list[Path]:
         if issubclass(base, AbstractRecommender) and is_outside(base)
     ]
     return [Path(file) for file in dict.fromkeys(files) if file is not None]
+
+
+def import_class(kind: str, path: str) -> type:
+    """Import a class by its path module:Class; the current folder is searched last.
+
+    Args:
+        kind: what the class is, for the errors: "model" or "metric".
+        path: the path.
+
+    Raises:
+        UserError: the path leads to no class.
+    """
+    module_name, _, name = path.partition(":")
+    if not name.isidentifier() or not all(map(str.isidentifier, module_name.split("."))):
+        raise UserError(
+            f"the {kind} {path!r} is not a path: write module:Class, as in my_models:MyTIGER"
+        )
+    module = _import_module(module_name, f"the {kind} {path!r}")
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise UserError(
+            f"the {kind} {path!r} does not exist, because {module_name} has no class "
+            f"{name!r}{nearest(name, classes)}: correct its name"
+        )
+    return found
 
 
 def property_files(model_class: type) -> list[Path]:
@@ -117,7 +131,7 @@ def check_property_files(model_class: type, known: Collection[str]) -> None:
             )
 
 
-def _import_module(name: str, path: str):
+def _import_module(name: str, wanted: str):
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.append(folder)
@@ -127,7 +141,7 @@ def _import_module(name: str, path: str):
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # the module exists and lacks a package of its own
         raise UserError(
-            f"the model {path!r} does not exist, because the module {error.name!r} is neither on "
+            f"{wanted} does not exist, because the module {error.name!r} is neither on "
             f"the Python path nor in {folder!r}: correct its name, or start in its folder"
         ) from None
 

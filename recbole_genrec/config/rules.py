@@ -67,7 +67,8 @@ def _result_names(metric: str, lengths: list[int]) -> list[str]:
     is_of_a_list = (
         metric_types[metric.lower()] == EvaluatorType.RANKING and metric.lower() != "gauc"
     )
-    return [f"{metric}@{k}" for k in lengths] if is_of_a_list else [metric]
+    name = metric.rpartition(":")[2]  # of a path, the class
+    return [f"{name}@{k}" for k in lengths] if is_of_a_list else [name]
 
 
 def _check_preloaded(settings: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from recbole_genrec.config.declare import (
     text,
     whole,
 )
+from recbole_genrec.config.own_metrics import import_metric
 
 SCHEDULERS = ("constant", "linear", "cosine", "inverse_sqrt")
 _MAX_SEED = 2**32 - 1  # of numpy
@@ -43,11 +44,18 @@ def _list_lengths() -> Rule:
 def _metrics() -> Rule:
     def read(value: Any) -> list[str]:
         names = [value] if isinstance(value, str) else list(value)
+        for name in names:
+            if ":" in str(name):
+                import_metric(str(name))
         if not names or any(str(name).lower() not in metric_types for name in names):
             raise ValueError
         return names
 
-    return Rule("the names of metrics of RecBole", f"use some of {sorted(metric_types)}", read)
+    return Rule(
+        "the names of metrics of RecBole or paths module:Class",
+        f"use some of {sorted(metric_types)}",
+        read,
+    )
 
 
 def _clipping() -> Rule:

@@ -29,6 +29,8 @@ from recbole_genrec.seq2seq.compiled import check_compiler
 from recbole_genrec.seq2seq.t5 import T5, T5Size
 from recbole_genrec.tokenizer.base import ItemTokenizer
 from recbole_genrec.tokenizer.given_codes import GivenCodes, random_codes
+from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
+from recbole_genrec.tokenizer.rqvae import RQVAE
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +38,14 @@ MIN_USAGE = 0.8  # share of a codebook; TIGER trains its tokenizer until so much
 MAX_SHARING = 0.5  # share of the counter; beyond it a tokenizer that still learns may need more
 LAST_EPOCHS = 0.1  # share of the tokenizer's epochs without restarts: a code needs time to settle
 
+# Tokenizers that the setting `tokenizer` names; codes may also be random or from a file.
+TOKENIZERS: dict[str, Callable[[Any, int], ItemTokenizer]] = {
+    "rqvae": RQVAE.from_config,
+    "residual_kmeans": ResidualKMeans.from_config,
+}
 # Declared by models that choose their tokenizer, and by models that train their generator further.
 CHOSEN_TOKENIZER = {
-    "tokenizer": one_of("rqvae", "residual_kmeans", "random"),
+    "tokenizer": one_of(*TOKENIZERS, "random"),
     "semantic_ids_file": optional(text()),
 }
 FINETUNE = {
@@ -160,6 +167,12 @@ class GenerativeRecommender(Generation, SequentialRecommender):
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """Make the paper's tokenizer, for item features of this width."""
         raise NotImplementedError
+
+    def chosen_tokenizer(self, n_features: int) -> ItemTokenizer:
+        """Make the tokenizer that the settings name, or one of given codes."""
+        if self.has_given_codes():
+            return self.given_tokenizer(n_features)
+        return TOKENIZERS[self.config["tokenizer"]](self.config, n_features)
 
     def given_tokenizer(self, n_features: int) -> GivenCodes:
         """Make a tokenizer of given codes: from `semantic_ids_file`, or random without a file.

@@ -14,7 +14,6 @@ from recbole_genrec.features.item_features import TeacherTable
 from recbole_genrec.model.abstract import CHOSEN_TOKENIZER, GenerativeRecommender
 from recbole_genrec.model.stage import Stage
 from recbole_genrec.tokenizer.base import ItemTokenizer
-from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
 from recbole_genrec.tokenizer.rqvae import RQVAE
 
 HASH_FACTOR = 2654435761  # 2^32 / golden ratio: Knuth's multiplicative hash
@@ -43,10 +42,7 @@ class TIGER(GenerativeRecommender):
 
     def make_tokenizer(self, n_features: int) -> ItemTokenizer:
         """Make an RQ-VAE (§3.1), residual k-means, random codes (§4.2) or the codes of a file."""
-        if self.has_given_codes():
-            return self.given_tokenizer(n_features)
-        kind = ResidualKMeans if self.config["tokenizer"] == "residual_kmeans" else RQVAE
-        return kind.from_config(self.config, n_features)
+        return self.chosen_tokenizer(n_features)
 
     def n_context_tokens(self) -> int:
         """Count the tokens of hashed users, and the separator if there is one."""

@@ -16,6 +16,7 @@ from recbole.data.dataset import Dataset
 from recbole.utils import get_local_time
 
 import recbole_genrec
+from recbole_genrec.config.own_metrics import metric_files
 from recbole_genrec.config.own_models import module_files
 from recbole_genrec.config.settings import GenRecConfig
 from recbole_genrec.data.dataset import GenRecDataset
@@ -156,7 +157,8 @@ def run_digest(config: GenRecConfig) -> str:
     """Return the SHA-256 (hex) of everything that a run's figures follow from.
 
     This covers settings, versions, the data set's files (<data_path>/<name>.*, as RecBole looks
-    for them), the files that settings name and the modules of a model outside this package.
+    for them), the files that settings name and the modules of a model or metric outside this
+    package.
 
     Raises:
         DiskError: a file cannot be read.
@@ -165,6 +167,7 @@ def run_digest(config: GenRecConfig) -> str:
     settings = {key: value for key, value in given if key not in SETTINGS_WITHOUT_EFFECT}
     files = sorted(Path(config["data_path"]).glob(f"{config['dataset']}.*"))
     files += [*_named_files(settings), *module_files(config.model_class)]
+    files += metric_files(settings["metrics"])
     encoders = [source for source in _sources(settings) if is_encoder(source)]
     content = {
         **settings,

@@ -43,12 +43,12 @@ class ItemTokenizer(nn.Module, ABC):
             UserError: The features have a wrong shape, hold NaN or infinity, or N < K.
         """
 
-    @abstractmethod
     def losses(self, features: Tensor) -> dict[str, Tensor]:
         """Return the weighted scalar terms of a batch [B, D], whose sum is minimized.
 
-        A tokenizer without gradient returns none.
+        There are none here, for a tokenizer without gradient.
         """
+        return {}
 
     @abstractmethod
     def _codes(self, features: Tensor) -> Tensor:

@@ -31,10 +31,6 @@ class GivenCodes(ItemTokenizer):
     def start(self, features: Tensor, seed: int) -> None:
         """Do nothing: there are no codebooks."""
 
-    def losses(self, features: Tensor) -> dict[str, Tensor]:
-        """Return no terms: nothing is trained."""
-        return {}
-
     def encode(self, features: Tensor) -> Tensor:
         """Return the codes of all items, int64 [N, L].
 

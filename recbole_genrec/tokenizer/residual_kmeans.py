@@ -98,10 +98,6 @@ class ResidualKMeans(ItemTokenizer):
         )
         self.codebooks.copy_(codebooks)
 
-    def losses(self, features: Tensor) -> dict[str, Tensor]:
-        """Return no terms: nothing is trained by gradient."""
-        return {}
-
     def _codes(self, features: Tensor) -> Tensor:
         return quantize_by_nearest(features, self.codebooks).codes
 

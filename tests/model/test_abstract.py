@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from recbole_genrec.errors import UserError
+from recbole_genrec.model import abstract
+from recbole_genrec.tokenizer.given_codes import GivenCodes, random_codes
 
 HISTORIES = [[1, 2, 3], [4], [5, 6], [10, 9, 8, 7]]
 TARGETS = [4, 5, 7, 1]
@@ -164,3 +166,16 @@ def test_dead_codes_restart_after_an_epoch(make_experiment, monkeypatch, caplog)
     assert [line for line in caplog.messages if "restarted" in line] == [
         "tokenizer epoch 3: restarted 7 codes that no item used"
     ]
+
+
+@pytest.mark.parametrize("model", ["TIGER", "LETTER", "UNGER"])
+def test_a_tokenizer_is_built_by_its_name(make_experiment, monkeypatch, model):
+    """One entry of TOKENIZERS is enough: no model takes another tokenizer in its place."""
+
+    def make(config, n_features):
+        codes = random_codes(10, config["n_levels"], config["codebook_size"], seed=0)
+        return GivenCodes(codes, n_features=n_features, codebook_size=config["codebook_size"])
+
+    monkeypatch.setitem(abstract.TOKENIZERS, "residual_kmeans", make)
+    experiment = make_experiment(model, tokenizer="residual_kmeans", counter_size=10)
+    assert isinstance(experiment.model.tokenizer, GivenCodes)

@@ -30,7 +30,6 @@ from recbole_genrec.model.unger.distillation import Distillation
 from recbole_genrec.model.unger.integration import Integration
 from recbole_genrec.model.unger.transformer import INITIAL_DEVIATION, Transformer, TransformerSize
 from recbole_genrec.tokenizer.base import ItemTokenizer
-from recbole_genrec.tokenizer.residual_kmeans import ResidualKMeans
 from recbole_genrec.tokenizer.rqvae import RQVAE
 from recbole_genrec.tokenizer.unique_kmeans import UniqueResidualKMeans
 
@@ -157,13 +156,10 @@ class UNGER(GenerativeRecommender):
         Its codes are unique unless there is a counter level. An RQ-VAE and random codes are what
         section 4.6 compares it with.
         """
-        config, size = self.config, self._vector_size()
-        if self.has_given_codes():
-            return self.given_tokenizer(size)
-        if config["tokenizer"] == "rqvae":
-            return RQVAE.from_config(config, size)
-        kind = ResidualKMeans if config["counter_size"] else UniqueResidualKMeans
-        return kind.from_config(config, size)
+        size = self._vector_size()
+        if self.has_unique_codes() and not self.has_given_codes():
+            return UniqueResidualKMeans.from_config(self.config, size)
+        return self.chosen_tokenizer(size)
 
     def has_unique_codes(self) -> bool:
         """Return whether codes are given, or k-means has no counter to tell equal ones apart."""
