@@ -117,6 +117,42 @@ def test_the_python_snippet_of_the_readme_runs(tmp_path, monkeypatch):
     assert scope["model"].n_items == scope["dataset"].item_num
 
 
+NAMED = [*PAGES, ROOT / "dataset" / "README.md"]
+OTHERS = ("LETTER-TIGER/", "RQ-VAE/")  # folders of released code
+# Settings of data cards, of RecBole alone, of torch and of the shell.
+OTHER_KEYS = {"k_core", "separator", "checkpoint", "gpu_id", "OMP_NUM_THREADS"}
+
+
+def code_spans(page: Path) -> list[str]:
+    """The words in backticks of a page, without its fenced blocks."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+@pytest.mark.parametrize("page", NAMED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_files_of_a_page_exist(page):
+    roots = [ROOT, ROOT / "recbole_genrec", page.parent]
+    paths = [path for span in code_spans(page) for path in re.findall(r"^[\w./-]+/\w+\.py\b", span)]
+    ours = [path for path in paths if not path.startswith(OTHERS)]
+    assert [path for path in ours if not any((root / path).is_file() for root in roots)] == []
+
+
+@pytest.mark.parametrize("page", NAMED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_settings_of_a_page_have_a_default(page):
+    """In the form `name: value` or `--name=value`."""
+    spans = [re.match(r"--(\w+)=|([a-z][a-zA-Z_]*): \S", span) for span in code_spans(page)]
+    names = {span[1] or span[2] for span in spans if span}
+    assert names - keys_of_properties() - OTHER_KEYS == set()
+
+
+def keys_of_properties() -> set[str]:
+    """Every key of RecBole's and our property files."""
+    known = set(GenRecConfig("TIGER").final_config_dict)
+    for file in (ROOT / "properties").rglob("*.yaml"):
+        known |= set(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    return known
+
+
 def test_both_readmes_have_the_same_commands():
     english, chinese = (blocks(ROOT / name, "bash") for name in ("README.md", "README_CN.md"))
     assert [without_comments(block) for block in english] == [
