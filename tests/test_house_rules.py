@@ -96,6 +96,14 @@ def test_imports_point_one_way(file):
             assert RANKS[part] < RANKS[own], f"{name_of(file)} imports {module}"
 
 
+def test_how_it_works_has_the_order_of_imports():
+    page = (ROOT / "docs" / "how_it_works.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"`(cli -> [^`]+)`", page)
+    shown = [set(re.findall(r"\w+", names)) for names in reversed(line.split("->"))]
+    ranks = sorted(set(RANKS.values()))
+    assert shown == [{name for name in RANKS if RANKS[name] == rank} for rank in ranks]
+
+
 @pytest.mark.parametrize("file", MODULES, ids=name_of)
 def test_ray_and_recboles_quick_start_stay_out(file):
     assert not {
